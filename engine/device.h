@@ -1,0 +1,59 @@
+#pragma once
+// Where work runs: the host's threads, or one CUDA stream. First argument of everything that computes.
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/error.h"
+#ifdef PIPECAST_CUDA
+#include <cuda_runtime.h>
+#endif
+
+namespace pipecast {
+
+#ifdef PIPECAST_CUDA
+using Stream = cudaStream_t;
+inline void check(cudaError_t status, std::source_location where = std::source_location::current()) {
+  if (status != cudaSuccess) fail("CUDA", cudaGetErrorString(status), where);
+}
+#else
+using Stream = void*;
+#endif
+
+// A plain handle, cheap to copy. `scratch` is memory on the device for partial sums of reductions
+// (see columns() in launch.h); null on the host, whose partial sums live in the calling thread.
+struct Device {
+  bool gpu = false;
+  Stream stream = nullptr;
+  float* scratch = nullptr;
+};
+constexpr int64_t device_scratch_floats = 1 << 20;
+
+// An owner of a stream and its scratch memory. "cpu" or "cuda"; throws UsageError where there is no such device.
+class DeviceOwner {
+ public:
+  explicit DeviceOwner(const std::string& name = "cpu");
+  ~DeviceOwner();
+  DeviceOwner(const DeviceOwner&) = delete;
+  DeviceOwner& operator=(const DeviceOwner&) = delete;
+  Device get() const { return device_; }
+
+ private:
+  Device device_;
+};
+
+bool gpu_present();
+
+// One line per library this binary was built with, name and version: what `pipecast info` prints.
+std::string library_versions();
+
+// Copies bytes between any two places in the order of the device's stream; returns before it is done on a GPU.
+void copy(Device, void* to, const void* from, size_t bytes);
+void fill_zero(Device, void* to, size_t bytes);
+// Waits until all work given to the device is done. No effect on the host, where every call is done when it returns.
+void synchronize(Device);
+
+// Number of threads that host kernels called from this thread may use (one OpenMP pool, shared with oneDNN).
+void set_threads(int threads);
+int threads();
+
+}  // namespace pipecast

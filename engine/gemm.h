@@ -1,0 +1,12 @@
+#pragma once
+// Matrix products, row-major fp32: oneDNN on the host (a plain loop where it is absent), cuBLAS on the GPU.
+#include "engine/device.h"
+
+namespace pipecast {
+
+// C (m x n) = op(A) (m x k) * op(B) (k x n) + beta * C, rows stored one after another without gaps.
+// transpose_a: A is stored k x m; transpose_b: B is stored n x k.
+void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
+          float* c);
+
+}  // namespace pipecast

@@ -1,0 +1,314 @@
+#pragma once
+// Four ways to run a kernel over its work, on the host's threads or on a CUDA stream.
+//
+//   map      f(i)         or f(r, c)    every element by itself
+//   rows     f(team, r)                 a team shares a row: its sums and maxima reach every member
+//   columns  f(r, c), f.done(c, sums)   sums over the rows, per column
+//   scatter  f(i, lane)                 elements may add_to() memory that others add to
+//
+// A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. This header, compiled
+// by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA threads on
+// the host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
+//
+// Sums are added in an order that depends on the sizes alone, never on the number of threads.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "engine/device.h"
+
+#ifdef __CUDACC__
+#define HD __host__ __device__ __forceinline__
+#else
+#define HD inline
+#endif
+
+#ifdef PIPECAST_EMULATOR
+#include PIPECAST_EMULATOR
+#endif
+
+#if defined(__CUDACC__) || defined(PIPECAST_EMULATOR)
+#define PIPECAST_DEVICE_CODE
+#endif
+
+namespace pipecast {
+
+// The value of columns(): K sums at once.
+template <int K>
+struct Sums {
+  float v[K];
+};
+
+// Adds to memory that other work of the same launch may add to.
+HD void add_to(float& sum, float x) {
+#ifdef __CUDA_ARCH__
+  atomicAdd(&sum, x);
+#else
+  sum += x;
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Host
+
+// body(begin, end) over slices of [0, n). OpenMP, so that oneDNN's threads and ours are one pool.
+template <class Body>
+void parallel(int64_t n, int64_t grain, const Body& body) {
+  int wanted = int(std::min<int64_t>(omp_get_max_threads(), (n + grain - 1) / grain));
+  if (wanted <= 1) return body(int64_t(0), n);
+#pragma omp parallel num_threads(wanted)
+  {
+    int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
+    body(n * t / count, n * (t + 1) / count);
+  }
+}
+
+// One host thread owns the row.
+struct HostTeam {
+  template <class F>
+  HD void each(int64_t n, const F& f) const {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) f(j);
+  }
+  template <class F>
+  HD float sum(int64_t n, const F& f) const {
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (int64_t j = 0; j < n; ++j) s += f(j);
+    return s;
+  }
+  template <class F>
+  HD float max(int64_t n, const F& f) const {
+    float m = -INFINITY;
+#pragma omp simd reduction(max : m)
+    for (int64_t j = 0; j < n; ++j) m = std::max(m, f(j));
+    return m;
+  }
+};
+
+namespace host {
+
+// One row in blocks of 16 columns: a constant width lets the compiler keep a block in vector registers.
+template <class F>
+inline void row(const F& f, int64_t r, int64_t cols) {
+  int64_t c = 0;
+  for (; c + 16 <= cols; c += 16) {
+#pragma omp simd
+    for (int k = 0; k < 16; ++k) f(r, c + k);
+  }
+  for (; c < cols; ++c) f(r, c);
+}
+
+// sums[j * stride + k] = sum over rows [begin, end) of the j-th value at column c + k, for k < width <= W.
+template <int W, int K, class F>
+inline void strip(const F& f, int64_t begin, int64_t end, int64_t c, int width, float* sums, int64_t stride) {
+  float s[K][W] = {};
+  for (int64_t r = begin; r < end; ++r) {
+    const int n = W < 16 ? width : W;
+#pragma omp simd
+    for (int k = 0; k < n; ++k) {
+      Sums<K> value = f(r, c + k);
+      for (int j = 0; j < K; ++j) s[j][k] += value.v[j];
+    }
+  }
+  for (int j = 0; j < K; ++j)
+    for (int k = 0; k < width; ++k) sums[j * stride + k] = s[j][k];
+}
+
+template <int K, class F>
+void columns(int64_t n, int64_t cols, const F& f) {
+  const int64_t chunks = std::clamp<int64_t>(n / 1024, 1, 32);
+  static thread_local std::vector<float> storage;  // grows to the largest use, then stays
+  storage.resize(std::max<size_t>(storage.size(), size_t(chunks * K * cols)));
+  float* partial = storage.data();  // chunks x K x cols
+  const int64_t strips = (cols + 63) / 64;
+  parallel(chunks * strips, n * std::min<int64_t>(cols, 64) < 8192 ? chunks * strips : 1, [=](int64_t begin, int64_t end) {
+    for (int64_t work = begin; work < end; ++work) {
+      int64_t chunk = work % chunks, c = work / chunks * 64, last = std::min(cols, c + 64);
+      int64_t first_row = n * chunk / chunks, last_row = n * (chunk + 1) / chunks;
+      while (c < last) {
+        float* sums = partial + chunk * K * cols + c;
+        int width = int(last - c >= 64 ? 64 : last - c >= 16 ? 16 : last - c);
+        if (width == 64) strip<64, K>(f, first_row, last_row, c, width, sums, cols);
+        else if (width == 16) strip<16, K>(f, first_row, last_row, c, width, sums, cols);
+        else strip<15, K>(f, first_row, last_row, c, width, sums, cols);
+        c += width;
+      }
+    }
+  });
+  for (int64_t c = 0; c < cols; ++c) {
+    Sums<K> total{};
+    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+      for (int j = 0; j < K; ++j) total.v[j] += partial[(chunk * K + j) * cols + c];
+    f.done(c, total);
+  }
+}
+
+}  // namespace host
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Device
+
+#ifdef PIPECAST_DEVICE_CODE
+// A warp of 32 threads owns the row.
+struct WarpTeam {
+  template <class F>
+  __device__ void each(int64_t n, const F& f) const {
+    for (int64_t j = threadIdx.x; j < n; j += 32) f(j);
+  }
+  template <class F>
+  __device__ float sum(int64_t n, const F& f) const {
+    float s = 0;
+    for (int64_t j = threadIdx.x; j < n; j += 32) s += f(j);
+    for (int lane = 16; lane > 0; lane /= 2) s += __shfl_xor_sync(~0u, s, lane);
+    return s;
+  }
+  template <class F>
+  __device__ float max(int64_t n, const F& f) const {
+    float m = -INFINITY;
+    for (int64_t j = threadIdx.x; j < n; j += 32) m = fmaxf(m, f(j));
+    for (int lane = 16; lane > 0; lane /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, lane));
+    return m;
+  }
+};
+
+template <class F>
+__global__ void map_kernel(int64_t n, F f) {
+  int64_t stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) f(i);
+}
+
+template <class F>
+__global__ void rows_kernel(int64_t n, F f) {
+  int64_t r = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (r < n) f(WarpTeam{}, r);
+}
+
+// A block sums 32 columns over its chunk of the rows: blockIdx.x = strip, blockIdx.y = chunk. partial: chunks x K x cols.
+template <int K, class F>
+__global__ void columns_kernel(int64_t n, int64_t cols, F f, float* partial) {
+  __shared__ float part[8][K][32];
+  int64_t c = int64_t(blockIdx.x) * 32 + threadIdx.x;
+  int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
+  float s[K] = {};
+  if (c < cols)
+    for (int64_t r = begin + threadIdx.y; r < end; r += 8) {
+      Sums<K> value = f(r, c);
+      for (int j = 0; j < K; ++j) s[j] += value.v[j];
+    }
+  for (int j = 0; j < K; ++j) part[threadIdx.y][j][threadIdx.x] = s[j];
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= cols) return;
+  for (int j = 0; j < K; ++j) {
+    for (int k = 1; k < 8; ++k) s[j] += part[k][j][threadIdx.x];
+    partial[(int64_t(blockIdx.y) * K + j) * cols + c] = s[j];
+  }
+}
+
+// The second half of columns(): adds the chunks of one column in order.
+template <int K, class F>
+struct ColumnsEnd {
+  F f;
+  const float* partial;
+  int64_t cols;
+  int chunks;
+  HD void operator()(int64_t c) const {
+    Sums<K> total{};
+    for (int chunk = 0; chunk < chunks; ++chunk)
+      for (int j = 0; j < K; ++j) total.v[j] += partial[(int64_t(chunk) * K + j) * cols + c];
+    f.done(c, total);
+  }
+};
+#endif
+
+#ifdef __CUDACC__
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream, Arguments... arguments) {
+  kernel<<<grid, block, 0, stream>>>(arguments...);
+  check(cudaGetLastError());
+}
+#endif
+
+template <class F>
+struct ByColumn {
+  F f;
+  int64_t cols;
+  HD void operator()(int64_t i) const { f(i / cols, i % cols); }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The four primitives
+
+// f(i) for every i in [0, n), in any order.
+template <class F>
+void map(Device d, int64_t n, F f) {
+  if (n == 0) return;
+#ifdef PIPECAST_DEVICE_CODE
+  if (d.gpu) return launch(map_kernel<F>, dim3(unsigned(std::min<int64_t>((n + 255) / 256, 65535))), dim3(256), d.stream, n, f);
+#endif
+  (void)d;
+  parallel(n, 1 << 14, [f](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+// f(r, c) for every row r in [0, n) and column c in [0, cols), in any order.
+template <class F>
+void map(Device d, int64_t n, int64_t cols, F f) {
+#ifdef PIPECAST_DEVICE_CODE
+  if (d.gpu) return map(d, n * cols, ByColumn<F>{f, cols});
+#endif
+  (void)d;
+  if (n == 0 || cols == 0) return;
+  parallel(n, std::max<int64_t>(1, (1 << 14) / cols), [f, cols](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) host::row(f, r, cols);
+  });
+}
+
+// f(team, r) for every row r in [0, n); the team shares the row.
+template <class F>
+void rows(Device d, int64_t n, F f) {
+  if (n == 0) return;
+#ifdef PIPECAST_DEVICE_CODE
+  if (d.gpu) return launch(rows_kernel<F>, dim3(unsigned((n + 7) / 8)), dim3(32, 8), d.stream, n, f);
+#endif
+  (void)d;
+  parallel(n, 16, [f](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) f(HostTeam{}, r);
+  });
+}
+
+// f.done(c, the K sums of f(r, c) over r in [0, n)) for every column c. f returns Sums<K>.
+template <int K, class F>
+void columns(Device d, int64_t n, int64_t cols, F f) {
+  if (cols == 0) return;
+#ifdef PIPECAST_DEVICE_CODE
+  if (d.gpu) {
+    int chunks = int(std::clamp<int64_t>(std::min(n / 256, device_scratch_floats / (K * cols)), 1, 256));
+    launch(columns_kernel<K, F>, dim3(unsigned((cols + 31) / 32), unsigned(chunks)), dim3(32, 8), d.stream, n, cols, f, d.scratch);
+    return map(d, cols, ColumnsEnd<K, F>{f, d.scratch, cols, chunks});
+  }
+#endif
+  (void)d;
+  host::columns<K>(n, cols, f);
+}
+
+// f(i, lane) for i in [0, n) and lane in [0, width): work on different i may add_to() the same memory, work on different
+// lanes may not. The host splits lanes, not i, so it needs no atomics and adds in order; on a GPU the order is not fixed.
+template <class F>
+void scatter(Device d, int64_t n, int64_t width, F f) {
+  if (n == 0 || width == 0) return;
+#ifdef PIPECAST_DEVICE_CODE
+  if (d.gpu) return map(d, n * width, ByColumn<F>{f, width});
+#endif
+  (void)d;
+  parallel(width, 64, [f, n](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t lane = begin; lane < end; ++lane) f(i, lane);
+  });
+}
+
+}  // namespace pipecast

@@ -1,0 +1,30 @@
+#pragma once
+// Elementary functions for kernels: libm's are calls, which keep a host loop scalar; these vectorize.
+#include <bit>
+
+#include "engine/launch.h"
+
+namespace pipecast {
+
+// exp(x) to 1.2e-7 relative for x in [-87, 88], clamped outside. Rounds by adding 1.5 * 2^23: never compile with -ffast-math.
+HD float exp_(float x) {
+#ifdef __CUDA_ARCH__
+  return expf(x);
+#else
+  x = x < -87.f ? -87.f : x > 88.f ? 88.f : x;
+  float t = x * 1.44269504f + 12582912.f;
+  int n = std::bit_cast<int>(t);
+  float k = t - 12582912.f;
+  float r = x - k * 0.693359375f + k * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1;
+  return p * std::bit_cast<float>((n << 23) + 0x3f800000);
+#endif
+}
+
+}  // namespace pipecast

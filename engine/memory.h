@@ -1,0 +1,49 @@
+#pragma once
+// Memory is taken before the first step and only then: one block per purpose, laid out in advance.
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/device.h"
+
+namespace pipecast {
+
+// Owns one block on the device, aligned to 64 bytes and filled with zeros. Movable, not copyable.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(Device, int64_t floats);
+  ~Memory();
+  Memory(Memory&& other) noexcept;
+  Memory& operator=(Memory&& other) noexcept;
+
+  float* data() const { return data_; }
+  int64_t size() const { return size_; }  // floats
+
+ private:
+  Device device_;
+  float* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// Bytes now held by Memory objects of this process, and the most ever held: reports and tests read them.
+int64_t memory_in_use();
+int64_t memory_peak();
+
+// Rounds a number of floats up so that what follows stays aligned to 64 bytes.
+constexpr int64_t aligned(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// A tensor that lives from time `first` to time `last` (both included) of a pass.
+struct Lifetime {
+  int64_t floats = 0;
+  int first = 0, last = 0;
+};
+// Offsets (in floats) such that no two tensors alive at the same time overlap; `total` is what they need together.
+struct Layout {
+  std::vector<int64_t> offsets;
+  int64_t total = 0;
+};
+// Largest first, each at the lowest offset that is free during its life.
+Layout lay_out(const std::vector<Lifetime>&);
+
+}  // namespace pipecast

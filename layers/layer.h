@@ -1,0 +1,73 @@
+#pragma once
+// layers/: one file per layer, its formula, its forward kernel and its backward kernel side by side.
+//
+// A layer holds its configuration and nothing of a pass: tensors, weights, gradients and scratch all come from the caller,
+// so that any number of passes may be in flight. One convention for gradients: the gradient of an input is assigned, the
+// gradient of a parameter is accumulated.
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/device.h"
+#include "engine/parameters.h"
+#include "engine/tensor.h"
+
+namespace pipecast {
+
+// What a layer keeps from forward to backward, and what it needs while it runs, for given shapes.
+struct Needs {
+  bool input = false;      // backward reads x: it is kept
+  bool output = false;     // backward reads y: it is kept
+  int64_t saved = 0;       // floats of its own, kept per pass in flight
+  int64_t workspace = 0;   // floats of scratch, not kept
+};
+
+// Everything that one forward or backward call may touch. Null where a call has no use for it.
+struct Pass {
+  Device device;
+  bool training = true;
+  uint64_t seed = 0;   // random numbers are keyed by (seed, layer, step, element)
+  uint64_t step = 0;   // which pass this is: the same in its forward and its backward
+
+  std::span<const Tensor> x;   // inputs
+  Tensor y;                    // output: assigned by forward
+  std::span<const Tensor> dx;  // gradients of the inputs: assigned by backward; data is null where nobody wants it
+  Tensor dy;                   // gradient of the output: read by backward
+
+  std::span<float* const> weight;      // in the order of Layer::parameters(); forward and backward only read them
+  std::span<float* const> dweight;     // accumulated by backward
+  std::span<float* const> statistics;  // in the order of Layer::statistics(); forward in training updates them
+  float* saved = nullptr;              // Needs::saved floats, written by forward, read by backward
+  float* workspace = nullptr;          // Needs::workspace floats
+};
+
+class Layer {
+ public:
+  explicit Layer(std::string name) : name_(std::move(name)) {}
+  virtual ~Layer() = default;
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+
+  const std::string& name() const { return name_; }  // the prefix of its parameters: "layer1.0.conv1"
+  virtual const char* kind() const = 0;              // "convolution"
+
+  // The output's shape for these inputs; throws UsageError where they do not fit.
+  virtual Shape output(std::span<const Shape> x) const = 0;
+  // Trained tensors, and tensors that training updates without a gradient (batch norm's running mean): the latter are never
+  // stashed, predicted or restored. Names are within the layer: "weight".
+  virtual std::vector<ParameterSpec> parameters() const { return {}; }
+  virtual std::vector<ParameterSpec> statistics() const { return {}; }
+  // Called for every batch shape before its first pass; may build library objects for it.
+  virtual Needs prepare(Device, std::span<const Shape> x) = 0;
+  // Multiply-adds times two of one forward pass; 0 where it is small.
+  virtual double flops(std::span<const Shape>) const { return 0; }
+
+  virtual void forward(const Pass&) = 0;
+  virtual void backward(const Pass&) = 0;
+
+ private:
+  std::string name_;
+};
+
+}  // namespace pipecast

@@ -1,0 +1,39 @@
+#pragma once
+// The layers there are. Adding one = adding its file and its row here.
+#include "layers/layer.h"
+
+namespace pipecast {
+
+struct ConvolutionOptions {
+  int64_t in = 1, out = 1, kernel = 1, stride = 1, padding = 0, dilation = 1, groups = 1;
+  bool bias = false;
+};
+// y[n,i,j,o] = sum x[n, i*stride + a*dilation - padding, ..., c] * weight[o,a,b,c] (+ bias[o]). Initially normal, fan-out (He et al. 2015).
+std::unique_ptr<Layer> convolution(std::string name, ConvolutionOptions);
+
+struct BatchNormOptions {
+  int64_t channels = 1;
+  float epsilon = 1e-5f, momentum = 0.1f;  // running = (1 - momentum) * running + momentum * batch
+  bool relu = false;                       // y = max(0, .) in the same kernel
+  bool add = false;                        // a second input is added before the ReLU: the end of a residual block
+};
+// y = weight * (x - mean) / sqrt(variance + epsilon) + bias, per channel over n, h, w (Ioffe and Szegedy 2015).
+std::unique_ptr<Layer> batch_norm(std::string name, BatchNormOptions);
+
+std::unique_ptr<Layer> relu(std::string name);
+
+struct PoolOptions {
+  int64_t kernel = 2, stride = 2, padding = 0;
+};
+std::unique_ptr<Layer> max_pool(std::string name, PoolOptions);
+std::unique_ptr<Layer> average_pool(std::string name, PoolOptions);  // padding counts, as PyTorch's default has it
+std::unique_ptr<Layer> global_average_pool(std::string name);        // (n, h, w, c) -> (n, 1, 1, c)
+
+// y = x * weight^T + bias over (n, 1, 1, in) or, flattened in NHWC order, (n, h, w, c) with h*w*c = in.
+std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, bool bias = true);
+
+std::unique_ptr<Layer> add(std::string name);          // y = x[0] + x[1] (+ ...): two or more inputs of one shape
+std::unique_ptr<Layer> concatenation(std::string name);  // along the channels, two or more inputs
+std::unique_ptr<Layer> dropout(std::string name, float rate);  // y = x * keep / (1 - rate); the mask is replayed in backward
+
+}  // namespace pipecast

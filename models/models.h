@@ -1,0 +1,23 @@
+#pragma once
+// The models by name. Adding one = adding its file and its row in models.cc.
+#include <string>
+#include <vector>
+
+#include "models/graph.h"
+
+namespace pipecast {
+
+struct ModelOptions {
+  Shape image = {1, 32, 32, 3};
+  int64_t classes = 10;
+};
+
+// Throws UsageError, with the nearest known name, for an unknown model.
+Graph make_model(const std::string& name, const ModelOptions&);
+
+struct ModelEntry {
+  std::string name, summary;
+};
+const std::vector<ModelEntry>& model_entries();
+
+}  // namespace pipecast

@@ -1,0 +1,24 @@
+#pragma once
+// A model's weights as files: safetensors, with torchvision's names and layouts ([O,I,H,W] convolutions, I64 counters).
+#include <string>
+#include <vector>
+
+#include "engine/safetensors.h"
+#include "models/graph.h"
+
+namespace pipecast {
+
+// All tensors of a model on the host: parameters and statistics as flat buffers laid out by graph.parameters() and .statistics().
+struct Weights {
+  Segments parameters, statistics;
+  std::vector<float> parameter_values, statistic_values;
+};
+
+Weights initial_weights(const Graph&, uint64_t seed);
+SafeTensors to_safetensors(const Weights&);
+// Throws UsageError that lists what is missing, what is unknown and what has another shape.
+Weights from_safetensors(const Graph&, const SafeTensors&, const std::string& origin);
+// SHA-256 over the parameters and statistics in the order of their names.
+std::string weights_digest(const Weights&);
+
+}  // namespace pipecast

@@ -1,0 +1,15 @@
+#pragma once
+// Which parts of a model go to which stage.
+#include <string>
+#include <vector>
+
+namespace pipecast {
+
+// The contiguous split of parts into stages whose slowest stage is as fast as can be (dynamic programming, exact); among equal
+// ones the first. Returns the number of parts per stage. Throws UsageError where there are more stages than parts.
+std::vector<int> partition(const std::vector<double>& cost_per_part, int stages);
+
+// "3,3,3,2": the number of parts per stage. Throws UsageError where they do not add up to `parts` or are not `stages` many.
+std::vector<int> parse_partition(const std::string& text, int parts, int stages);
+
+}  // namespace pipecast

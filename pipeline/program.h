@@ -1,0 +1,71 @@
+#pragma once
+// pipeline/ has two halves that meet in this file: the plan (methods/, audit, partition: pure functions that need no device)
+// and the run (section, stage, executor, trainer, transport/). A method is a program: for each stage, a list of
+// instructions. The runner, the auditor and the drawing walk that same list, so none of them can disagree.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "optim/optimizer.h"
+
+namespace pipecast {
+
+enum class Operation {
+  receive_activation,  // from the stage before (stage 0: the images of this pass)
+  forward,             // reads the copy of the weights that `reads` names
+  send_activation,     // to the stage after
+  receive_gradient,    // from the stage after
+  backward,            // dX uses the copy that `reads` names; dW the activations that the forward kept
+  send_gradient,       // to the stage before
+  step,                // one update of the latest weights with the gradient accumulated since the last one
+  predict,             // writes the predicted copy: where the weights will be `ahead` updates from now
+};
+std::string to_string(Operation);
+
+enum class Reads { latest, predicted, stash };
+std::string to_string(Reads);
+
+struct Instruction {
+  Operation operation = Operation::forward;
+  int64_t minibatch = 0;  // counted from the start of the program
+  int micro = 0;          // micro-batch within the mini-batch
+  Reads reads = Reads::latest;  // forward and backward
+  int ahead = 0;                // predict, and a forward that reads what it wrote: the updates ahead, s
+  bool operator==(const Instruction&) const = default;
+};
+using Program = std::vector<Instruction>;  // of one stage
+
+// What a program is made for: the mini-batches from one fill of the pipeline to the next drain.
+struct Setting {
+  int stages = 1;
+  int64_t minibatches = 1;
+  int micro_batches = 1;
+  LookAheadMode look_ahead = LookAheadMode::paper;
+};
+
+struct Method {
+  std::string name, summary;
+  Program (*program)(const Setting&, int stage);
+};
+// The methods there are: a method is its file in methods/ and its row in methods.cc.
+const std::vector<Method>& methods();
+const Method& find_method(const std::string& name);  // throws UsageError with the nearest known name
+std::vector<Program> make_programs(const Method&, const Setting&);  // one per stage
+
+// The order of passes that asynchronous methods share: one forward, one backward, in turns (1F1B; PipeDream, SOSP 2019).
+// Stage k begins with min(stages - 1 - k, passes) forwards, then alternates, then drains; an update follows the backward of
+// the last micro-batch of each mini-batch. All passes read the latest weights.
+Program one_forward_one_backward(const Setting&, int stage);
+
+// How many updates lie between the forward of each pass and its backward, in the order of the forwards: the true lag.
+std::vector<int> true_lags(const Program&);
+
+// Passes in flight at once at most: the number of activation frames the stage needs.
+int frames_needed(const Program&);
+// 2 where the program predicts, else 1.
+int copies_needed(const Program&);
+
+// Forward-only evaluation of `batches` batches with the latest weights.
+Program evaluation_program(int stages, int64_t batches, int stage);
+
+}  // namespace pipecast
