@@ -1,0 +1,111 @@
+#include "engine/device.h"
+
+#include <omp.h>
+
+#include <cstring>
+
+#ifdef PIPECAST_ONEDNN
+#include <dnnl.hpp>
+#endif
+#ifdef PIPECAST_CUDA
+#include <cublas_v2.h>
+#include <cudnn.h>
+#include <nccl.h>
+#endif
+
+namespace pipecast {
+
+DeviceOwner::DeviceOwner(const std::string& name) {
+  if (name == "cpu") return;
+  if (name != "cuda") throw UsageError(unknown_name("device", name, {"cpu", "cuda"}));
+#ifdef PIPECAST_CUDA
+  if (!gpu_present()) {
+    throw UsageError(
+        "device 'cuda': no GPU that CUDA can use was found; check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES, or use 'cpu'");
+  }
+  check(cudaStreamCreateWithFlags(&device_.stream, cudaStreamNonBlocking));
+  cudaError_t status = cudaMalloc(&device_.scratch, device_scratch_floats * sizeof(float));
+  if (status != cudaSuccess) {
+    cudaStreamDestroy(device_.stream);
+    check(status);
+  }
+  device_.gpu = true;
+#else
+  throw UsageError(
+      "device 'cuda': this binary was built without CUDA; build with -Dcuda=enabled where the CUDA toolkit is installed, or use 'cpu'");
+#endif
+}
+
+DeviceOwner::~DeviceOwner() {
+#ifdef PIPECAST_CUDA
+  if (!device_.gpu) return;
+  cudaFree(device_.scratch);
+  cudaStreamDestroy(device_.stream);
+#endif
+}
+
+bool gpu_present() {
+#ifdef PIPECAST_CUDA
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+#else
+  return false;
+#endif
+}
+
+std::string library_versions() {
+  std::string text;
+#ifdef PIPECAST_ONEDNN
+  const dnnl_version_t* dnnl = dnnl_version();
+  text += "oneDNN " + std::to_string(dnnl->major) + "." + std::to_string(dnnl->minor) + "." + std::to_string(dnnl->patch) + "\n";
+#endif
+#ifdef PIPECAST_CUDA
+  auto three = [](size_t version, size_t major) {  // as the libraries pack them: major * M + minor * 100 + patch
+    return std::to_string(version / major) + "." + std::to_string(version % major / 100) + "." + std::to_string(version % 100);
+  };
+  int runtime = 0, nccl = 0, blas[3] = {};
+  check(cudaRuntimeGetVersion(&runtime));
+  const libraryPropertyType parts[3] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+  for (int i = 0; i < 3; ++i) cublasGetProperty(parts[i], &blas[i]);
+  ncclGetVersion(&nccl);
+  text += "CUDA " + std::to_string(runtime / 1000) + "." + std::to_string(runtime % 1000 / 10) + "\n";
+  text += "cuBLAS " + std::to_string(blas[0]) + "." + std::to_string(blas[1]) + "." + std::to_string(blas[2]) + "\n";
+  text += "cuDNN " + three(cudnnGetVersion(), 10000) + "\n";
+  text += "NCCL " + three(size_t(nccl), 10000) + "\n";
+#endif
+  return text;
+}
+
+void copy(Device d, void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef PIPECAST_CUDA
+  if (d.gpu) return check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, d.stream));
+#endif
+  (void)d;
+  std::memcpy(to, from, bytes);
+}
+
+void fill_zero(Device d, void* to, size_t bytes) {
+  if (bytes == 0) return;
+#ifdef PIPECAST_CUDA
+  if (d.gpu) return check(cudaMemsetAsync(to, 0, bytes, d.stream));
+#endif
+  (void)d;
+  std::memset(to, 0, bytes);
+}
+
+void synchronize(Device d) {
+#ifdef PIPECAST_CUDA
+  if (d.gpu) check(cudaStreamSynchronize(d.stream));
+#endif
+  (void)d;
+}
+
+void set_threads(int threads) {
+  if (threads < 1) throw UsageError("the number of threads is " + std::to_string(threads) + "; it must be at least 1");
+  omp_set_num_threads(threads);
+}
+
+int threads() { return omp_get_max_threads(); }
+
+}  // namespace pipecast
