@@ -31,25 +31,35 @@ struct Philox {
   }
 };
 
-// The stream of one (seed, purpose, step); element by element.
+// The stream of one (seed, purpose, step); element by element. Every (step, element) has a counter of its own for steps
+// below 2^48 and elements below 2^48. An element has one number: use it as one of the kinds below, not as two of them.
 struct Random {
   uint64_t seed;
   uint32_t purpose;
-  uint64_t step;  // below 2^48
+  uint64_t step;
 
   HD uint32_t bits(uint64_t element) const {
-    uint32_t counter[4] = {uint32_t(element / 4), uint32_t(element / 4 >> 32) ^ uint32_t(step >> 32 << 16), uint32_t(step), purpose};
-    Philox{{uint32_t(seed), uint32_t(seed >> 32)}}(counter);
-    return counter[element % 4];
+    uint32_t counter[4];
+    words(element, counter);
+    return counter[0];
   }
   // In [0, 1), a multiple of 2^-24.
-  HD float uniform(uint64_t element) const { return float(bits(element) >> 8) * 0x1p-24f; }
+  HD float uniform(uint64_t element) const { return unit(bits(element)); }
   // In [0, n).
   HD uint32_t below(uint64_t element, uint32_t n) const { return uint32_t(uint64_t(bits(element)) * n >> 32); }
-  // Standard normal (Box-Muller over two uniform numbers).
+  // Standard normal (Box-Muller over two uniform numbers, the first in (0, 1]).
   HD float normal(uint64_t element) const {
-    float u = float((bits(2 * element) >> 8) + 1) * 0x1p-24f, v = uniform(2 * element + 1);
-    return sqrtf(-2 * logf(u)) * cosf(6.28318530718f * v);
+    uint32_t counter[4];
+    words(element, counter);
+    return sqrtf(-2 * logf(unit(counter[0]) + 0x1p-24f)) * cosf(6.28318530718f * unit(counter[1]));
+  }
+
+ private:
+  HD static float unit(uint32_t bits) { return float(int32_t(bits >> 8)) * 0x1p-24f; }
+  HD void words(uint64_t element, uint32_t (&counter)[4]) const {
+    counter[0] = uint32_t(element), counter[1] = uint32_t(element >> 32) | uint32_t(step >> 32 << 16);
+    counter[2] = uint32_t(step), counter[3] = purpose;
+    Philox{{uint32_t(seed), uint32_t(seed >> 32)}}(counter);
   }
 };
 
