@@ -28,9 +28,9 @@ class Graph {
   explicit Graph(std::string name, Shape input) : name_(std::move(name)), input_(input.batch(1)) {}
 
   int input() const { return 0; }
-  // Nodes added from here on belong to a new part.
+  // Nodes added from here on belong to a new part. It comes before the first add().
   void part(std::string name);
-  // Appends a node and returns the value it makes. The last node's value is the model's output.
+  // Appends a node and returns the value it makes. The last node's value is the model's output. No two layers share a name.
   int add(std::unique_ptr<Layer> layer, std::vector<int> inputs);
 
   const std::string& name() const { return name_; }

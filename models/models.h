@@ -17,7 +17,12 @@ Graph make_model(const std::string& name, const ModelOptions&);
 
 struct ModelEntry {
   std::string name, summary;
+  Graph (*make)(const ModelOptions&);
 };
 const std::vector<ModelEntry>& model_entries();
+
+// One family per file:
+Graph cifar_resnet(int depth, const ModelOptions&);     // 20, 32, 44, 56, 110
+Graph imagenet_resnet(int depth, const ModelOptions&);  // 18, 34, 50, 101, 152
 
 }  // namespace pipecast

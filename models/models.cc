@@ -1,0 +1,32 @@
+#include "models/models.h"
+
+namespace pipecast {
+
+// Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
+const std::vector<ModelEntry>& model_entries() {
+  using Options = ModelOptions;
+  static const std::vector<ModelEntry> entries = {
+      {"resnet20", "0.27 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(20, o); }},
+      {"resnet32", "0.47 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(32, o); }},
+      {"resnet44", "0.66 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(44, o); }},
+      {"resnet56", "0.86 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(56, o); }},
+      {"resnet110", "1.73 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(110, o); }},
+      {"resnet18", "11.69 M parameters, ImageNet, basic blocks", [](const Options& o) { return imagenet_resnet(18, o); }},
+      {"resnet34", "21.80 M parameters, ImageNet, basic blocks", [](const Options& o) { return imagenet_resnet(34, o); }},
+      {"resnet50", "25.56 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(50, o); }},
+      {"resnet101", "44.55 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(101, o); }},
+      {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }},
+  };
+  return entries;
+}
+
+Graph make_model(const std::string& name, const ModelOptions& options) {
+  std::vector<std::string> known;
+  for (const ModelEntry& entry : model_entries()) {
+    if (entry.name == name) return entry.make(options);
+    known.push_back(entry.name);
+  }
+  throw UsageError(unknown_name("model", name, known));
+}
+
+}  // namespace pipecast
