@@ -27,4 +27,14 @@ HD float exp_(float x) {
 #endif
 }
 
+// a * b + c, rounded once wherever the processor can (libm's fmaf is a slow call where it cannot). A compiler fuses "a * b + c"
+// as it likes, so two places that must agree to the last bit write it this way.
+HD float fma_(float a, float b, float c) {
+#if defined(__CUDA_ARCH__) || defined(__FP_FAST_FMAF)
+  return fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 }  // namespace pipecast

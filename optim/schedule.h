@@ -6,20 +6,29 @@
 
 namespace pipecast {
 
+// Every schedule moves with each update. With t = the update's number (0 for the first), E = updates per epoch,
+// T = epochs * E and W = warmup_epochs * E, rounded; boundaries fall on the nearest update:
+//
+//   t < W, any schedule   rate * (t + 1) / W
+//   constant              rate
+//   step                  rate * gamma^floor(t / (step_epochs * E))              epochs counted from the start of training
+//   multi-step            rate * gamma^(number of milestones m with m * E <= t)  the same
+//   cosine                final_rate + (rate - final_rate) * (1 + cos(pi * p)) / 2    p = (t - W) / (T - W), at most 1
+//   polynomial            final_rate + (rate - final_rate) * (1 - p)^power            the same
 struct Schedule {
-  std::string name = "constant";          // constant, step, multi-step, cosine, polynomial
-  float rate = 0.1f;                      // the base
-  double epochs = 1;                      // cosine and polynomial end here
-  double warmup_epochs = 0;               // linear from rate / (number of warm-up updates) to rate, before the schedule proper
-  double step_epochs = 30;                // step: multiply by gamma each so many epochs
-  std::vector<double> milestones;         // multi-step: multiply by gamma at each of these epochs
-  float gamma = 0.1f;
-  float power = 2;                        // polynomial: (1 - progress)^power
-  float final_rate = 0;                   // cosine and polynomial end at this
+  std::string name = "constant";   // of schedule_names()
+  float rate = 0.1f;               // the base
+  double epochs = 1;               // cosine and polynomial end here
+  double warmup_epochs = 0;
+  double step_epochs = 30;         // step
+  std::vector<double> milestones;  // multi-step, in rising order
+  float gamma = 0.1f;              // step and multi-step
+  float power = 2;                 // polynomial
+  float final_rate = 0;            // cosine and polynomial
 
   // The rate of update number t (0 for the first) when an epoch has `updates` updates.
   float at(int64_t t, int64_t updates) const;
-  // Throws UsageError for an unknown name or a value out of range.
+  // Throws UsageError for an unknown name or values out of range; several mistakes are reported together, one a line.
   void validate() const;
 };
 std::vector<std::string> schedule_names();
