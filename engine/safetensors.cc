@@ -154,7 +154,7 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
     }
     if (!value.is_object()) origin.refuse("__metadata__ is not an object");
     for (const auto& [label, text] : value.items()) {
-      if (!text.is_string()) origin.refuse(XX);
+      if (!text.is_string()) origin.refuse("the metadata '" + label + "' is not a string");
       file.metadata[label] = text;
     }
   }
