@@ -1,0 +1,49 @@
+// y = x[0] + x[1] (+ ...); dx[k] = dy.
+#include "engine/launch.h"
+#include "layers/layers.h"
+#include "layers/shapes.h"
+
+namespace pipecast {
+namespace {
+
+struct AddForward {
+  const float *a, *b;
+  float* y;
+  HD void operator()(int64_t i) const { y[i] = a[i] + b[i]; }
+};
+
+struct AddBackward {
+  const float* dy;
+  float* dx;
+  HD void operator()(int64_t i) const { dx[i] = dy[i]; }
+};
+
+class Add : public Layer {
+ public:
+  using Layer::Layer;
+  const char* kind() const override { return "add"; }
+
+  Shape output(std::span<const Shape> x) const override {
+    bool same = x.size() >= 2;
+    for (const Shape& shape : x) same = same && shape == x[0];
+    if (!same) refuse(*this, x, "two or more of one shape");
+    return x[0];
+  }
+  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+
+  void forward(const Pass& p) override {
+    const int64_t n = p.y.shape.count();
+    map(p.device, n, AddForward{p.x[0].data, p.x[1].data, p.y.data});
+    for (const Tensor& more : p.x.subspan(2)) map(p.device, n, AddForward{p.y.data, more.data, p.y.data});
+  }
+  void backward(const Pass& p) override {
+    for (const Tensor& dx : p.dx)
+      if (dx.data) map(p.device, p.dy.shape.count(), AddBackward{p.dy.data, dx.data});
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> add(std::string name) { return std::make_unique<Add>(std::move(name)); }
+
+}  // namespace pipecast

@@ -1,0 +1,52 @@
+// y = x / (1 - rate) where the element is kept, 0 where it is dropped (Srivastava et al. 2014); evaluation: y = x.
+// Whether an element is kept is a pure function of (seed, layer, step, element), so backward draws the same mask again and
+// nothing is saved.
+#include "engine/random.h"
+#include "layers/layers.h"
+#include "layers/shapes.h"
+
+namespace pipecast {
+namespace {
+
+// Its own transpose: dx is dy through the same mask.
+struct Dropout {
+  const float* in;
+  float* out;
+  Random random;
+  float rate;
+  HD void operator()(int64_t i) const { out[i] = random.uniform(uint64_t(i)) < rate ? 0 : in[i] / (1 - rate); }
+};
+
+class DropoutLayer : public Layer {
+ public:
+  DropoutLayer(std::string name, float rate) : Layer(std::move(name)), rate_(rate) {}
+  const char* kind() const override { return "dropout"; }
+
+  Shape output(std::span<const Shape> x) const override {
+    if (x.size() != 1) refuse(*this, x, "one");
+    return x[0];
+  }
+  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+
+  void forward(const Pass& p) override { apply(p, p.x[0].data, p.y); }
+  void backward(const Pass& p) override {
+    if (p.dx[0].data) apply(p, p.dy.data, p.dx[0]);
+  }
+
+ private:
+  void apply(const Pass& p, const float* in, Tensor out) const {
+    if (p.training && rate_ > 0) map(p.device, out.shape.count(), Dropout{in, out.data, {p.seed, purpose(name()), p.step}, rate_});
+    else copy(p.device, out.data, in, size_t(out.shape.count()) * sizeof(float));
+  }
+
+  float rate_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> dropout(std::string name, float rate) {
+  require(rate >= 0 && rate < 1, "dropout", name, "the rate is " + std::to_string(rate) + "; give one in [0, 1)");
+  return std::make_unique<DropoutLayer>(std::move(name), rate);
+}
+
+}  // namespace pipecast

@@ -1,0 +1,54 @@
+// y = x * weight^T + bias, x: n x in, weight: out x in.
+// dx = dy * weight; dweight += dy^T * x; dbias += column sums of dy.
+#include "engine/gemm.h"
+#include "layers/bias.h"
+#include "layers/layers.h"
+#include "layers/shapes.h"
+
+namespace pipecast {
+namespace {
+
+class Linear : public Layer {
+ public:
+  Linear(std::string name, int64_t in, int64_t out, bool bias) : Layer(std::move(name)), in_(in), out_(out), bias_(bias) {}
+  const char* kind() const override { return "linear"; }
+
+  Shape output(std::span<const Shape> x) const override {
+    if (x.size() != 1 || x[0].count() != x[0].n * in_) refuse(*this, x, "one of " + std::to_string(in_) + " features per example");
+    return {x[0].n, 1, 1, out_};
+  }
+  std::vector<ParameterSpec> parameters() const override {
+    Initial initial{Initial::uniform, 1 / std::sqrt(float(in_))};
+    std::vector<ParameterSpec> specs = {{"weight", {out_, in_}, initial}};
+    if (bias_) specs.push_back({"bias", {out_}, initial});
+    return specs;
+  }
+  Needs prepare(Device, std::span<const Shape>) override { return {.input = true}; }
+  double flops(std::span<const Shape> x) const override { return 2.0 * double(x[0].n) * double(in_ * out_); }
+
+  void forward(const Pass& p) override {
+    const int64_t n = p.y.shape.n;
+    gemm(p.device, false, true, n, out_, in_, p.x[0].data, p.weight[0], 0, p.y.data);
+    if (bias_) map(p.device, n, out_, BiasForward{p.weight[1], p.y.data, out_});
+  }
+  void backward(const Pass& p) override {
+    const int64_t n = p.dy.shape.n;
+    gemm(p.device, true, false, out_, in_, n, p.dy.data, p.x[0].data, 1, p.dweight[0]);
+    if (bias_) columns<1>(p.device, n, out_, BiasBackward{p.dy.data, p.dweight[1], out_});
+    if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.data, p.weight[0], 0, p.dx[0].data);
+  }
+
+ private:
+  int64_t in_, out_;
+  bool bias_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, bool bias) {
+  require(in >= 1 && out >= 1, "linear", name,
+          std::to_string(in) + " inputs and " + std::to_string(out) + " outputs; give at least one of each");
+  return std::make_unique<Linear>(std::move(name), in, out, bias);
+}
+
+}  // namespace pipecast

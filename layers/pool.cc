@@ -1,0 +1,205 @@
+// Max and average over windows: output pixel (i, j) covers the input pixels (i*stride - padding + a, j*stride - padding + b)
+// for a < kernel_h, b < kernel_w; windows that would end beyond the padding are left out.
+//
+//   max      y = max over the window; dx gathers dy from the windows whose maximum it was (the first of equal ones)
+//   average  y = sum over the window / (kernel_h * kernel_w), padding counting as zeros; dx gathers dy / (kernel_h * kernel_w)
+//
+// Backward walks over the input and gathers from the windows that cover a pixel: no two threads write one element.
+#include "engine/launch.h"
+#include "layers/layers.h"
+#include "layers/shapes.h"
+
+namespace pipecast {
+namespace {
+
+struct Windows {
+  Shape in, out;
+  int64_t kernel_h, kernel_w, stride, padding;
+
+  // A stretch of one axis.
+  struct Range {
+    int64_t begin, end;
+  };
+  // Where the window of output i lies within [0, kernel) once padding is cut off, for an axis of `size` input pixels.
+  HD Range inside(int64_t i, int64_t kernel, int64_t size) const {
+    int64_t start = i * stride - padding;
+    return {start < 0 ? -start : 0, start + kernel > size ? size - start : kernel};
+  }
+  // The outputs whose windows cover input i, for an axis of `size` outputs.
+  HD Range covering(int64_t i, int64_t kernel, int64_t size) const {
+    int64_t last = (i + padding) / stride, before = i + padding - kernel;
+    return {before < 0 ? 0 : before / stride + 1, last < size ? last + 1 : size};
+  }
+
+  // visit(position within the window, pointer to the channels of that input pixel) for the window of output pixel r.
+  template <class Visit>
+  HD void each_input(const float* x, int64_t r, const Visit& visit) const {
+    int64_t n = r / (out.h * out.w), i = r / out.w % out.h, j = r % out.w;
+    Range rows = inside(i, kernel_h, in.h), cols = inside(j, kernel_w, in.w);
+    for (int64_t a = rows.begin; a < rows.end; ++a)
+      for (int64_t b = cols.begin; b < cols.end; ++b)
+        visit(a * kernel_w + b, x + ((n * in.h + i * stride - padding + a) * in.w + j * stride - padding + b) * in.c);
+  }
+  // visit(position of this input pixel within the window, row of the output pixel) for the windows that cover input pixel r.
+  template <class Visit>
+  HD void each_output(int64_t r, const Visit& visit) const {
+    int64_t n = r / (in.h * in.w), i = r / in.w % in.h, j = r % in.w;
+    Range rows = covering(i, kernel_h, out.h), cols = covering(j, kernel_w, out.w);
+    for (int64_t k = rows.begin; k < rows.end; ++k)
+      for (int64_t l = cols.begin; l < cols.end; ++l)
+        visit((i + padding - k * stride) * kernel_w + j + padding - l * stride, (n * out.h + k) * out.w + l);
+  }
+};
+
+// winner: for each element of y, the position of its maximum within the window. A NaN wins, as in PyTorch.
+struct MaxPoolForward {
+  Windows windows;
+  const float* x;
+  float *y, *winner;
+  template <class Team>
+  HD void operator()(Team team, int64_t r) const {
+    const int64_t channels = windows.in.c;
+    float *best = y + r * channels, *where = winner + r * channels;
+    bool first = true;
+    windows.each_input(x, r, [&](int64_t position, const float* in) {
+      const float here = float(position);
+      if (first) team.each(channels, [&](int64_t c) { best[c] = in[c], where[c] = here; });
+      else
+        team.each(channels, [&](int64_t c) {
+          bool wins = in[c] > best[c] || in[c] != in[c];
+          best[c] = wins ? in[c] : best[c];
+          where[c] = wins ? here : where[c];
+        });
+      first = false;
+    });
+  }
+};
+
+struct MaxPoolBackward {
+  Windows windows;
+  const float *dy, *winner;
+  float* dx;
+  template <class Team>
+  HD void operator()(Team team, int64_t r) const {
+    const int64_t channels = windows.in.c;
+    float* out = dx + r * channels;
+    team.each(channels, [&](int64_t c) { out[c] = 0; });
+    windows.each_output(r, [&](int64_t position, int64_t from) {
+      const float *gradient = dy + from * channels, *where = winner + from * channels, here = float(position);
+      team.each(channels, [&](int64_t c) { out[c] += where[c] == here ? gradient[c] : 0; });
+    });
+  }
+};
+
+struct AveragePoolForward {
+  Windows windows;
+  const float* x;
+  float* y;
+  template <class Team>
+  HD void operator()(Team team, int64_t r) const {
+    const int64_t channels = windows.in.c;
+    const float area = float(windows.kernel_h * windows.kernel_w);
+    float* out = y + r * channels;
+    team.each(channels, [&](int64_t c) { out[c] = 0; });
+    windows.each_input(x, r, [&](int64_t, const float* in) { team.each(channels, [&](int64_t c) { out[c] += in[c]; }); });
+    team.each(channels, [&](int64_t c) { out[c] /= area; });
+  }
+};
+
+struct AveragePoolBackward {
+  Windows windows;
+  const float* dy;
+  float* dx;
+  template <class Team>
+  HD void operator()(Team team, int64_t r) const {
+    const int64_t channels = windows.in.c;
+    const float area = float(windows.kernel_h * windows.kernel_w);
+    float* out = dx + r * channels;
+    team.each(channels, [&](int64_t c) { out[c] = 0; });
+    windows.each_output(r, [&](int64_t, int64_t from) {
+      const float* gradient = dy + from * channels;
+      team.each(channels, [&](int64_t c) { out[c] += gradient[c] / area; });
+    });
+  }
+};
+
+class Pool : public Layer {
+ public:
+  Pool(std::string name, PoolOptions options) : Layer(std::move(name)), options_(options) {}
+
+  Shape output(std::span<const Shape> x) const override {
+    const int64_t smallest = std::max<int64_t>(1, options_.kernel - 2 * options_.padding);
+    if (x.size() != 1 || x[0].h < smallest || x[0].w < smallest)
+      refuse(*this, x, "one of at least " + std::to_string(smallest) + " pixels in height and width");
+    return windows(x[0]).out;
+  }
+
+ protected:
+  virtual Windows windows(const Shape& in) const {
+    const auto& [kernel, stride, padding] = options_;
+    const int64_t h = (in.h + 2 * padding - kernel) / stride + 1, w = (in.w + 2 * padding - kernel) / stride + 1;
+    return {in, {in.n, h, w, in.c}, kernel, kernel, stride, padding};
+  }
+
+ private:
+  PoolOptions options_;
+};
+
+class MaxPool : public Pool {
+ public:
+  using Pool::Pool;
+  const char* kind() const override { return "max_pool"; }
+  Needs prepare(Device, std::span<const Shape> x) override { return {.saved = output(x).count()}; }
+
+  void forward(const Pass& p) override {
+    rows(p.device, p.y.shape.rows(), MaxPoolForward{windows(p.x[0].shape), p.x[0].data, p.y.data, p.saved});
+  }
+  void backward(const Pass& p) override {
+    const Tensor& dx = p.dx[0];
+    if (dx.data) rows(p.device, dx.shape.rows(), MaxPoolBackward{windows(dx.shape), p.dy.data, p.saved, dx.data});
+  }
+};
+
+class AveragePool : public Pool {
+ public:
+  using Pool::Pool;
+  const char* kind() const override { return "average_pool"; }
+  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+
+  void forward(const Pass& p) override {
+    rows(p.device, p.y.shape.rows(), AveragePoolForward{windows(p.x[0].shape), p.x[0].data, p.y.data});
+  }
+  void backward(const Pass& p) override {
+    const Tensor& dx = p.dx[0];
+    if (dx.data) rows(p.device, dx.shape.rows(), AveragePoolBackward{windows(dx.shape), p.dy.data, dx.data});
+  }
+};
+
+// One window, the whole image.
+class GlobalAveragePool : public AveragePool {
+ public:
+  explicit GlobalAveragePool(std::string name) : AveragePool(std::move(name), {.kernel = 1}) {}
+  const char* kind() const override { return "global_average_pool"; }
+
+ protected:
+  Windows windows(const Shape& in) const override { return {in, {in.n, 1, 1, in.c}, in.h, in.w, 1, 0}; }
+};
+
+void check_options(const char* kind, const std::string& name, const PoolOptions& o) {
+  require(o.kernel >= 1 && o.stride >= 1 && o.padding >= 0 && 2 * o.padding <= o.kernel, kind, name,
+          "give a positive kernel and stride, and a padding from 0 to half the kernel");
+}
+
+}  // namespace
+
+std::unique_ptr<Layer> max_pool(std::string name, PoolOptions options) {
+  check_options("max_pool", name, options);
+  return std::make_unique<MaxPool>(std::move(name), options);
+}
+std::unique_ptr<Layer> average_pool(std::string name, PoolOptions options) {
+  check_options("average_pool", name, options);
+  return std::make_unique<AveragePool>(std::move(name), options);
+}
+std::unique_ptr<Layer> global_average_pool(std::string name) { return std::make_unique<GlobalAveragePool>(std::move(name)); }
+
+}  // namespace pipecast
