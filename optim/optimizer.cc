@@ -1,0 +1,74 @@
+#include "optim/optimizer.h"
+
+#include <cmath>
+
+namespace pipecast {
+namespace {
+
+struct NamedMode {
+  const char* name;
+  LookAheadMode mode;
+};
+constexpr NamedMode modes[] = {{"paper", LookAheadMode::paper},
+                               {"released", LookAheadMode::released},
+                               {"exact", LookAheadMode::exact},
+                               {"decayed", LookAheadMode::decayed}};
+
+struct NamedOptimizer {
+  const char* name;
+  std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
+};
+constexpr NamedOptimizer optimizers[] = {{"sgd", make_sgd}, {"adam", make_adam}, {"adamw", make_adamw}};
+
+template <class Table>
+std::vector<std::string> names(const Table& table) {
+  std::vector<std::string> all;
+  for (const auto& row : table) all.push_back(row.name);
+  return all;
+}
+
+}  // namespace
+
+std::vector<std::string> look_ahead_modes() { return names(modes); }
+
+LookAheadMode look_ahead_mode(const std::string& name) {
+  for (const NamedMode& row : modes)
+    if (row.name == name) return row.mode;
+  throw UsageError(unknown_name("look-ahead", name, look_ahead_modes()));
+}
+
+std::string to_string(LookAheadMode mode) {
+  for (const NamedMode& row : modes)
+    if (row.mode == mode) return row.name;
+  return {};
+}
+
+std::vector<std::string> optimizer_names() { return names(optimizers); }
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& o) {
+  const NamedOptimizer* found = nullptr;
+  for (const NamedOptimizer& row : optimizers)
+    if (row.name == o.name) found = &row;
+
+  std::string mistakes;
+  auto require = [&](bool good, const std::string& mistake) {
+    if (!good) mistakes += (mistakes.empty() ? "" : "\n") + mistake;
+  };
+  // Written so that a NaN fails.
+  auto in_range = [&](const char* what, float value, bool good, const char* range) {
+    require(good && std::isfinite(value), std::string(what) + " is " + std::to_string(value) + ": it must be " + range);
+  };
+  require(found, found ? "" : unknown_name("optimizer", o.name, optimizer_names()));
+  in_range("momentum", o.momentum, o.momentum >= 0 && o.momentum < 1, "at least 0 and below 1");
+  in_range("dampening", o.dampening, o.dampening >= 0 && o.dampening <= 1, "between 0 and 1");
+  in_range("weight decay", o.weight_decay, o.weight_decay >= 0, "a number that is not negative");
+  in_range("beta1", o.beta1, o.beta1 >= 0 && o.beta1 < 1, "at least 0 and below 1");
+  in_range("beta2", o.beta2, o.beta2 >= 0 && o.beta2 < 1, "at least 0 and below 1");
+  in_range("epsilon", o.epsilon, o.epsilon > 0, "a number above 0");
+  require(!o.nesterov || o.name != "sgd" || (o.momentum > 0 && o.dampening == 0),
+          "Nesterov momentum needs a momentum above 0 and no dampening");
+  if (!mistakes.empty()) throw UsageError(mistakes);
+  return found->make(o);
+}
+
+}  // namespace pipecast

@@ -1,0 +1,131 @@
+// Stochastic gradient descent with momentum u and dampening d, L2 weight decay c, learning rate r:
+//
+//   g' = g + c w
+//   v  = u v + (1 - d) g'       (first update: v = g'; without momentum: v = g', and no state is kept)
+//   w -= r v                    (Nesterov: w -= r (g' + u v))
+//
+// Every look-ahead is linear: W w + V v + G g, with s = the number of updates ahead and g the last gradient, before decay:
+//
+//   paper     w - s r v
+//   released  w - s r (u v + (1 - d) g)
+//   exact     w - (r_1 + ... + r_s) v
+//   decayed   s updates with g = 0, folded on the host into the two numbers W and V
+//
+// Without momentum, g takes the place of v, except in decayed: zero gradients then leave nothing but the decay.
+#include <numeric>
+#include <type_traits>
+
+#include "engine/math.h"
+#include "optim/optimizer.h"
+
+namespace pipecast {
+namespace {
+
+struct SgdNoLookAhead {};
+
+template <bool Gradient>  // whether g is read
+struct SgdLookAhead {
+  float weight = 1, velocity = 0, gradient = 0;
+  HD float operator()(float w, float v, float g) const {
+    float p = fma_(velocity, v, weight * w);
+    if constexpr (Gradient) p = fma_(gradient, g, p);
+    return p;
+  }
+};
+
+template <bool Momentum, class LookAheadRule>
+struct SgdStep {
+  float *w, *v, *predicted;
+  const float* g;
+  float rate, decay, momentum, fresh;  // fresh: the share of the new gradient
+  bool nesterov;
+  LookAheadRule look_ahead;
+
+  HD void operator()(int64_t i) const {
+    float last = g[i], gradient = fma_(decay, w[i], last), direction = gradient, velocity = last;
+    if constexpr (Momentum) {
+      velocity = fma_(momentum, v[i], fresh * gradient);
+      direction = nesterov ? fma_(momentum, velocity, gradient) : velocity;
+      v[i] = velocity;
+    }
+    float weight = fma_(-rate, direction, w[i]);
+    w[i] = weight;
+    if constexpr (!std::is_same_v<LookAheadRule, SgdNoLookAhead>) predicted[i] = look_ahead(weight, velocity, last);
+  }
+};
+
+template <bool Gradient>
+struct SgdPredict {
+  const float *w, *v, *g;
+  float* predicted;
+  SgdLookAhead<Gradient> look_ahead;
+
+  HD void operator()(int64_t i) const { predicted[i] = look_ahead(w[i], v[i], Gradient ? g[i] : 0); }
+};
+
+class Sgd : public Optimizer {
+ public:
+  explicit Sgd(const OptimizerOptions& options) : o_(options) {}
+
+  int states() const override { return o_.momentum > 0 ? 1 : 0; }
+
+  void step(Device d, const Buffers& b, int64_t t, float rate, const LookAhead& ahead) const override {
+    if (o_.momentum > 0) step<true>(d, b, t, rate, ahead);
+    else step<false>(d, b, t, rate, ahead);
+  }
+
+  void predict(Device d, const Buffers& b, int64_t t, const LookAhead& ahead) const override {
+    auto c = coefficients(t, ahead);
+    const float* v = o_.momentum > 0 ? b.state[0] : b.g;
+    if (c.gradient != 0) map(d, b.n, SgdPredict<true>{b.w, v, b.g, b.predicted, c});
+    else map(d, b.n, SgdPredict<false>{b.w, v, b.g, b.predicted, {c.weight, c.velocity}});
+  }
+
+ private:
+  template <bool Momentum>
+  void step(Device d, const Buffers& b, int64_t t, float rate, const LookAhead& ahead) const {
+    auto run = [&](auto look_ahead) {
+      map(d, b.n,
+          SgdStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.predicted, b.g, rate, o_.weight_decay, o_.momentum,
+                                                  t == 1 ? 1 : 1 - o_.dampening, o_.nesterov, look_ahead});
+    };
+    auto c = coefficients(t, ahead);
+    if (!b.predicted) run(SgdNoLookAhead{});
+    else if (c.gradient != 0) run(c);
+    else run(SgdLookAhead<false>{c.weight, c.velocity});
+  }
+
+  // After t updates.
+  SgdLookAhead<true> coefficients(int64_t t, const LookAhead& ahead) const {
+    if (t == 0 || ahead.rates.empty()) return {};
+    const double first = double(ahead.rates.size()) * ahead.rates[0];
+    const double fresh = 1 - double(o_.dampening), u = o_.momentum;
+    switch (ahead.mode) {
+      case LookAheadMode::paper: return {1, float(-first), 0};
+      case LookAheadMode::released:
+        if (u == 0) return {1, float(-first), 0};
+        return {1, float(-first * u), float(-first * fresh)};
+      case LookAheadMode::exact: return {1, float(-std::accumulate(ahead.rates.begin(), ahead.rates.end(), 0.0)), 0};
+      case LookAheadMode::decayed: break;
+    }
+    // What w and v are made of, as shares of today's w and v.
+    struct {
+      double w, v;
+    } w{1, 0}, v{0, 1};
+    const double c = o_.weight_decay, taken = u > 0 ? fresh : 1;
+    for (double rate : ahead.rates) {
+      v = {u * v.w + taken * c * w.w, u * v.v + taken * c * w.v};
+      if (o_.nesterov) w = {w.w - rate * (c * w.w + u * v.w), w.v - rate * (c * w.v + u * v.v)};
+      else w = {w.w - rate * v.w, w.v - rate * v.v};
+    }
+    return {float(w.w), float(w.v), 0};
+  }
+
+  OptimizerOptions o_;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions& options) { return std::make_unique<Sgd>(options); }
+
+}  // namespace pipecast
