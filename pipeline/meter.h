@@ -1,0 +1,31 @@
+#pragma once
+// How well a look-ahead predicts: over a sample of a stage's weights, the distance from the weights that a forward read to
+// those that its backward saw, beside the distance that there would have been without predicting.
+#include "engine/memory.h"
+
+namespace pipecast {
+
+struct PredictionError {
+  double with = 0, without = 0;  // sums of squared distances
+  // 0: a perfect prediction; 1: no better than not predicting; 0 where nothing moved.
+  double relative() const;
+};
+
+class PredictionMeter {
+ public:
+  // `slots` passes in flight over flat buffers of n floats.
+  PredictionMeter(Device, int64_t n, int slots);
+  // At the forward of a pass that reads predicted weights.
+  void at_forward(Device, int slot, const float* predicted, const float* latest);
+  // At its backward.
+  void at_backward(Device, int slot, const float* latest);
+  // The sums since the last call.
+  PredictionError take(Device);
+
+ private:
+  int64_t n_, sample_;
+  Memory kept_;  // slots x 2 x sample: predicted, latest
+  Memory sums_;  // 2
+};
+
+}  // namespace pipecast

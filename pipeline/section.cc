@@ -1,0 +1,188 @@
+#include "pipeline/section.h"
+
+#include <algorithm>
+
+#include "engine/launch.h"
+
+namespace pipecast {
+namespace {
+
+struct AddInto {
+  float* sum;
+  const float* x;
+  HD void operator()(int64_t i) const { sum[i] += x[i]; }
+};
+
+}  // namespace
+
+Section::Section(Device device, const Graph& graph, int first, int last, std::vector<int64_t> batches, int frames)
+    : device_(device), first_(first), last_(last), shapes_(graph.shapes(1)) {
+  const auto& nodes = graph.nodes();
+  const int values = int(nodes.size()) + 1, model_output = int(nodes.size());
+  const int count = last - first;
+  parameters_ = graph.collect(first, last, &Layer::parameters);
+  statistics_ = graph.collect(first, last, &Layer::statistics);
+
+  // Values up to `first` are made before the section (node i makes value i + 1), values up to `last` before its end.
+  std::vector<bool> read_here(values), read_later(values);
+  for (int i = first; i < int(nodes.size()); ++i)
+    for (int v : nodes[i].inputs) (i < last ? read_here : read_later)[v] = true;
+  read_later[model_output] = true;
+  for (int v = 0; v <= first; ++v)
+    if (read_here[v] || read_later[v]) inputs_.push_back(v);
+  for (int v = 0; v <= last; ++v)
+    if (read_later[v]) outputs_.push_back(v);
+
+  // Time of a pass: forward runs node i at i - first; backward runs it at last - 1 - i. The borders are before and after.
+  struct Use {
+    bool kept = false;  // backward reads it: it lies in the frame
+    int first = 1 << 30, last = -1;
+    void use(int time) { first = std::min(first, time), last = std::max(last, time); }
+  };
+  std::vector<Use> forward(values), backward(values);
+  std::vector<bool> wants_gradient(values, false);
+  for (int v : inputs_) {
+    forward[v].use(-1);
+    wants_gradient[v] = v > 0;
+    if (wants_gradient[v]) backward[v].use(count);
+  }
+  for (int v : outputs_) {
+    forward[v].use(count);
+    if (v > 0) backward[v].use(-1);
+  }
+
+  int64_t most = 0, workspace = 0, spare = 0;
+  for (int64_t batch : batches) most = std::max(most, batch);
+  size_t fan_in = 0;
+  for (int i = first; i < last; ++i) {
+    const Node& node = nodes[i];
+    Run run;
+    run.node = &node;
+    Needs needs;
+    std::vector<Shape> x(node.inputs.size());
+    for (int64_t batch : batches) {
+      for (size_t k = 0; k < x.size(); ++k) x[k] = shape(node.inputs[k], batch);
+      Needs n = node.layer->prepare(device, x);
+      needs.input |= n.input, needs.output |= n.output;
+      needs.saved = std::max(needs.saved, n.saved), needs.workspace = std::max(needs.workspace, n.workspace);
+    }
+    workspace = std::max(workspace, needs.workspace);
+    fan_in = std::max(fan_in, x.size());
+    const int made = i + 1, forward_time = i - first, backward_time = last - 1 - i;
+    forward[made].use(forward_time);
+    for (int v : node.inputs) forward[v].use(forward_time), forward[v].kept |= needs.input;
+    forward[made].kept |= needs.output;
+    wants_gradient[made] = true;
+    backward[made].use(backward_time);
+    for (int v : node.inputs) {
+      run.wanted.push_back(wants_gradient[v]);
+      if (wants_gradient[v]) backward[v].use(backward_time);
+    }
+    run.saved_offset = frame_floats_;
+    frame_floats_ += aligned(needs.saved);
+    run.adds.assign(node.inputs.size(), false);
+    runs_.push_back(std::move(run));
+  }
+  x_.resize(fan_in), dx_.resize(fan_in);
+
+  // Who writes a gradient first assigns it: a later stage, or the last node that reads the value. The others write to a spare
+  // place, which is then added.
+  std::vector<bool> written(values, false);
+  for (int v : outputs_) written[v] = true;
+  for (int k = count - 1; k >= 0; --k) {
+    int64_t spare_of_node = 0;
+    for (size_t j = 0; j < runs_[k].node->inputs.size(); ++j) {
+      int v = runs_[k].node->inputs[j];
+      if (!runs_[k].wanted[j]) continue;
+      if (written[v]) runs_[k].adds[j] = true, spare_of_node += aligned(shape(v, most).count());
+      written[v] = true;
+    }
+    spare = std::max(spare, spare_of_node);
+  }
+
+  values_.resize(values), gradients_.resize(values);
+  std::vector<Lifetime> in_forward, in_backward;
+  std::vector<int> forward_value, backward_value;
+  for (int v = 0; v < values; ++v) {
+    int64_t floats = aligned(shape(v, most).count());
+    if (forward[v].last >= forward[v].first) {
+      if (forward[v].kept) values_[v] = {frame_floats_, true}, frame_floats_ += floats;
+      else in_forward.push_back({floats, forward[v].first, forward[v].last}), forward_value.push_back(v);
+    }
+    if (backward[v].last >= backward[v].first)
+      in_backward.push_back({floats, backward[v].first, backward[v].last}), backward_value.push_back(v);
+  }
+  Layout a = lay_out(in_forward), b = lay_out(in_backward);
+  for (size_t k = 0; k < forward_value.size(); ++k) values_[forward_value[k]] = {a.offsets[k], false};
+  for (size_t k = 0; k < backward_value.size(); ++k) gradients_[backward_value[k]] = {b.offsets[k], false};
+  spare_offset_ = std::max(a.total, b.total);
+  workspace_offset_ = spare_offset_ + spare;
+  arena_ = Memory(device, workspace_offset_ + aligned(workspace));
+  frames_ = Memory(device, frame_floats_ * frames);
+}
+
+float* Section::place(const Place& p, int frame) const {
+  if (p.offset < 0) return nullptr;
+  return p.in_frame ? frames_.data() + frame * frame_floats_ + p.offset : arena_.data() + p.offset;
+}
+
+Tensor Section::value(int frame, int value, int64_t batch) const { return {place(values_[value], frame), shape(value, batch)}; }
+Tensor Section::gradient(int value, int64_t batch) const { return {place(gradients_[value], 0), shape(value, batch)}; }
+
+Binding Section::bind(const Segments& segments, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const {
+  Binding binding;
+  size_t next = 0;
+  for (const Run& run : runs_) {
+    binding.first.push_back(binding.pointers.size());
+    for (size_t k = (run.node->layer.get()->*of)().size(); k > 0; --k) binding.pointers.push_back(base + segments.offsets[next++]);
+  }
+  binding.first.push_back(binding.pointers.size());
+  return binding;
+}
+
+Pass Section::pass(size_t k, int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions& options) {
+  const Run& run = runs_[k];
+  const size_t inputs = run.node->inputs.size();
+  for (size_t j = 0; j < inputs; ++j) x_[j] = value(frame, run.node->inputs[j], batch);
+  Pass pass;
+  pass.device = device_;
+  pass.training = options.training, pass.seed = options.seed, pass.step = options.step;
+  pass.x = {x_.data(), inputs};
+  pass.y = value(frame, first_ + int(k) + 1, batch);
+  pass.weight = weights.node(k);
+  pass.statistics = statistics.node(k);
+  pass.saved = frames_.data() + frame * frame_floats_ + run.saved_offset;
+  pass.workspace = arena_.data() + workspace_offset_;
+  return pass;
+}
+
+void Section::forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions& options) {
+  for (size_t k = 0; k < runs_.size(); ++k) runs_[k].node->layer->forward(pass(k, frame, batch, weights, statistics, options));
+}
+
+void Section::backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics,
+                       const PassOptions& options) {
+  for (size_t k = runs_.size(); k-- > 0;) {
+    const Run& run = runs_[k];
+    Pass p = pass(k, frame, batch, weights, statistics, options);
+    const std::vector<int>& inputs = run.node->inputs;
+    float* spare = arena_.data() + spare_offset_;
+    for (size_t j = 0; j < inputs.size(); ++j) {
+      if (!values_[inputs[j]].in_frame) x_[j].data = nullptr;  // its place holds something else by now
+      dx_[j] = run.wanted[j] ? gradient(inputs[j], batch) : Tensor{nullptr, shape(inputs[j], batch)};
+      if (run.adds[j]) dx_[j].data = spare, spare += aligned(dx_[j].shape.count());
+    }
+    if (!values_[first_ + int(k) + 1].in_frame) p.y.data = nullptr;
+    p.dx = {dx_.data(), inputs.size()};
+    p.dy = gradient(first_ + int(k) + 1, batch);
+    p.dweight = gradients.node(k);
+    run.node->layer->backward(p);
+    for (size_t j = 0; j < inputs.size(); ++j)
+      if (run.adds[j]) {
+        Tensor sum = gradient(inputs[j], batch);
+        map(device_, sum.shape.count(), AddInto{sum.data, dx_[j].data});
+      }
+  }
+}
+
+}  // namespace pipecast

@@ -1,0 +1,91 @@
+#pragma once
+// The stretch of a model that one stage owns, laid out in memory and ready to run on its device.
+//
+// What backward will read again lies in a frame, one for every pass in flight. Everything else of a pass (activations that
+// backward does not read, gradients, the libraries' scratch) lies in one arena that all passes of the stage share, where
+// tensors that are never alive at the same time share their place. All of it is taken in the constructor.
+#include <span>
+#include <vector>
+
+#include "engine/memory.h"
+#include "models/graph.h"
+
+namespace pipecast {
+
+// Where each parameter of each node lies, for one flat buffer.
+struct Binding {
+  std::vector<float*> pointers;
+  std::vector<size_t> first;  // node i of the section owns pointers [first[i], first[i + 1])
+
+  std::span<float* const> node(size_t i) const { return {pointers.data() + first[i], first[i + 1] - first[i]}; }
+};
+
+// What a pass is given besides its data.
+struct PassOptions {
+  bool training = true;
+  uint64_t seed = 0, step = 0;  // see Pass in layers/layer.h
+};
+
+class Section {
+ public:
+  // Nodes [first, last) of the graph, for passes of any of the batch sizes and up to `frames` of them in flight.
+  // The layers are prepared for the calling thread's number of threads.
+  Section(Device, const Graph&, int first, int last, std::vector<int64_t> batches, int frames);
+
+  // The values that cross the section's borders, in ascending order. A value that is made before the section and read after
+  // it is in both. The last section's output is the model's.
+  const std::vector<int>& inputs() const { return inputs_; }
+  const std::vector<int>& outputs() const { return outputs_; }
+
+  // Places at the borders for a batch size. Input and output of a frame are valid from the receipt to the end of the pass;
+  // the gradients from their receipt to the end of the backward.
+  Tensor input(int frame, size_t i, int64_t batch) const { return value(frame, inputs_[i], batch); }
+  Tensor output(int frame, size_t i, int64_t batch) const { return value(frame, outputs_[i], batch); }
+  Tensor output_gradient(size_t i, int64_t batch) const { return gradient(outputs_[i], batch); }
+  Tensor input_gradient(size_t i, int64_t batch) const { return gradient(inputs_[i], batch); }
+
+  const Segments& parameters() const { return parameters_; }
+  const Segments& statistics() const { return statistics_; }
+  Binding bind_parameters(float* base) const { return bind(parameters_, base, &Layer::parameters); }
+  Binding bind_statistics(float* base) const { return bind(statistics_, base, &Layer::statistics); }
+
+  void forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions&);
+  // Reads the output gradients, accumulates the parameters' gradients, assigns the input gradients.
+  void backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics, const PassOptions&);
+
+  int64_t frame_floats() const { return frame_floats_; }
+  int64_t arena_floats() const { return arena_.size(); }
+
+ private:
+  // Where a value or a gradient lies: in the frame or in the arena; offset -1 where it has no place.
+  struct Place {
+    int64_t offset = -1;
+    bool in_frame = false;
+  };
+  struct Run {  // a node of the section
+    const Node* node;
+    int64_t saved_offset = 0;  // in the frame
+    std::vector<bool> adds;  // per input: its gradient is added to what later readers left, not the first to be written
+    std::vector<bool> wanted;  // per input: somebody wants its gradient
+  };
+
+  Tensor value(int frame, int value, int64_t batch) const;
+  Tensor gradient(int value, int64_t batch) const;
+  float* place(const Place&, int frame) const;
+  Binding bind(const Segments&, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const;
+  Shape shape(int value, int64_t batch) const { return shapes_[value].batch(batch); }
+  Pass pass(size_t run, int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions&);
+
+  Device device_;
+  int first_, last_;
+  std::vector<Shape> shapes_;  // of all values of the graph, n = 1
+  std::vector<Run> runs_;
+  std::vector<int> inputs_, outputs_;
+  Segments parameters_, statistics_;
+  std::vector<Place> values_, gradients_;  // by value of the graph
+  int64_t frame_floats_ = 0, workspace_offset_ = 0, spare_offset_ = 0;
+  Memory frames_, arena_;
+  std::vector<Tensor> x_, dx_;  // arguments of the pass that runs
+};
+
+}  // namespace pipecast

@@ -1,0 +1,82 @@
+#pragma once
+// A model in training on a pipeline: the piece to embed. It owns the stages and their memory, all of it taken when it is made.
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/loader.h"
+#include "models/weights.h"
+#include "optim/schedule.h"
+#include "pipeline/executor.h"
+#include "pipeline/program.h"
+
+namespace pipecast {
+
+struct TrainerOptions {
+  int stages = 1;
+  std::vector<int> partition;  // parts per stage; empty: balanced by estimated_costs()
+  std::string method = "pipeoptim";
+  LookAheadMode look_ahead = LookAheadMode::paper;
+  int micro_batches = 1;
+  OptimizerOptions optimizer;
+  Schedule schedule;
+  int64_t batch = 128;
+  float label_smoothing = 0;
+  uint64_t seed = 1;
+  std::string device = "cpu";
+  int threads = 0;                   // in all; 0: as many as the machine has. Each stage gets its share, at least one
+  std::string executor = "threads";  // or "sequential"
+};
+
+// Per stage, of the passes since the last call.
+struct StageSummary {
+  int first_part = 0, parts = 0;
+  int64_t parameters = 0;   // trained weights of the stage
+  int copies = 1, frames = 1;
+  double busy_share = 0;    // of the wall time of the last train()
+  double prediction_error = 0;  // see PredictionError::relative(); 0 where nothing is predicted
+  Stage::MemoryUse memory{};    // floats
+};
+
+struct Outcome {
+  double loss = 0, accuracy = 0;  // means over the samples
+  int64_t samples = 0;
+  double seconds = 0;
+};
+
+class Trainer {
+ public:
+  // Throws UsageError for options that do not fit the model or each other. batch_sizes: every mini-batch size that train() and
+  // evaluate() will meet, the short last ones among them; options.batch alone if empty.
+  Trainer(Graph, TrainerOptions, std::vector<int64_t> batch_sizes = {});
+  ~Trainer();
+
+  // Mini-batches [begin, end) of `data`, counted over all epochs, from a fill of the pipeline to its drain. `progress` is called
+  // from the last stage after each mini-batch with the number done; mean_loss() may be asked in it.
+  Outcome train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t done)>& progress = {});
+  double mean_loss();  // so far in the running train(); waits for the device
+
+  // One pass over `data`, with the latest weights, never the predicted copy. logits, if given, gets classes values a sample.
+  Outcome evaluate(const Batches& data, std::vector<float>* logits = nullptr);
+
+  Weights weights() const;
+  void set_weights(const Weights&);
+  int64_t updates() const;  // of the last stage
+  std::vector<StageSummary> summaries();  // since the last call
+  const Graph& graph() const;
+  const TrainerOptions& options() const;
+  const std::vector<int>& partition() const;  // parts per stage, as resolved
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+// Seconds that each part is estimated to take forward and backward for a batch, from its arithmetic and the bytes it moves: the same on
+// every machine and in every run, so that a run can be repeated bit for bit.
+std::vector<double> estimated_costs(const Graph&, int64_t batch);
+// The same, measured here and now (the least of several runs), with `threads` threads.
+std::vector<double> measured_costs(const Graph&, int64_t batch, const std::string& device, int threads);
+
+}  // namespace pipecast

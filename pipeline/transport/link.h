@@ -1,0 +1,30 @@
+#pragma once
+// A one-way channel between two stages. A message is a list of tensors and says which pass it belongs to.
+#include <span>
+
+#include "engine/device.h"
+#include "engine/tensor.h"
+
+namespace pipecast {
+
+struct Tag {
+  int64_t minibatch = 0;
+  int micro = 0;
+  bool operator==(const Tag&) const = default;
+};
+
+class Link {
+ public:
+  virtual ~Link() = default;
+  // Whether the call would go on without waiting: the sequential executor asks before it calls.
+  virtual bool can_send() = 0;
+  virtual bool can_receive() = 0;
+  // Waits for a free place, then hands the tensors over; they may be overwritten when it returns.
+  virtual void send(Device, Tag, std::span<const Tensor>) = 0;
+  // Waits for the next message and copies it into the tensors. Throws Error where it belongs to another pass.
+  virtual void receive(Device, Tag, std::span<const Tensor>) = 0;
+  // After the failure of a stage: whoever waits, or calls later, gets an Error.
+  virtual void close() = 0;
+};
+
+}  // namespace pipecast

@@ -1,0 +1,78 @@
+#include "pipeline/transport/local.h"
+
+#include <array>
+#include <condition_variable>
+#include <mutex>
+
+#include "engine/memory.h"
+
+namespace pipecast {
+namespace {
+
+class LocalLink : public Link {
+ public:
+  LocalLink(Device device, int64_t floats) : floats_(floats), places_(device, floats * link_capacity) {}
+
+  bool can_send() override {
+    std::lock_guard lock(mutex_);
+    return closed_ || sent_ - received_ < link_capacity;
+  }
+  bool can_receive() override {
+    std::lock_guard lock(mutex_);
+    return closed_ || sent_ > received_;
+  }
+
+  // Only one thread sends and only one receives, so a place that was found free or full stays so while it is copied.
+  void send(Device device, Tag tag, std::span<const Tensor> tensors) override {
+    wait([this] { return sent_ - received_ < link_capacity; });
+    float* to = places_.data() + sent_ % link_capacity * floats_;
+    for (const Tensor& t : tensors) copy(device, to, t.data, size_t(t.shape.count()) * sizeof(float)), to += aligned(t.shape.count());
+    synchronize(device);
+    tags_[sent_ % link_capacity] = tag;
+    std::lock_guard lock(mutex_);
+    ++sent_;
+    changed_.notify_one();
+  }
+
+  void receive(Device device, Tag tag, std::span<const Tensor> tensors) override {
+    wait([this] { return sent_ > received_; });
+    if (tags_[received_ % link_capacity] != tag)
+      throw Error("a stage expected the message of mini-batch " + std::to_string(tag.minibatch) + "." + std::to_string(tag.micro) +
+                  " and got that of " + std::to_string(tags_[received_ % link_capacity].minibatch) + "." +
+                  std::to_string(tags_[received_ % link_capacity].micro) + ": the stages' programs do not match");
+    const float* from = places_.data() + received_ % link_capacity * floats_;
+    for (const Tensor& t : tensors) copy(device, t.data, from, size_t(t.shape.count()) * sizeof(float)), from += aligned(t.shape.count());
+    synchronize(device);
+    std::lock_guard lock(mutex_);
+    ++received_;
+    changed_.notify_one();
+  }
+
+  void close() override {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  template <class Ready>
+  void wait(Ready ready) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || ready(); });
+    if (closed_) throw Error("the neighbouring stage stopped");
+  }
+
+  int64_t floats_;
+  Memory places_;
+  std::array<Tag, link_capacity> tags_;
+  int64_t sent_ = 0, received_ = 0;
+  bool closed_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+}  // namespace
+
+std::unique_ptr<Link> local_link(Device device, int64_t floats) { return std::make_unique<LocalLink>(device, floats); }
+
+}  // namespace pipecast
