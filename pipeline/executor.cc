@@ -89,7 +89,8 @@ class ThreadsExecutor : public Executor {
 
 std::vector<std::string> executor_names() { return {"threads", "sequential"}; }
 
-std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::vector<Link*> links, int threads_per_stage) {
+std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::vector<Link*> links,
+                                        int threads_per_stage) {
   if (name == "sequential") return std::make_unique<SequentialExecutor>(std::move(stages), threads_per_stage);
   if (name == "threads") return std::make_unique<ThreadsExecutor>(std::move(stages), std::move(links), threads_per_stage);
   throw UsageError(unknown_name("executor", name, executor_names()));

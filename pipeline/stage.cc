@@ -94,8 +94,8 @@ uint64_t Stage::step_key(const Instruction& i) const {
 int Stage::take_frame(const Instruction& i) {
   for (size_t f = 0; f < frames_.size(); ++f)
     if (!frames_[f].used) return frames_[f] = {true, {i.minibatch, i.micro}, false}, int(f);
-  throw Error("stage " + std::to_string(options_.index) + " has " + std::to_string(frames_.size()) + " activation frames and no free one for the " +
-              pass_name(i));
+  throw Error("stage " + std::to_string(options_.index) + " has " + std::to_string(frames_.size()) +
+              " activation frames and no free one for the " + pass_name(i));
 }
 
 int Stage::frame_of(const Instruction& i) {
@@ -211,7 +211,8 @@ void Stage::backward(const Instruction& i) {
 
 LookAhead Stage::look_ahead(int ahead) {
   if (ahead > max_look_ahead)
-    throw UsageError("a prediction over " + std::to_string(ahead) + " updates: at most " + std::to_string(max_look_ahead) + " are possible");
+    throw UsageError("a prediction over " + std::to_string(ahead) + " updates: at most " + std::to_string(max_look_ahead) +
+                     " are possible");
   for (int j = 0; j < ahead; ++j) rates_[j] = options_.schedule.at(updates_ + j, feed_.updates_per_epoch);
   return {options_.look_ahead, {rates_.data(), size_t(ahead)}};
 }
@@ -222,7 +223,8 @@ void Stage::step(const Instruction&) {
   const float rate = options_.schedule.at(updates_, feed_.updates_per_epoch);
   ++updates_;
   buffers_.predicted = predicts ? store_.other() : nullptr;
-  options_.optimizer->step(options_.device, buffers_, updates_, rate, predicts ? look_ahead((*program_)[position_ + 1].ahead) : LookAhead{});
+  options_.optimizer->step(options_.device, buffers_, updates_, rate,
+                           predicts ? look_ahead((*program_)[position_ + 1].ahead) : LookAhead{});
   gradient_is_used_ = true;
   if (predicts) ++position_;
 }

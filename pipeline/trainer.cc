@@ -66,8 +66,9 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
   int given = 0;
   for (int count : p.partition) given += count;
   if (int(p.partition.size()) != o.stages || given != int(model_parts.size()))
-    throw UsageError("the partition names " + std::to_string(given) + " parts for " + std::to_string(p.partition.size()) + " stages; model " +
-                     p.graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " + std::to_string(o.stages) + " stages");
+    throw UsageError("the partition names " + std::to_string(given) + " parts for " + std::to_string(p.partition.size()) +
+                     " stages; model " + p.graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
+                     std::to_string(o.stages) + " stages");
   if (batch_sizes.empty()) batch_sizes = {o.batch};
 
   const int machine = int(std::max(1u, std::thread::hardware_concurrency()));
@@ -152,9 +153,7 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   return outcome;
 }
 
-double Trainer::mean_loss() {
-  return parts_->samples > 0 ? parts_->stages.back()->totals().loss / double(parts_->samples) : 0;
-}
+double Trainer::mean_loss() { return parts_->samples > 0 ? parts_->stages.back()->totals().loss / double(parts_->samples) : 0; }
 
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   Parts& p = *parts_;
