@@ -55,20 +55,21 @@ class ResNet {
   void residual_block(const std::string& prefix, int64_t width, int64_t stride, bool bottleneck) {
     const int64_t in = channels_, out = bottleneck ? 4 * width : width;
     const int block_input = value_;
-    std::string last = "2";
-    int64_t last_kernel = 3;
+    std::string last_norm;
     if (bottleneck) {
       value_ = convolution_and_norm(prefix + "conv1", prefix + "bn1", value_, in, width, 1, 1, {.relu = true});
       value_ = convolution_and_norm(prefix + "conv2", prefix + "bn2", value_, width, width, 3, stride, {.relu = true});
-      last = "3", last_kernel = 1;
+      value_ = convolution_only(prefix + "conv3", value_, width, out, 1, 1);
+      last_norm = "bn3";
     } else {
       value_ = convolution_and_norm(prefix + "conv1", prefix + "bn1", value_, in, width, 3, stride, {.relu = true});
+      value_ = convolution_only(prefix + "conv2", value_, width, out, 3, 1);
+      last_norm = "bn2";
     }
-    value_ = convolution_only(prefix + "conv" + last, value_, width, out, last_kernel, 1);
     int shortcut = block_input;
     if (stride != 1 || in != out)
       shortcut = convolution_and_norm(prefix + "downsample.0", prefix + "downsample.1", block_input, in, out, 1, stride, {});
-    value_ = graph_.add(batch_norm(prefix + "bn" + last, {.channels = out, .relu = true, .add = true}), {value_, shortcut});
+    value_ = graph_.add(batch_norm(prefix + last_norm, {.channels = out, .relu = true, .add = true}), {value_, shortcut});
     channels_ = out;
   }
 
@@ -93,8 +94,10 @@ class ResNet {
 // the shape changes (its option A); here it is a projection (option B), as in the networks for ImageNet. ResNet-20 for ten
 // classes so has 272 474 parameters, 2 752 more than with option A.
 Graph cifar_resnet(int depth, const ModelOptions& options) {
-  ResNet net("resnet" + std::to_string(depth), options, 4);
   const int blocks = (depth - 2) / 6;
+  if (blocks < 1 || 6 * blocks + 2 != depth)
+    throw UsageError("no ResNet for CIFAR has " + std::to_string(depth) + " layers: use 6n + 2, as 20, 32, 44, 56 or 110");
+  ResNet net("resnet" + std::to_string(depth), options, 4);
   net.stem(16, 3, 1);
   net.group("layer1", blocks, 16, 1, false);
   net.group("layer2", blocks, 32, 2, false);
@@ -102,12 +105,26 @@ Graph cifar_resnet(int depth, const ModelOptions& options) {
   return net.head(options.classes);
 }
 
-// Table 1 of the paper: blocks per group; from 50 layers on, bottlenecks.
+// Table 1: blocks per group; from 50 layers on, bottlenecks.
 Graph imagenet_resnet(int depth, const ModelOptions& options) {
-  std::array<int, 4> blocks = {2, 2, 2, 2};  // 18
-  if (depth == 34 || depth == 50) blocks = {3, 4, 6, 3};
-  if (depth == 101) blocks = {3, 4, 23, 3};
-  if (depth == 152) blocks = {3, 8, 36, 3};
+  std::array<int, 4> blocks;
+  switch (depth) {
+    case 18:
+      blocks = {2, 2, 2, 2};
+      break;
+    case 34:
+    case 50:
+      blocks = {3, 4, 6, 3};
+      break;
+    case 101:
+      blocks = {3, 4, 23, 3};
+      break;
+    case 152:
+      blocks = {3, 8, 36, 3};
+      break;
+    default:
+      throw UsageError("no ResNet for ImageNet has " + std::to_string(depth) + " layers: use 18, 34, 50, 101 or 152");
+  }
   ResNet net("resnet" + std::to_string(depth), options, 32);
   net.stem(64, 7, 2);
   net.max_pool({.kernel = 3, .stride = 2, .padding = 1});

@@ -1,0 +1,542 @@
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "engine/random.h"
+#include "engine/sha256.h"
+#include "layers/layers.h"
+#include "models/models.h"
+#include "models/weights.h"
+
+using namespace pipecast;
+
+namespace {
+
+const std::string golden = std::string(GOLDEN_DIR) + "/";
+
+template <class E, class F>
+std::string refusal(F f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.what();
+  }
+  return "(no error)";
+}
+
+bool contains(const std::string& text, const std::string& piece) { return text.find(piece) != std::string::npos; }
+
+std::string read_text(const std::string& path) {
+  std::ifstream in(path);
+  REQUIRE(in.good());
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> all;
+  for (const ModelEntry& entry : model_entries()) all.push_back(entry.name);
+  return all;
+}
+
+int64_t elements(const Segments& segments) {
+  int64_t sum = 0;
+  for (const ParameterSpec& spec : segments.specs) sum += spec.count();
+  return sum;
+}
+
+// The form of tests/golden/models_*.txt, from the shapes that the files of weights have.
+std::string tensor_list(const Graph& graph) {
+  std::vector<std::string> lines;
+  for (const Segments& segments : {graph.parameters(), graph.statistics()})
+    for (const ParameterSpec& spec : segments.specs) {
+      std::vector<int64_t> shape = spec.shape;
+      if (shape.size() == 4) shape = {shape[0], shape[3], shape[1], shape[2]};
+      std::string line = spec.name + (spec.counter ? " I64 [" : " F32 [");
+      for (size_t i = 0; i < shape.size(); ++i) line += (i ? "," : "") + std::to_string(shape[i]);
+      lines.push_back(line + "]\n");
+    }
+  std::sort(lines.begin(), lines.end());
+  std::string text;
+  for (const std::string& line : lines) text += line;
+  return text;
+}
+
+// The numbers of tests/golden/make_models.py: in [-1, 1), a hash of the name and of the place within the tensor.
+float formula(const std::string& name, int64_t index, double scale, double centre = 0) {
+  uint32_t x = purpose(name) + uint32_t(index) * 0x9E3779B9u;
+  x = (x ^ (x >> 16)) * 0x7FEB352Du;
+  x = (x ^ (x >> 15)) * 0x846CA68Bu;
+  x ^= x >> 16;
+  return float(centre + scale * (double(x >> 8) * 0x1p-23 - 1));
+}
+
+SafeTensors formula_weights(const Graph& graph) {
+  SafeTensors file = to_safetensors(initial_weights(graph, 0));
+  for (auto& [name, tensor] : file.tensors) {
+    if (tensor.type == "I64") {
+      const int64_t steps = 7;
+      tensor = FileTensor::i64({}, &steps);
+      continue;
+    }
+    const int64_t count = tensor.count();
+    const bool positive = name.ends_with("weight") || name.ends_with("running_var");
+    const bool matrix = tensor.shape.size() > 1;
+    const double scale = matrix ? std::sqrt(3.0 / double(count / tensor.shape[0])) : positive ? 0.5 : 0.25;
+    std::vector<float> values;
+    for (int64_t i = 0; i < count; ++i) values.push_back(formula(name, i, scale, positive && !matrix ? 1 : 0));
+    tensor = FileTensor::f32(tensor.shape, values.data());
+  }
+  return file;
+}
+
+std::vector<float*> pointers(const Graph& graph, int node, const Segments& all, std::vector<float>& values,
+                             std::vector<ParameterSpec> (Layer::*of)() const) {
+  std::vector<float*> result;
+  for (const ParameterSpec& spec : graph.collect(node, node + 1, of).specs) {
+    const int place = all.find(spec.name);
+    REQUIRE(place >= 0);
+    result.push_back(values.data() + all.offsets[size_t(place)]);
+  }
+  return result;
+}
+
+// The model's output in evaluation mode: every value in a vector of its own, poisoned before it is written.
+std::vector<float> evaluate(const Graph& graph, Weights weights, const std::vector<float>& images, int64_t batch) {
+  const float poison = std::numeric_limits<float>::quiet_NaN();
+  const DeviceOwner owner("cpu");
+  const Device device = owner.get();
+  const std::vector<Shape> shapes = graph.shapes(batch);
+  std::vector<std::vector<float>> values = {images};
+  REQUIRE(int64_t(images.size()) == shapes[0].count());
+  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+    const Node& node = graph.nodes()[i];
+    std::vector<Shape> inputs;
+    std::vector<Tensor> x;
+    for (int input : node.inputs) {
+      inputs.push_back(shapes[size_t(input)]);
+      x.push_back({values[size_t(input)].data(), shapes[size_t(input)]});
+    }
+    const Needs needs = node.layer->prepare(device, inputs);
+    std::vector<float> saved(size_t(needs.saved), poison), y(size_t(shapes[i + 1].count()), poison);
+    const Memory workspace(device, needs.workspace);
+    std::fill_n(workspace.data(), needs.workspace, poison);
+    const std::vector<float*> w = pointers(graph, int(i), weights.parameters, weights.parameter_values, &Layer::parameters);
+    const std::vector<float*> s = pointers(graph, int(i), weights.statistics, weights.statistic_values, &Layer::statistics);
+    Pass pass;
+    pass.device = device;
+    pass.training = false;
+    pass.x = x;
+    pass.y = {y.data(), shapes[i + 1]};
+    pass.weight = w;
+    pass.statistics = s;
+    pass.saved = saved.data();
+    pass.workspace = workspace.data();
+    node.layer->forward(pass);
+    values.push_back(std::move(y));
+  }
+  return values.back();
+}
+
+// Images of the formula, made as [n,c,h,w], stored NHWC.
+std::vector<float> formula_images(const Shape& s) {
+  std::vector<float> images(size_t(s.count()));
+  int64_t index = 0;
+  for (int64_t n = 0; n < s.n; ++n)
+    for (int64_t c = 0; c < s.c; ++c)
+      for (int64_t p = 0; p < s.h * s.w; ++p) images[size_t((n * s.h * s.w + p) * s.c + c)] = formula("images", index++, 1);
+  return images;
+}
+
+Graph tiny() {
+  Graph graph("tiny", {1, 4, 4, 3});
+  graph.part("stem");
+  int x = graph.add(convolution("conv", {.in = 3, .out = 5, .kernel = 3, .padding = 1}), {graph.input()});
+  x = graph.add(batch_norm("a", {.channels = 5}), {x});
+  graph.part("head");
+  x = graph.add(global_average_pool("pool"), {x});
+  graph.add(linear("fc", 5, 2), {x});
+  return graph;
+}
+
+// Weights without any two equal values, and with the gaps between segments poisoned.
+Weights distinct_weights(const Graph& graph) {
+  Weights weights = initial_weights(graph, 3);
+  for (auto [segments, values] :
+       {std::pair{&weights.parameters, &weights.parameter_values}, {&weights.statistics, &weights.statistic_values}}) {
+    std::fill(values->begin(), values->end(), std::numeric_limits<float>::quiet_NaN());
+    for (size_t i = 0; i < segments->specs.size(); ++i) {
+      const ParameterSpec& spec = segments->specs[i];
+      for (int64_t j = 0; j < spec.count(); ++j)
+        (*values)[size_t(segments->offsets[i] + j)] = spec.counter ? float(1000 + i) : formula(spec.name, j, 1);
+    }
+  }
+  return weights;
+}
+
+template <class F>
+void each_real_element(Weights& weights, F f) {
+  for (auto [segments, values] :
+       {std::pair{&weights.parameters, &weights.parameter_values}, {&weights.statistics, &weights.statistic_values}})
+    for (size_t i = 0; i < segments->specs.size(); ++i)
+      for (int64_t j = 0; j < segments->specs[i].count(); ++j) f(segments->specs[i], j, (*values)[size_t(segments->offsets[i] + j)]);
+}
+
+void check_equal_bits(Weights a, Weights b) {
+  std::vector<float> left, right;
+  each_real_element(a, [&](const ParameterSpec&, int64_t, float& x) { left.push_back(x); });
+  each_real_element(b, [&](const ParameterSpec&, int64_t, float& x) { right.push_back(x); });
+  REQUIRE(left.size() == right.size());
+  CHECK(std::memcmp(left.data(), right.data(), left.size() * sizeof(float)) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("graph: nodes, values, parts, shapes, names") {
+  const Graph graph = tiny();
+  CHECK(graph.name() == "tiny");
+  CHECK(graph.nodes().size() == 4);
+  REQUIRE(graph.parts().size() == 2);
+  CHECK(graph.parts()[0].name == "stem");
+  CHECK(graph.parts()[0].first == 0);
+  CHECK(graph.parts()[0].last == 2);
+  CHECK(graph.parts()[1].first == 2);
+  CHECK(graph.parts()[1].last == 4);
+  const std::vector<Shape> shapes = graph.shapes(7);
+  CHECK(shapes == std::vector<Shape>{{7, 4, 4, 3}, {7, 4, 4, 5}, {7, 4, 4, 5}, {7, 1, 1, 5}, {7, 1, 1, 2}});
+
+  const Segments parameters = graph.parameters(), statistics = graph.statistics();
+  REQUIRE(parameters.specs.size() == 5);
+  CHECK(parameters.specs[0].name == "conv.weight");
+  CHECK(parameters.specs[0].shape == std::vector<int64_t>{5, 3, 3, 3});
+  CHECK(parameters.specs[4].name == "fc.bias");
+  REQUIRE(statistics.specs.size() == 3);
+  CHECK(statistics.specs[2].name == "a.num_batches_tracked");
+  CHECK(statistics.specs[2].counter);
+  const Segments second = graph.collect(2, 4, &Layer::parameters);
+  REQUIRE(second.specs.size() == 2);
+  CHECK(second.specs[0].name == "fc.weight");
+  CHECK(second.offsets[0] == 0);
+
+  Graph nameless("nameless", {1, 1, 1, 3});
+  nameless.part("all");
+  nameless.add(linear("", 3, 2), {0});
+  CHECK(nameless.parameters().specs[0].name == "weight");
+}
+
+TEST_CASE("graph: mistakes in building it") {
+  Graph graph("wrong", {1, 4, 4, 3});
+  CHECK(contains(refusal<Error>([&] { graph.add(relu("early"), {0}); }), "'early' belongs to no part"));
+  graph.part("stem");
+  CHECK(contains(refusal<Error>([&] { graph.part("next"); }), "part 'stem' is empty"));
+  CHECK(contains(refusal<Error>([&] { graph.add(relu("a"), {1}); }), "reads value 1"));
+  CHECK(contains(refusal<Error>([&] { graph.add(relu("a"), {-1}); }), "reads value -1"));
+  CHECK(contains(refusal<Error>([&] { graph.add(relu("a"), {}); }), "no inputs"));
+  CHECK(graph.nodes().empty());
+  CHECK(graph.add(relu("a"), {0}) == 1);
+  CHECK(contains(refusal<Error>([&] { graph.add(relu("a"), {1}); }), "name of an earlier layer"));
+  CHECK(graph.add(linear("fc", 7, 2), {1}) == 2);
+  CHECK(contains(refusal<UsageError>([&] { graph.shapes(1); }), "fc"));
+}
+
+TEST_CASE("names and shapes are torchvision's") {
+  std::istringstream list(read_text(golden + "models.txt"));
+  std::string name, digest;
+  size_t tensors;
+  int64_t trained;
+  int models = 0;
+  for (; list >> name >> tensors >> trained >> digest; ++models) {
+    CAPTURE(name);
+    const Graph graph = make_model(name, {{1, 224, 224, 3}, 1000});
+    CHECK(graph.parameters().specs.size() + graph.statistics().specs.size() == tensors);
+    CHECK(elements(graph.parameters()) == trained);
+    const std::string ours = tensor_list(graph);
+    if (name == "resnet18" || name == "resnet50") CHECK(ours == read_text(golden + "models_" + name + ".txt"));
+    Sha256 sha;
+    sha.add(ours.data(), ours.size());
+    CHECK(sha.hex() == digest);
+  }
+  CHECK(models == 5);
+}
+
+TEST_CASE("networks for CIFAR: parameters and parts") {
+  for (auto [name, parameters, parts] : {std::tuple<std::string, int64_t, size_t>{"resnet20", 272474, 11},
+                                         {"resnet32", 466906, 17},
+                                         {"resnet44", 661338, 23},
+                                         {"resnet56", 855770, 29},
+                                         {"resnet110", 1730714, 56}}) {
+    CAPTURE(name);
+    const Graph graph = make_model(name, {});
+    CHECK(elements(graph.parameters()) == parameters);
+    CHECK(graph.parts().size() == parts);
+  }
+  const Graph graph = make_model("resnet20", {});
+  std::string parts;
+  for (const Part& part : graph.parts()) parts += part.name + " ";
+  CHECK(parts == "stem layer1.0 layer1.1 layer1.2 layer2.0 layer2.1 layer2.2 layer3.0 layer3.1 layer3.2 head ");
+  CHECK(graph.shapes(5).back() == Shape{5, 1, 1, 10});
+  CHECK(make_model("resnet18", {}).parts().size() == 10);
+  CHECK(make_model("resnet50", {}).parts().size() == 18);
+  CHECK(refusal<UsageError>([] { cifar_resnet(21, {}); }) != "(no error)");
+  CHECK(refusal<UsageError>([] { imagenet_resnet(20, {}); }) != "(no error)");
+}
+
+TEST_CASE("every model: parts cover the nodes, one value crosses between parts, names differ, the summary tells the size") {
+  for (const std::string& name : names()) {
+    CAPTURE(name);
+    const bool cifar = name != "resnet18" && name != "resnet34" && name != "resnet50" && name != "resnet101" && name != "resnet152";
+    const Graph graph = make_model(name, {{1, 32, 32, 3}, cifar ? 10 : 1000});
+    CHECK(graph.name() == name);
+
+    int next = 0;
+    for (const Part& part : graph.parts()) {
+      CHECK(part.first == next);
+      CHECK(part.last > part.first);
+      next = part.last;
+      std::set<int> crossing;
+      for (int i = part.last; i < int(graph.nodes().size()); ++i)
+        for (int input : graph.nodes()[size_t(i)].inputs)
+          if (input <= part.last) crossing.insert(input);
+      if (part.last < int(graph.nodes().size())) CHECK(crossing == std::set<int>{part.last});
+    }
+    CHECK(next == int(graph.nodes().size()));
+
+    // Random streams are found by the hash of the name: no two names of a model may share one.
+    std::set<uint32_t> hashes;
+    size_t tensors = 0;
+    for (const Segments& segments : {graph.parameters(), graph.statistics()})
+      for (const ParameterSpec& spec : segments.specs) hashes.insert(purpose(spec.name)), ++tensors;
+    CHECK(hashes.size() == tensors);
+
+    char size[32];
+    std::snprintf(size, sizeof size, "%.2f M parameters, ", double(elements(graph.parameters())) / 1e6);
+    const auto entry = std::find_if(model_entries().begin(), model_entries().end(), [&](const ModelEntry& e) { return e.name == name; });
+    CHECK(entry->summary.starts_with(size));
+  }
+}
+
+TEST_CASE("models refuse what they cannot be made of") {
+  const std::string unknown = refusal<UsageError>([] { make_model("resnet21", {}); });
+  CHECK(contains(unknown, "unknown model 'resnet21'"));
+  CHECK(contains(unknown, "resnet20"));
+  const std::string small = refusal<UsageError>([] { make_model("resnet18", {{1, 64, 31, 3}, 10}); });
+  CHECK(contains(small, "resnet18"));
+  CHECK(contains(small, "64x31"));
+  CHECK(contains(small, "at least 32x32"));
+  CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 3, 8, 3}, 10}); }), "at least 4x4"));
+  CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 0}, 10}); }), "channels"));
+  CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 3}, 1}); }), "1 classes"));
+  CHECK(make_model("resnet18", {{1, 32, 32, 1}, 2}).shapes(3).back() == Shape{3, 1, 1, 2});
+  CHECK(make_model("resnet20", {{1, 4, 4, 3}, 2}).shapes(3).back() == Shape{3, 1, 1, 2});
+}
+
+TEST_CASE("logits are torchvision's") {
+  const SafeTensors expected = read_safetensors(golden + "models_logits.safetensors");
+  for (auto [name, image] :
+       {std::pair<std::string, Shape>{"resnet20", {1, 32, 32, 3}}, {"resnet18", {1, 64, 96, 3}}, {"resnet50", {1, 64, 64, 3}}}) {
+    CAPTURE(name);
+    const Graph graph = make_model(name, {image, 10});
+    const Weights weights = from_safetensors(graph, formula_weights(graph), "formula");
+    const std::vector<float> ours = evaluate(graph, weights, formula_images(image.batch(2)), 2);
+    const std::vector<float> theirs = expected.tensors.at(name).floats();
+    REQUIRE(ours.size() == theirs.size());
+    float largest = 0, error = 0, between_images = 0;
+    for (size_t i = 0; i < ours.size(); ++i) {
+      REQUIRE(std::isfinite(ours[i]));
+      largest = std::max(largest, std::abs(theirs[i]));
+      error = std::max(error, std::abs(ours[i] - theirs[i]));
+      if (i < 10) between_images = std::max(between_images, std::abs(theirs[i] - theirs[i + 10]));
+    }
+    CHECK(between_images > 100 * 1e-4f * largest);  // else the comparison would not see what the network does with its input
+    CHECK(error <= 1e-4f * largest);
+  }
+}
+
+TEST_CASE("initial weights: torchvision's distributions") {
+  const Graph graph = make_model("resnet18", {{1, 32, 32, 3}, 10});
+  Weights weights = initial_weights(graph, 5);
+  for (size_t i = 0; i < weights.parameters.specs.size(); ++i) {
+    const ParameterSpec& spec = weights.parameters.specs[i];
+    CAPTURE(spec.name);
+    const float* values = weights.parameter_values.data() + weights.parameters.offsets[i];
+    double sum = 0, squares = 0, n = double(spec.count());
+    float low = values[0], high = values[0];
+    for (int64_t j = 0; j < spec.count(); ++j) {
+      sum += values[j], squares += double(values[j]) * values[j];
+      low = std::min(low, values[j]), high = std::max(high, values[j]);
+    }
+    if (spec.shape.size() == 4) {  // normal, variance 2 / fan-out
+      const double deviation = std::sqrt(2.0 / double(spec.shape[0] * spec.shape[1] * spec.shape[2]));
+      CHECK(std::abs(sum / n) < 5 * deviation / std::sqrt(n));
+      CHECK(std::abs(std::sqrt(squares / n) / deviation - 1) < 5 / std::sqrt(2 * n));
+      CHECK(high > 2.5 * deviation);
+    } else if (spec.name.starts_with("fc")) {  // uniform, within 1 / sqrt(inputs)
+      const float bound = 1 / std::sqrt(512.f);
+      CHECK(low >= -bound);
+      CHECK(high <= bound);
+      if (spec.name == "fc.weight") CHECK(std::abs(std::sqrt(3 * squares / n) / bound - 1) < 0.05);
+      else CHECK(high > low);
+    } else {
+      const float expected = spec.name.ends_with("weight") ? 1 : 0;
+      CHECK(low == expected);
+      CHECK(high == expected);
+    }
+  }
+  for (size_t i = 0; i < weights.statistics.specs.size(); ++i) {
+    const ParameterSpec& spec = weights.statistics.specs[i];
+    const float* values = weights.statistic_values.data() + weights.statistics.offsets[i];
+    for (int64_t j = 0; j < spec.count(); ++j) REQUIRE(values[j] == (spec.name.ends_with("running_var") ? 1.f : 0.f));
+  }
+}
+
+TEST_CASE("initial weights depend on seed and name alone") {
+  const auto named = [](const Graph& graph, uint64_t seed) { return to_safetensors(initial_weights(graph, seed)).tensors; };
+  const auto a = named(make_model("resnet20", {{1, 32, 32, 3}, 10}), 5);
+  const auto deeper = named(make_model("resnet32", {{1, 16, 24, 3}, 7}), 5);
+  const auto other_seed = named(make_model("resnet20", {{1, 32, 32, 3}, 10}), 6);
+  const auto again = named(make_model("resnet20", {{1, 32, 32, 3}, 10}), 5);
+  int compared = 0;
+  std::set<std::vector<uint8_t>> contents;
+  for (const auto& [name, tensor] : a) {
+    CAPTURE(name);
+    CHECK(again.at(name).bytes == tensor.bytes);
+    if (deeper.count(name) && deeper.at(name).shape == tensor.shape) {
+      CHECK(deeper.at(name).bytes == tensor.bytes);
+      ++compared;
+    }
+    const bool random = tensor.shape.size() == 4 || name.starts_with("fc");
+    if (random) CHECK(other_seed.at(name).bytes != tensor.bytes);
+    if (random) CHECK(contents.insert(tensor.bytes).second);  // no two tensors alike
+  }
+  CHECK(compared > 100);
+
+  // A cut model begins with the same weights as the whole one.
+  const Graph graph = make_model("resnet20", {});
+  const Weights whole = initial_weights(graph, 5);
+  const Part& part = graph.parts()[4];
+  const Segments cut = graph.collect(part.first, part.last, &Layer::parameters);
+  std::vector<float> values(size_t(cut.total));
+  initialize(cut, 5, values.data());
+  for (size_t i = 0; i < cut.specs.size(); ++i) {
+    const float* expected = whole.parameter_values.data() + whole.parameters.offsets[size_t(whole.parameters.find(cut.specs[i].name))];
+    CHECK(std::equal(expected, expected + cut.specs[i].count(), values.data() + cut.offsets[i]));
+  }
+}
+
+TEST_CASE("weights go to a file and back, bit for bit") {
+  const Graph graph = make_model("resnet20", {});
+  const Weights weights = distinct_weights(graph);
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("pipecast_test_models_" + std::to_string(getpid()));
+  std::filesystem::create_directory(folder);
+  const std::string path = (folder / "weights.safetensors").string();
+  write_safetensors(path, to_safetensors(weights));
+  const SafeTensors file = read_safetensors(path);
+  std::filesystem::remove_all(folder);
+  check_equal_bits(from_safetensors(graph, file, path), weights);
+
+  // [O,I,H,W] in the file, [O,H,W,I] in memory.
+  const FileTensor& tensor = file.tensors.at("layer2.0.conv1.weight");
+  CHECK(tensor.shape == std::vector<int64_t>{32, 16, 3, 3});
+  const std::vector<float> values = tensor.floats();
+  for (int64_t o = 0; o < 32; ++o)
+    for (int64_t i = 0; i < 16; ++i)
+      for (int64_t h = 0; h < 3; ++h)
+        for (int64_t w = 0; w < 3; ++w)
+          REQUIRE(values[size_t(((o * 16 + i) * 3 + h) * 3 + w)] == formula("layer2.0.conv1.weight", ((o * 3 + h) * 3 + w) * 16 + i, 1));
+  const FileTensor& counter = file.tensors.at("bn1.num_batches_tracked");
+  CHECK(counter.type == "I64");
+  CHECK(counter.shape.empty());
+}
+
+TEST_CASE("a file that does not fit: everything wrong is reported at once") {
+  const Graph graph = tiny();
+  const SafeTensors good = to_safetensors(distinct_weights(graph));
+  const auto refused = [&](const SafeTensors& file) { return refusal<UsageError>([&] { from_safetensors(graph, file, "some/path"); }); };
+  CHECK(refused(good) == "(no error)");
+
+  const float zeros[200] = {};
+  SafeTensors bad = good;
+  bad.tensors.erase("conv.weight");
+  CHECK(contains(refused(bad), "1 missing: conv.weight"));
+  bad = good;
+  bad.tensors["extra"] = FileTensor::f32({1}, zeros);
+  CHECK(contains(refused(bad), "1 unknown: extra"));
+  bad = good;
+  bad.tensors["fc.weight"] = FileTensor::f32({5, 2}, zeros);
+  CHECK(contains(refused(bad), "1 of another shape: fc.weight ([5,2], not [2,5])"));
+  bad = good;
+  bad.tensors["conv.weight"] = FileTensor::f32({5, 3, 9}, zeros);
+  CHECK(contains(refused(bad), "conv.weight ([5,3,9], not [5,3,3,3])"));
+  bad = good;
+  bad.tensors["a.bias"].type = "F64";
+  CHECK(contains(refused(bad), "1 of another type: a.bias (F64, not F32)"));
+  bad = good;
+  bad.tensors["a.num_batches_tracked"] = FileTensor::f32({}, zeros);
+  CHECK(contains(refused(bad), "a.num_batches_tracked (F32, not I64)"));
+
+  bad = good;
+  for (const char* name : {"conv.weight", "a.weight", "a.bias", "a.running_mean"}) bad.tensors.erase(name);
+  bad.tensors["extra"] = bad.tensors["more"] = FileTensor::f32({1}, zeros);
+  bad.tensors["fc.weight"] = FileTensor::f32({10}, zeros);
+  bad.tensors["fc.bias"].type = "F16";
+  const std::string all = refused(bad);
+  CAPTURE(all);
+  CHECK(contains(all, "'some/path'"));
+  CHECK(contains(all, "'tiny'"));
+  CHECK(contains(all, "4 missing: conv.weight, a.weight, a.bias, ..."));
+  CHECK(contains(all, "2 unknown: extra, more"));
+  CHECK(contains(all, "1 of another shape: fc.weight"));
+  CHECK(contains(all, "1 of another type: fc.bias"));
+}
+
+TEST_CASE("files without counters are read, the counters being 0") {
+  const Graph graph = tiny();
+  SafeTensors file = to_safetensors(distinct_weights(graph));
+  file.tensors.erase("a.num_batches_tracked");
+  Weights weights = from_safetensors(graph, file, "old");
+  int counters = 0;
+  each_real_element(weights, [&](const ParameterSpec& spec, int64_t, float& value) {
+    if (!spec.counter) return;
+    CHECK(value == 0);
+    ++counters;
+  });
+  CHECK(counters == 1);
+}
+
+TEST_CASE("the digest is of the values in the order of their names, and of every one of them") {
+  const Graph graph = tiny();
+  Weights weights = distinct_weights(graph);
+  std::map<std::string, std::vector<float>> by_name;
+  each_real_element(weights, [&](const ParameterSpec& spec, int64_t, float& value) { by_name[spec.name].push_back(value); });
+  Sha256 sha;
+  for (const char* name :
+       {"a.bias", "a.num_batches_tracked", "a.running_mean", "a.running_var", "a.weight", "conv.weight", "fc.bias", "fc.weight"})
+    sha.add(by_name.at(name).data(), by_name.at(name).size() * sizeof(float));
+  const std::string digest = weights_digest(weights);
+  CHECK(digest == sha.hex());
+
+  std::set<std::string> seen = {digest};
+  each_real_element(weights, [&](const ParameterSpec& spec, int64_t j, float& value) {
+    CAPTURE(spec.name);
+    CAPTURE(j);
+    const float before = value;
+    value = std::nextafter(value, 9e9f);
+    CHECK(seen.insert(weights_digest(weights)).second);
+    value = before;
+  });
+  CHECK(seen.size() == 1 + 5 * 27 + 4 * 5 + 1 + 12);
+  CHECK(weights_digest(weights) == digest);
+  weights.parameter_values.back() = 1;  // between segments: not a weight
+  CHECK(weights.parameters.total > weights.parameters.offsets.back() + weights.parameters.specs.back().count());
+  CHECK(weights_digest(weights) == digest);
+}
