@@ -20,12 +20,13 @@ struct AuditedPass {
 };
 
 struct Audit {
-  std::vector<int> copies, frames;   // per stage
-  std::vector<AuditedPass> passes;   // by stage, then in the order they run
+  std::vector<int> copies, frames;  // per stage
+  std::vector<AuditedPass> passes;  // by stage, then in the order they run
 };
 
-// Throws UsageError naming stage and pass for a program that deadlocks, backs before it forwards, receives what nobody sends,
-// or reads a predicted copy that nothing wrote.
+// Throws UsageError naming stage, instruction and pass for programs that cannot run or cannot be meant: they deadlock, a pass
+// is missing, doubled or out of order, a message is not the one that is expected, a prediction is read that was not made from
+// the latest weights or is made and not read, an update has no gradient, more than one mini-batch's, or leaves one unused.
 Audit audit(const std::vector<Program>&);
 
 std::string audit_table(const std::string& method, const Setting&, const Audit&);  // for people

@@ -27,13 +27,16 @@ std::string to_string(Reads);
 
 struct Instruction {
   Operation operation = Operation::forward;
-  int64_t minibatch = 0;  // counted from the start of the program
-  int micro = 0;          // micro-batch within the mini-batch
+  int64_t minibatch = 0;        // counted from the start of the program
+  int micro = 0;                // micro-batch within the mini-batch
   Reads reads = Reads::latest;  // forward and backward
   int ahead = 0;                // predict, and a forward that reads what it wrote: the updates ahead, s
   bool operator==(const Instruction&) const = default;
 };
-using Program = std::vector<Instruction>;  // of one stage
+// Of one stage. What is received is used at once and what is made is sent at once: a receive stands directly before its forward
+// or backward, a send directly after it. Receiving waits for the message, sending for a free place on the link.
+using Program = std::vector<Instruction>;
+constexpr int link_capacity = 2;  // messages under way between two stages, in each direction
 
 // What a program is made for: the mini-batches from one fill of the pipeline to the next drain.
 struct Setting {
@@ -49,7 +52,7 @@ struct Method {
 };
 // The methods there are: a method is its file in methods/ and its row in methods.cc.
 const std::vector<Method>& methods();
-const Method& find_method(const std::string& name);  // throws UsageError with the nearest known name
+const Method& find_method(const std::string& name);                 // throws UsageError with the nearest known name
 std::vector<Program> make_programs(const Method&, const Setting&);  // one per stage
 
 // The order of passes that asynchronous methods share: one forward, one backward, in turns (1F1B; PipeDream, SOSP 2019).
