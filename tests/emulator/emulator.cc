@@ -1,0 +1,198 @@
+#include "tests/emulator/emulator.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace pipecast {
+
+namespace {
+
+enum class State { ready, at_barrier, at_shuffle, ended };
+
+// A stack that runs one thread of the block after another, until one has to wait: then that thread keeps it.
+struct Fiber {
+  static constexpr size_t stack_bytes = 256 << 10;
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[stack_bytes]};
+
+  explicit Fiber(void (*serve)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack.get();
+    context.uc_stack.ss_size = stack_bytes;
+    makecontext(&context, serve, 0);
+  }
+};
+
+struct Thread {
+  State state = State::ready;
+  Fiber* fiber = nullptr;
+  std::source_location where;  // it waits here
+  float value = 0;             // what it gives to a shuffle, then what it gets
+  unsigned lanes = 0;
+  int lane_mask = 0;
+};
+
+std::string place(std::source_location where) { return std::string(where.file_name()) + ":" + std::to_string(where.line()); }
+bool same(std::source_location a, std::source_location b) { return a.line() == b.line() && a.column() == b.column(); }
+
+[[noreturn]] void fault(const std::string& what) {
+  throw Error("emulator: block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " + std::to_string(blockIdx.z) +
+              "): " + what);
+}
+
+// The block that runs. Device code does not throw, so faults are thrown only where no fiber runs.
+class Block {
+ public:
+  void run(const std::function<void()>& body) {
+    body_ = &body;
+    reversed_ = (blockIdx.x + blockIdx.y + blockIdx.z) % 2 == 1;
+    threads_.assign(blockDim.x * blockDim.y * blockDim.z, Thread{});
+    started_ = ended_ = 0;
+    while (started_ < threads_.size()) resume(idle_fiber());
+    while (ended_ < threads_.size()) {
+      release();
+      for (size_t i = 0; i < threads_.size(); ++i) {
+        running_ = turn(i);
+        if (threads_[running_].state == State::ready) resume(threads_[running_].fiber);
+      }
+    }
+  }
+
+  // The running thread's steps below are called on its fiber.
+  Thread& self() { return threads_[running_]; }
+
+  void wait(State state, std::source_location where) {
+    self().state = state, self().where = where;
+    swapcontext(&self().fiber->context, &scheduler_);
+  }
+
+  // A fiber takes threads that have not begun and runs them; without any, it is idle.
+  void serve() {
+    Fiber* fiber = on_;
+    while (true) {
+      while (started_ < threads_.size()) {
+        running_ = turn(started_++);
+        self().fiber = fiber;
+        set_index();
+        (*body_)();
+        self().state = State::ended;
+        ++ended_;
+      }
+      idle_.push_back(fiber);
+      swapcontext(&fiber->context, &scheduler_);
+    }
+  }
+
+ private:
+  size_t turn(size_t i) const { return reversed_ ? threads_.size() - 1 - i : i; }
+
+  void set_index() const {
+    const unsigned i = unsigned(running_);
+    threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+  }
+
+  void resume(Fiber* fiber) {
+    on_ = fiber;
+    set_index();
+    swapcontext(&scheduler_, &fiber->context);
+  }
+
+  Fiber* idle_fiber();
+
+  // Called when no thread can go on: releases those whose partners have all arrived, or finds the fault.
+  void release() {
+    bool any = false;
+    for (size_t warp = 0; warp < threads_.size(); warp += 32) any |= release_shuffle(warp);
+    if (!any) release_barrier();
+  }
+
+  bool release_shuffle(size_t warp) {
+    const auto begin = threads_.begin() + long(warp), end = threads_.begin() + long(std::min(warp + 32, threads_.size()));
+    const auto waits = [](const Thread& thread) { return thread.state == State::at_shuffle; };
+    const auto joined = std::count_if(begin, end, waits);
+    if (joined == 0) return false;
+    const Thread& one = *std::find_if(begin, end, waits);
+    if (joined < 32) fault("the shuffle at " + place(one.where) + " is joined by " + std::to_string(joined) + " of the 32 lanes of a warp");
+    float given[32];
+    for (auto lane = begin; lane != end; ++lane) {
+      if (!same(lane->where, one.where))
+        fault("lanes of a warp are at different shuffles, " + place(one.where) + ", " + place(lane->where));
+      if (lane->lanes != ~0u || lane->lane_mask < 0 || lane->lane_mask > 31)
+        fault("the shuffle at " + place(one.where) + " names no full warp");
+      given[lane - begin] = lane->value;
+    }
+    for (auto lane = begin; lane != end; ++lane) lane->value = given[(lane - begin) ^ lane->lane_mask], lane->state = State::ready;
+    return true;
+  }
+
+  void release_barrier() {
+    const auto one = std::find_if(threads_.begin(), threads_.end(), [](const Thread& thread) { return thread.state == State::at_barrier; });
+    if (ended_ > 0) {
+      fault("the barrier at " + place(one->where) + " is reached by " + std::to_string(threads_.size() - ended_) + " of the " +
+            std::to_string(threads_.size()) + " threads; the others have ended");
+    }
+    for (const Thread& thread : threads_)
+      if (!same(thread.where, one->where)) fault("threads are at different barriers, " + place(one->where) + ", " + place(thread.where));
+    for (Thread& thread : threads_) thread.state = State::ready;
+  }
+
+  ucontext_t scheduler_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> idle_;
+  std::vector<Thread> threads_;  // x fastest
+  const std::function<void()>* body_ = nullptr;
+  Fiber* on_ = nullptr;
+  size_t running_ = 0, started_ = 0, ended_ = 0;
+  bool reversed_ = false;
+};
+
+std::unique_ptr<Block> block;
+void fiber_main() { block->serve(); }
+
+Fiber* Block::idle_fiber() {
+  if (idle_.empty()) return fibers_.emplace_back(new Fiber(fiber_main)).get();
+  Fiber* fiber = idle_.back();
+  idle_.pop_back();
+  return fiber;
+}
+
+}  // namespace
+
+void emulate(dim3 grid, dim3 block_size, const std::function<void()>& thread) {
+  static std::mutex one_launch;
+  const std::lock_guard lock(one_launch);
+  gridDim = grid, blockDim = block_size;
+  const uint64_t threads = uint64_t(block_size.x) * block_size.y * block_size.z;
+  if (threads == 0 || threads > 1024 || block_size.z > 64) throw Error("emulator: no block has " + std::to_string(threads) + " threads");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    throw Error("emulator: no grid is " + std::to_string(grid.x) + "x" + std::to_string(grid.y) + "x" + std::to_string(grid.z));
+  if (!block) block = std::make_unique<Block>();
+  try {
+    for (unsigned z = 0; z < grid.z; ++z)
+      for (unsigned y = 0; y < grid.y; ++y)
+        for (unsigned x = 0; x < grid.x; ++x) {
+          blockIdx = dim3(x, y, z);
+          block->run(thread);
+        }
+  } catch (...) {
+    block.reset();  // its fibers are in the middle of threads that cannot end
+    throw;
+  }
+}
+
+}  // namespace pipecast
+
+void __syncthreads(std::source_location where) { pipecast::block->wait(pipecast::State::at_barrier, where); }
+
+float __shfl_xor_sync(unsigned lanes, float value, int lane_mask, std::source_location where) {
+  pipecast::Thread& self = pipecast::block->self();
+  self.value = value, self.lanes = lanes, self.lane_mask = lane_mask;
+  pipecast::block->wait(pipecast::State::at_shuffle, where);
+  return self.value;
+}

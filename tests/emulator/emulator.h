@@ -1,0 +1,39 @@
+#pragma once
+// A block of CUDA threads on the host, so that the device code of kernels runs and is checked where there is no GPU.
+// engine/launch.h includes this in place of CUDA's own definitions when PIPECAST_EMULATOR names it.
+//
+// Blocks run one after another. The threads of a block are fibers that run one at a time and are switched only where CUDA
+// threads meet: at a barrier or a shuffle. So faults are found that real hardware may hide:
+//   - a barrier that some threads of the block never reach, or that they reach in different places;
+//   - a shuffle that not all 32 lanes of a warp join;
+//   - a launch that exceeds CUDA's limits.
+// Each throws Error. Blocks whose coordinates add up to an odd number run their threads from last to first: a forgotten
+// barrier changes the result in one of the two orders. Shared memory keeps what the block before left there.
+#include <functional>
+#include <source_location>
+
+#include "engine/device.h"
+
+#define __global__
+#define __device__
+#define __shared__ static  // one block runs at a time
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the thread that runs now
+
+void __syncthreads(std::source_location where = std::source_location::current());
+float __shfl_xor_sync(unsigned lanes, float value, int lane_mask, std::source_location where = std::source_location::current());
+
+namespace pipecast {
+
+void emulate(dim3 grid, dim3 block, const std::function<void()>& thread);
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream, Arguments... arguments) {
+  emulate(grid, block, [&] { kernel(arguments...); });
+}
+
+}  // namespace pipecast
