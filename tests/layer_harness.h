@@ -1,0 +1,383 @@
+#pragma once
+// What every layer is held to, over the Layer interface alone. A new layer's test is a line or two:
+//
+//   check_layer(*relu("relu"), {{2, 3, 3, 17}}, {.kinks = true});   gradients, devices, passes in flight, threads, declared needs
+//   check_golden("relu", *relu("relu"));                            every value against PyTorch's, on every device
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "engine/memory.h"
+#include "engine/random.h"
+#include "engine/safetensors.h"
+#include "layers/layer.h"
+
+namespace pipecast::testing {
+
+using Values = std::vector<float>;
+
+struct TestDevice {
+  std::string name;
+  Device device;
+};
+// The host first, then every other device of this build: the emulator of a block of CUDA threads, a GPU.
+inline const std::vector<TestDevice>& test_devices() {
+  static std::vector<TestDevice> devices = [] {
+    std::vector<TestDevice> list = {{"host", Device{}}};
+#ifdef PIPECAST_EMULATOR
+    static Memory scratch(Device{}, device_scratch_floats);
+    list.push_back({"emulator", Device{.gpu = true, .scratch = scratch.data()}});
+#endif
+    if (gpu_present()) {
+      static DeviceOwner gpu("cuda");
+      list.push_back({"cuda", gpu.get()});
+    }
+    return list;
+  }();
+  return devices;
+}
+
+inline std::string indexed(std::string name, size_t i) { return name.append("[").append(std::to_string(i)).append("]"); }
+
+inline Values noise(int64_t n, uint64_t seed) {
+  Values values(size_t(n), 0.f);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = Random{seed, purpose("test"), 0}.normal(i);
+  return values;
+}
+
+// A tensor on a device, between two guards that no kernel may write to.
+class Guarded {
+ public:
+  Guarded(Device device, Values values) : device_(device), size_(values.size()), memory_(device, int64_t(size_) + 2 * guard) {
+    set(values);
+  }
+
+  float* data() const { return memory_.data() + guard; }
+  void set(const Values& values) {
+    Values all(guard, sentinel);
+    all.insert(all.end(), values.begin(), values.end());
+    all.insert(all.end(), guard, sentinel);
+    copy(device_, memory_.data(), all.data(), all.size() * sizeof(float));
+    synchronize(device_);
+  }
+  void poison() { set(Values(size_, NAN)); }
+  Values get() const {
+    Values all(size_ + 2 * guard);
+    copy(device_, all.data(), memory_.data(), all.size() * sizeof(float));
+    synchronize(device_);
+    for (size_t i = 0; i < guard; ++i) REQUIRE((all[i] == sentinel && all[guard + size_ + i] == sentinel));
+    return {all.begin() + guard, all.end() - guard};
+  }
+
+ private:
+  static constexpr size_t guard = 16;  // floats: what lies between stays aligned
+  static constexpr float sentinel = 12345.f;
+  Device device_;
+  size_t size_;
+  Memory memory_;
+};
+
+// What a pass reads and what it makes, on the host, in the order of the layer's inputs, parameters and statistics.
+struct Given {
+  std::vector<Shape> shapes;
+  std::vector<Values> x, weight, statistics;
+  Values dy;
+};
+struct Made {
+  Values y;
+  std::vector<Values> dx, dweight, statistics;
+};
+
+// Noise everywhere; statistics positive, as variances are.
+inline Given some_given(Layer& layer, std::vector<Shape> shapes, uint64_t seed = 1) {
+  Given given;
+  for (const Shape& shape : shapes) given.x.push_back(noise(shape.count(), ++seed));
+  for (const ParameterSpec& spec : layer.parameters()) given.weight.push_back(noise(spec.count(), ++seed));
+  for (const ParameterSpec& spec : layer.statistics()) {
+    given.statistics.push_back(noise(spec.count(), ++seed));
+    for (float& v : given.statistics.back()) v = spec.counter ? 3 : 0.5f + std::abs(v);
+  }
+  given.dy = noise(layer.output(shapes).count(), ++seed);
+  given.shapes = std::move(shapes);
+  return given;
+}
+
+// One pass in flight. What forward and backward must assign holds NaN before the call, what they must accumulate holds
+// noise, and what the layer did not declare that it keeps is NaN again by the time of backward.
+class Flight {
+ public:
+  // wanted: which inputs somebody wants the gradient of.
+  Flight(Layer& layer, Device device, const Given& given, bool training = true, std::vector<bool> wanted = {})
+      : layer_(layer), given_(given), needs_(layer.prepare(device, given.shapes)) {
+    auto buffer = [&](Values values) { return &buffers_.emplace_back(std::make_unique<Guarded>(device, std::move(values)))->data()[0]; };
+    auto nothing = [&](int64_t n) { return buffer(Values(size_t(n), NAN)); };
+    const Shape out = layer.output(given.shapes);
+    for (size_t i = 0; i < given.x.size(); ++i) {
+      x_.push_back({buffer(given.x[i]), given.shapes[i]});
+      dx_.push_back({wanted.empty() || wanted[i] ? nothing(given.shapes[i].count()) : nullptr, given.shapes[i]});
+    }
+    for (const Values& w : given.weight) weight_.push_back(buffer(w));
+    for (const Values& w : given.weight) dweight_.push_back(buffer(noise(int64_t(w.size()), 99)));
+    for (const Values& s : given.statistics) statistics_.push_back(buffer(s));
+    pass_.device = device, pass_.training = training, pass_.seed = 7, pass_.step = 3;
+    pass_.x = x_, pass_.dx = dx_;
+    pass_.y = {nothing(out.count()), out};
+    pass_.dy = {buffer(given.dy), out};
+    pass_.weight = weight_, pass_.dweight = dweight_, pass_.statistics = statistics_;
+    pass_.saved = nothing(needs_.saved);
+    pass_.workspace = nothing(needs_.workspace);
+  }
+
+  void forward() {
+    layer_.forward(pass_);
+    made_.y = at(pass_.y.data).get();
+    for (const float* s : statistics_) made_.statistics.push_back(at(s).get());
+    for (size_t i = 0; i < x_.size(); ++i) CHECK(same(at(x_[i].data).get(), given_.x[i]));  // inputs are read only
+    for (const Tensor& x : x_)
+      if (!needs_.input) at(x.data).poison();
+    if (!needs_.output) at(pass_.y.data).poison();
+    if (needs_.workspace) at(pass_.workspace).poison();
+  }
+  void backward() {
+    layer_.backward(pass_);
+    for (const Tensor& dx : dx_) made_.dx.push_back(dx.data ? at(dx.data).get() : Values());
+    for (size_t i = 0; i < weight_.size(); ++i) {
+      CHECK(same(at(weight_[i]).get(), given_.weight[i]));
+      made_.dweight.push_back(at(dweight_[i]).get());
+      Values before = noise(int64_t(given_.weight[i].size()), 99);
+      for (size_t k = 0; k < before.size(); ++k) made_.dweight[i][k] -= before[k];
+    }
+    CHECK(same(at(pass_.dy.data).get(), given_.dy));
+  }
+  const Made& made() const { return made_; }
+
+  static bool same(const Values& a, const Values& b) {  // bit for bit
+    return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(),
+                                              [](float p, float q) { return std::bit_cast<uint32_t>(p) == std::bit_cast<uint32_t>(q); });
+  }
+
+ private:
+  Guarded& at(const float* data) {
+    for (auto& buffer : buffers_)
+      if (buffer->data() == data) return *buffer;
+    throw Error("no such buffer");
+  }
+
+  Layer& layer_;
+  const Given& given_;
+  Needs needs_;
+  std::vector<std::unique_ptr<Guarded>> buffers_;
+  std::vector<Tensor> x_, dx_;
+  std::vector<float*> weight_, dweight_, statistics_;
+  Pass pass_;
+  Made made_;
+};
+
+inline Made run(Layer& layer, Device device, const Given& given, std::vector<bool> wanted = {}) {
+  Flight flight(layer, device, given, true, std::move(wanted));
+  flight.forward();
+  flight.backward();
+  return flight.made();
+}
+inline Made evaluate(Layer& layer, Device device, const Given& given) {
+  Flight flight(layer, device, given, false);
+  flight.forward();
+  return flight.made();
+}
+
+// Each element within `bound` times the larger of 1 and the tensor's largest value, NaN where NaN is expected.
+inline void check_close(const std::string& what, const Values& got, const Values& expected, double bound) {
+  INFO(what);
+  REQUIRE(got.size() == expected.size());
+  double largest = 1, error = 0;
+  size_t where = 0;
+  for (float v : expected)
+    if (std::isfinite(v)) largest = std::max(largest, double(std::abs(v)));
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))) continue;
+    double e = std::abs(double(got[i]) - double(expected[i])) / largest;
+    if (!(e <= error)) error = e, where = i;
+    if (std::isnan(e)) break;
+  }
+  INFO("element ", where, ": ", got.empty() ? 0 : got[where], " for ", got.empty() ? 0 : expected[where]);
+  CHECK(error <= bound);
+}
+inline void check_close(const std::string& what, const Made& got, const Made& expected, double bound) {
+  auto all = [&](const std::string& part, const std::vector<Values>& a, const std::vector<Values>& b) {
+    REQUIRE(a.size() == b.size());
+    for (size_t i = 0; i < a.size(); ++i) check_close(indexed(what + " " + part, i), a[i], b[i], bound);
+  };
+  check_close(what + " y", got.y, expected.y, bound);
+  all("dx", got.dx, expected.dx);
+  all("dweight", got.dweight, expected.dweight);
+  all("statistics", got.statistics, expected.statistics);
+}
+inline bool same(const Made& a, const Made& b) {
+  auto all = [](const std::vector<Values>& p, const std::vector<Values>& q) {
+    return std::equal(p.begin(), p.end(), q.begin(), q.end(), Flight::same);
+  };
+  return Flight::same(a.y, b.y) && all(a.dx, b.dx) && all(a.dweight, b.dweight) && all(a.statistics, b.statistics);
+}
+
+// The Jacobian of y by an input or a parameter `v` of `given`, column by column: central differences at h and h/2, extrapolated
+// to order h^4. Where they disagree, or where the left and the right slope do, that output has a kink nearby: smooth[k] = false.
+inline std::vector<std::vector<double>> jacobian(Layer& layer, const Given& given, Values& v, std::vector<bool>& smooth) {
+  auto f = [&] {
+    Flight flight(layer, {}, given);
+    flight.forward();
+    return flight.made().y;
+  };
+  const Values middle = f();
+  std::vector<std::vector<double>> columns;
+  for (float& element : v) {
+    struct Slope {
+      double slope, jump;
+    };
+    auto slopes = [&](float h) {
+      const float old = element;
+      element = old + h;
+      const double up = double(element) - double(old);
+      const Values right = f();
+      element = old - h;
+      const double down = double(old) - double(element);
+      const Values left = f();
+      element = old;
+      std::vector<Slope> all;
+      for (size_t k = 0; k < middle.size(); ++k) {
+        const double r = double(right[k]) - double(middle[k]), l = double(middle[k]) - double(left[k]);
+        all.push_back({(r + l) / (up + down), r / up - l / down});
+      }
+      return all;
+    };
+    const std::vector<Slope> wide = slopes(0x1p-6f), narrow = slopes(0x1p-7f);
+    std::vector<double>& column = columns.emplace_back();
+    for (size_t k = 0; k < middle.size(); ++k) {
+      column.push_back((4 * narrow[k].slope - wide[k].slope) / 3);
+      const double bound = 1e-3 * (1 + std::abs(column[k]));
+      if (std::abs(narrow[k].slope - wide[k].slope) > bound || std::abs(2 * narrow[k].jump - wide[k].jump) > bound) smooth[k] = false;
+    }
+  }
+  return columns;
+}
+
+// dx and dweight against the Jacobian. Outputs with a kink nearby get a dy of 0; a layer without `kinks` may have none, one
+// with them a quarter of its outputs at most. Each element is bounded, and more tightly so the mean.
+inline void check_gradients(Layer& layer, Given given, bool kinks) {
+  std::vector<bool> smooth(given.dy.size(), true);
+  std::vector<std::vector<std::vector<double>>> by_x, by_weight;
+  for (Values& x : given.x) by_x.push_back(jacobian(layer, given, x, smooth));
+  for (Values& weight : given.weight) by_weight.push_back(jacobian(layer, given, weight, smooth));
+  for (size_t k = 0; k < smooth.size(); ++k)
+    if (!smooth[k]) given.dy[k] = 0;
+  const auto excluded = size_t(std::count(smooth.begin(), smooth.end(), false));
+  CHECK(excluded <= (kinks ? smooth.size() / 4 : 0));
+
+  const Made made = run(layer, {}, given);
+  auto check = [&](const std::string& what, const std::vector<std::vector<double>>& columns, const Values& gradient) {
+    double total_error = 0, total = 0;
+    for (size_t i = 0; i < columns.size(); ++i) {
+      const double numeric = std::inner_product(columns[i].begin(), columns[i].end(), given.dy.begin(), 0.);
+      const double error = std::abs(double(gradient[i]) - numeric), scale = 1 + std::abs(numeric);
+      INFO(what, " element ", i, ": ", gradient[i], " for ", numeric);
+      CHECK(error <= 1e-3 * scale);  // false for NaN
+      total_error += error, total += scale;
+    }
+    INFO(what, ": mean error ", total_error / total);
+    CHECK(total_error <= 1e-4 * total);
+  };
+  for (size_t i = 0; i < by_x.size(); ++i) check(indexed("dx", i), by_x[i], made.dx[i]);
+  for (size_t i = 0; i < by_weight.size(); ++i) check(indexed("dweight", i), by_weight[i], made.dweight[i]);
+}
+
+struct Options {
+  bool kinks = false;    // its derivative jumps somewhere
+  bool library = false;  // its sums are a library's, whose order may depend on the number of threads
+};
+
+inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options options = {}) {
+  INFO(layer.kind(), " ", layer.name());
+  const Given given = some_given(layer, shapes), other = some_given(layer, shapes, 100);
+  const Made alone = run(layer, {}, given), other_alone = run(layer, {}, other);
+
+  check_gradients(layer, given, options.kinks);
+
+  for (const TestDevice& on : test_devices()) {
+    check_close(on.name + " against host", run(layer, on.device, given), alone, 2e-5);
+    check_close(on.name + " against host, evaluation", evaluate(layer, on.device, given), evaluate(layer, {}, given), 2e-5);
+  }
+
+  // Two passes in flight, backward in the order of forward, each as if it were alone.
+  Flight first(layer, {}, given), second(layer, {}, other);
+  first.forward();
+  second.forward();
+  first.backward();
+  second.backward();
+  CHECK(same(first.made(), alone));
+  CHECK(same(second.made(), other_alone));
+
+  // The gradient of an input that nobody wants is not computed, and the others do not change.
+  for (size_t skipped = 0; skipped < shapes.size(); ++skipped) {
+    std::vector<bool> wanted(shapes.size(), true);
+    wanted[skipped] = false;
+    Made expected = alone;
+    expected.dx[skipped].clear();
+    CHECK(same(run(layer, {}, given, wanted), expected));
+  }
+
+  // Enough work for two threads.
+  if (!options.library) {
+    std::vector<Shape> large = shapes;
+    for (Shape& shape : large) shape = shape.batch(1 + (int64_t(1) << 17) / (shapes[0].h * shapes[0].w * shapes[0].c));
+    const Given many = some_given(layer, large);
+    const int before = threads();
+    set_threads(1);
+    const Made one = run(layer, {}, many);
+    set_threads(2);
+    const Made two = run(layer, {}, many);
+    set_threads(before);
+    CHECK(same(one, two));
+  }
+}
+
+// The case of this name in tests/golden/layers.safetensors, on every device.
+inline void check_golden(const std::string& name, Layer& layer, bool training = true) {
+  static const SafeTensors file = read_safetensors(GOLDEN_DIR "/layers.safetensors");
+  auto tensor = [&](const std::string& key) -> const FileTensor& {
+    INFO(name, "/", key);
+    REQUIRE(file.tensors.contains(name + "/" + key));
+    return file.tensors.at(name + "/" + key);
+  };
+  auto values = [&](const std::string& key) { return tensor(key).floats(); };
+  Given given;
+  Made expected;
+  for (int i = 0; file.tensors.contains(name + "/x" + std::to_string(i)); ++i) {
+    const std::string x = std::string("x").append(std::to_string(i));
+    const std::vector<int64_t>& s = tensor(x).shape;
+    given.shapes.push_back({s[0], s[1], s[2], s[3]});
+    given.x.push_back(values(x));
+    if (training) expected.dx.push_back(values("d" + x));
+  }
+  for (const ParameterSpec& spec : layer.parameters()) {
+    INFO(name, ": ", spec.name);
+    CHECK(spec.shape == tensor(spec.name).shape);
+    given.weight.push_back(values(spec.name));
+    if (training) expected.dweight.push_back(values("d" + spec.name));
+  }
+  for (const ParameterSpec& spec : layer.statistics()) {
+    given.statistics.push_back(values("before." + spec.name));
+    expected.statistics.push_back(values("after." + spec.name));
+  }
+  given.dy = values("dy");
+  expected.y = values("y");
+  const Shape out = layer.output(given.shapes);
+  CHECK(std::vector<int64_t>{out.n, out.h, out.w, out.c} == tensor("y").shape);
+  for (const TestDevice& on : test_devices())
+    check_close(name + " on " + on.name, training ? run(layer, on.device, given) : evaluate(layer, on.device, given), expected, 2e-6);
+}
+
+}  // namespace pipecast::testing
