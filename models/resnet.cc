@@ -109,21 +109,12 @@ Graph cifar_resnet(int depth, const ModelOptions& options) {
 Graph imagenet_resnet(int depth, const ModelOptions& options) {
   std::array<int, 4> blocks;
   switch (depth) {
-    case 18:
-      blocks = {2, 2, 2, 2};
-      break;
+    case 18: blocks = {2, 2, 2, 2}; break;
     case 34:
-    case 50:
-      blocks = {3, 4, 6, 3};
-      break;
-    case 101:
-      blocks = {3, 4, 23, 3};
-      break;
-    case 152:
-      blocks = {3, 8, 36, 3};
-      break;
-    default:
-      throw UsageError("no ResNet for ImageNet has " + std::to_string(depth) + " layers: use 18, 34, 50, 101 or 152");
+    case 50: blocks = {3, 4, 6, 3}; break;
+    case 101: blocks = {3, 4, 23, 3}; break;
+    case 152: blocks = {3, 8, 36, 3}; break;
+    default: throw UsageError("no ResNet for ImageNet has " + std::to_string(depth) + " layers: use 18, 34, 50, 101 or 152");
   }
   ResNet net("resnet" + std::to_string(depth), options, 32);
   net.stem(64, 7, 2);
