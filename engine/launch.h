@@ -101,6 +101,13 @@ inline void row(const F& f, int64_t r, int64_t cols) {
   for (; c < cols; ++c) f(r, c);
 }
 
+// s[.][k] += f(r, c). A function of its own: within the omp simd loop, `value` would become an array that does not vectorize.
+template <int W, int K, class F>
+inline void add_value(const F& f, int64_t r, int64_t c, int k, float (&s)[K][W]) {
+  const Sums<K> value = f(r, c);
+  for (int j = 0; j < K; ++j) s[j][k] += value.v[j];
+}
+
 // sums[j * stride + k] = sum over rows [begin, end) of the j-th value at column c + k, for k < width <= W.
 template <int W, int K, class F>
 inline void strip(const F& f, int64_t begin, int64_t end, int64_t c, int width, float* sums, int64_t stride) {
@@ -108,10 +115,7 @@ inline void strip(const F& f, int64_t begin, int64_t end, int64_t c, int width, 
   for (int64_t r = begin; r < end; ++r) {
     const int n = W < 16 ? width : W;
 #pragma omp simd
-    for (int k = 0; k < n; ++k) {
-      Sums<K> value = f(r, c + k);
-      for (int j = 0; j < K; ++j) s[j][k] += value.v[j];
-    }
+    for (int k = 0; k < n; ++k) add_value<W, K>(f, r, c + k, k, s);
   }
   for (int j = 0; j < K; ++j)
     for (int k = 0; k < width; ++k) sums[j * stride + k] = s[j][k];

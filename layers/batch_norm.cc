@@ -72,7 +72,7 @@ struct BatchNormSums {
   int64_t rows, channels;
   HD Sums<2> operator()(int64_t r, int64_t c) const {
     const int64_t i = r * channels + c;
-    const float g = relu && y[i] <= 0 ? 0 : dy[i];
+    const float d = dy[i], g = relu && y[i] <= 0 ? 0 : d;
     return {{g, g * (x[i] - mean[c])}};
   }
   HD void done(int64_t c, Sums<2> sums) const {
@@ -91,7 +91,7 @@ struct BatchNormBackward {
   int64_t channels;
   HD void operator()(int64_t r, int64_t c) const {
     const int64_t i = r * channels + c;
-    const float g = relu && y[i] <= 0 ? 0 : dy[i];
+    const float d = dy[i], g = relu && y[i] <= 0 ? 0 : d;
     if constexpr (wants_first) dx[i] = scale[c] * (g - average[c] - (x[i] - mean[c]) * slope[c]);
     if constexpr (wants_second) dsecond[i] = g;
   }
