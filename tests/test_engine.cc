@@ -123,7 +123,9 @@ TEST_CASE("memory is aligned, zero and counted") {
   }
   CHECK(memory_in_use() == before);
   CHECK(message_of<Error>([] { Memory(Device{}, -1); }) == Contains("no such size"));
+#ifndef __SANITIZE_ADDRESS__  // which ends the process over such a size
   CHECK(message_of<Error>([] { Memory(Device{}, INT64_MAX / 8); }) == Contains("no such block left"));
+#endif
   CHECK(memory_in_use() == before);
 }
 
