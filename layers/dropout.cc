@@ -14,7 +14,10 @@ struct Dropout {
   float* out;
   Random random;
   float rate;
-  HD void operator()(int64_t i) const { out[i] = random.uniform(uint64_t(i)) < rate ? 0 : in[i] / (1 - rate); }
+  HD void operator()(int64_t i) const {
+    const float kept = in[i] / (1 - rate);
+    out[i] = random.uniform(uint64_t(i)) < rate ? 0 : kept;
+  }
 };
 
 class DropoutLayer : public Layer {

@@ -86,7 +86,10 @@ struct MaxPoolBackward {
     team.each(channels, [&](int64_t c) { out[c] = 0; });
     windows.each_output(r, [&](int64_t position, int64_t from) {
       const float *gradient = dy + from * channels, *where = winner + from * channels, here = float(position);
-      team.each(channels, [&](int64_t c) { out[c] += where[c] == here ? gradient[c] : 0; });
+      team.each(channels, [&](int64_t c) {
+        const float g = gradient[c];
+        out[c] += where[c] == here ? g : 0;
+      });
     });
   }
 };

@@ -15,7 +15,10 @@ struct ReluForward {
 struct ReluBackward {
   const float *y, *dy;
   float* dx;
-  HD void operator()(int64_t i) const { dx[i] = y[i] <= 0 ? 0 : dy[i]; }
+  HD void operator()(int64_t i) const {
+    const float g = dy[i];  // read on both sides of the choice: a loop with a conditional load does not vectorize
+    dx[i] = y[i] <= 0 ? 0 : g;
+  }
 };
 
 class Relu : public Layer {
