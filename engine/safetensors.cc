@@ -231,7 +231,7 @@ void write_safetensors(const std::string& path, const SafeTensors& contents) {
       std::fwrite(&header_bytes, sizeof header_bytes, 1, file) == 1 && std::fwrite(header.data(), 1, header.size(), file) == header.size();
   for (const auto* item : order) {
     const std::vector<uint8_t>& bytes = item->second.bytes;
-    written = written && std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
+    written = written && (bytes.empty() || std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size());
   }
   written = written && std::fflush(file) == 0 && fsync(fileno(file)) == 0;
   int reason = errno;
