@@ -35,7 +35,7 @@ struct DatasetFormat {
 const std::vector<DatasetFormat>& dataset_formats();  // a format is its file and its row in dataset.cc
 
 // One per file:
-Dataset load_cifar10(const std::string& directory);  // data_batch_*.bin and test_batch.bin: label byte, then 3072 bytes RGB planar
+Dataset load_cifar10(const std::string& directory);      // data_batch_*.bin and test_batch.bin: label byte, then 3072 bytes RGB planar
 Dataset generate_shapes(const std::string& train_size);  // 10 kinds of shape, place, size, colours and noise at random; "" = 2000
 
 }  // namespace pipecast

@@ -4,7 +4,7 @@
 // The order of an epoch is a pure function of (seed, epoch), and every image's augmentation of (seed, epoch, place in the
 // order): whatever is asked first, the same images come.
 #include <condition_variable>
-#include <memory>
+#include <exception>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -14,17 +14,19 @@
 namespace pipecast {
 
 struct Augmentation {
-  bool crop = false;  // pad by 4 with zeros (after normalising, as torchvision's RandomCrop before it pads black), crop back at random
+  bool crop = false;  // pad by 4 black pixels on every side (before normalising), then cut out the old size at a random place
   bool flip = false;  // left to right, half of the time
 };
 Augmentation parse_augmentation(const std::string&);  // "crop,flip", "crop", "none" or ""; throws UsageError
 
-// Mini-batches of one pass over the pictures. The last one may be short.
+// Mini-batches of one pass over the pictures after another. The last one of a pass may be short. A copy is cheap beside the
+// pictures, which must outlive it; each thread uses its own.
 class Batches {
  public:
   // shuffle: the order of training; else the order of the files, without augmentation.
   Batches(const Dataset&, const Pictures&, int64_t batch, bool shuffle, Augmentation, uint64_t seed);
 
+  const Shape& image() const { return dataset_.image; }
   int64_t per_epoch() const;
   int64_t size(int64_t index) const;  // images of mini-batch `index` (counted over all epochs)
   // Labels of mini-batch `index`, into `labels` (size(index) of them).
@@ -33,7 +35,7 @@ class Batches {
   void images(int64_t index, float* images);
 
  private:
-  void order(int64_t epoch);  // fills order_ for the epoch
+  const int32_t* order(int64_t index);  // the pictures of mini-batch `index`
 
   const Dataset& dataset_;
   const Pictures& pictures_;
@@ -41,33 +43,30 @@ class Batches {
   bool shuffle_;
   Augmentation augmentation_;
   uint64_t seed_;
-  int64_t epoch_ = -1;
+  std::vector<float> normalised_;  // channel x 256: what a byte becomes
+  int64_t epoch_ = -1;             // whose order order_ holds
   std::vector<int32_t> order_;
 };
 
 // Images of mini-batches begin, begin + 1, ... end - 1 in turn, prepared ahead by a thread.
 class Loader {
  public:
-  Loader(Batches batches, int64_t begin, int64_t end, int ahead = 3);
-  ~Loader();
+  Loader(Batches, int64_t begin, int64_t end, int ahead = 3);
+  ~Loader();  // at any time: what was not asked for is dropped
   // The images of the next mini-batch; valid until the call after. Throws what the thread threw.
   std::span<const float> next();
 
  private:
   void work();
 
-  struct Slot {
-    std::vector<float> images;
-    int64_t index = -1;
-  };
   Batches batches_;
-  int64_t begin_, end_, produced_, consumed_;
-  std::vector<Slot> slots_;
+  int64_t end_, produced_, consumed_;      // mini-batches before produced_ are ready, those before consumed_ were handed out
+  std::vector<std::vector<float>> slots_;  // one per mini-batch ahead, one for the mini-batch handed out last
   bool stop_ = false;
   std::exception_ptr error_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::thread thread_;
+  std::thread thread_;  // last: it uses all of the above
 };
 
 }  // namespace pipecast
