@@ -1,0 +1,16 @@
+#pragma once
+// The commands, one per file.
+#include <memory>
+
+#include "app/options.h"
+
+namespace pipecast {
+
+std::unique_ptr<Command> train_command();
+std::unique_ptr<Command> eval_command();
+std::unique_ptr<Command> audit_command();
+std::unique_ptr<Command> export_command();
+std::unique_ptr<Command> import_command();
+std::unique_ptr<Command> info_command();
+
+}  // namespace pipecast

@@ -1,0 +1,97 @@
+// Accuracy and loss of a run's weights, or of a weights file, on the test pictures of a data set.
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/config_file.h"
+#include "app/run_folder.h"
+#include "app/weights_file.h"
+#include "engine/safetensors.h"
+#include "pipeline/trainer.h"
+
+namespace pipecast {
+namespace {
+
+// Logits and labels of the pictures in the order of the file.
+void write_logits(const std::string& path, const std::vector<float>& logits, const Pictures& pictures) {
+  const std::vector<int64_t> labels(pictures.labels.begin(), pictures.labels.end());
+  const int64_t n = pictures.size();
+  SafeTensors file;
+  file.tensors["logits"] = FileTensor::f32({n, int64_t(logits.size()) / n}, logits.data());
+  file.tensors["labels"] = FileTensor::i64({n}, labels.data());
+  write_safetensors(path, file);
+}
+
+class EvalCommand : public Command {
+ public:
+  EvalCommand()
+      : Command("eval", "Test a run's weights, or a weights file, on a data set's test pictures",
+                "  pipecast eval --run runs/resnet20-pipeoptim-1\n"
+                "  pipecast eval --weights resnet20.safetensors --data cifar10:DIR --logits logits.safetensors --json") {
+    trainer_.method = methods().front().name;
+  }
+
+  void declare(Options& o) override {
+    o.text("run", run_, "RUN", "folder of a finished run; its data set is the default for --data");
+    o.text("weights", weights_, "FILE", "instead of --run, a safetensors file");
+    o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
+    o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
+    o.number("batch", trainer_.batch, "N", "images at a time; changes nothing but time and memory", int64_t(1));
+    o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
+    o.text("device", trainer_.device, "NAME", "cpu or cuda");
+    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0);
+    o.flag("json", json_, "print JSON");
+    o.not_in_config();
+  }
+
+  void run(const Options&) override {
+    Mistakes mistakes;
+    if (run_.empty() == weights_.empty()) mistakes.add("eval needs either --run RUN or --weights FILE");
+    if (!run_.empty() && weights_.empty()) {
+      mistakes.check([&] {
+        for (const ConfigLine& line : read_config(RunFolder(run_).config()))
+          if (line.name == "data" && data_.empty()) data_ = line.value;
+      });
+      weights_ = RunFolder(run_).weights();
+    }
+    Dataset dataset;
+    NamedWeights named;
+    if (data_.empty() && run_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
+    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_); });
+    if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
+    mistakes.report();
+    named.options.image = dataset.image;
+    const Batches batches(dataset, dataset.test, trainer_.batch, false, {}, 0);
+    if (trainer_.threads == 0) trainer_.threads = threads();
+    Trainer trainer(make_model(named.model, named.options), trainer_, {batches.size(0), batches.size(batches.per_epoch() - 1)});
+    trainer.set_weights(named.weights);
+
+    std::vector<float> logits;
+    const Outcome outcome = trainer.evaluate(batches, logits_.empty() ? nullptr : &logits);
+    if (!logits_.empty()) write_logits(logits_, logits, dataset.test);
+    if (json_)
+      std::cout << nlohmann::ordered_json{{"model", named.model},
+                                          {"data", data_},
+                                          {"images", outcome.samples},
+                                          {"test_loss", outcome.loss},
+                                          {"test_accuracy", outcome.accuracy},
+                                          {"images_per_second", double(outcome.samples) / outcome.seconds},
+                                          {"weights_digest", weights_digest(named.weights)}}
+                       .dump()
+                << "\n";
+    else
+      std::cout << format("%s on %s, %lld test images: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
+                          (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
+  }
+
+ private:
+  std::string run_, weights_, model_, data_, logits_;
+  TrainerOptions trainer_;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> eval_command() { return std::make_unique<EvalCommand>(); }
+
+}  // namespace pipecast

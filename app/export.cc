@@ -1,0 +1,53 @@
+// Weights as a safetensors file with torchvision's names: a new model's, or a run's.
+#include <iostream>
+
+#include "app/commands.h"
+#include "app/run_folder.h"
+#include "app/weights_file.h"
+
+namespace pipecast {
+namespace {
+
+class ExportCommand : public Command {
+ public:
+  ExportCommand()
+      : Command("export", "Write a run's weights, or a model's initial ones, as safetensors with torchvision's names",
+                "  pipecast export --run runs/resnet20-pipeoptim-1 --out resnet20.safetensors\n"
+                "  pipecast export --model resnet18 --classes 1000 --seed 1 --out initial.safetensors") {}
+
+  void declare(Options& o) override {
+    o.text("run", run_, "RUN", "folder of a finished run");
+    o.text("model", model_, "NAME", "instead of --run, initial weights of: " + list_names(model_entries()));
+    o.number("seed", seed_, "N", "seed of the initial weights");
+    o.number("classes", classes_, "N", "classes of the model", int64_t(2));
+    o.text("out", out_, "FILE", "safetensors file to write");
+  }
+
+  void run(const Options& options) override {
+    Mistakes mistakes;
+    if (out_.empty()) mistakes.add("export needs a file to write; give --out FILE.safetensors");
+    if (run_.empty() == model_.empty()) mistakes.add("export needs either --run RUN or --model NAME");
+    if (!run_.empty() && (options.given("seed") || options.given("classes")))
+      mistakes.add("options --seed and --classes belong to --model; leave them out with --run");
+    NamedWeights named{model_, {.classes = classes_}, {}};
+    mistakes.check([&] {
+      if (!run_.empty()) named = read_weights(RunFolder(run_).weights());
+      else if (!model_.empty()) named.weights = initial_weights(make_model(model_, named.options), seed_);
+    });
+    mistakes.report();
+    write_weights(out_, named);
+    std::cout << out_ << ": " << named.model << ", " << named.options.classes << " classes, weights sha256 "
+              << weights_digest(named.weights) << "\n";
+  }
+
+ private:
+  std::string run_, model_, out_;
+  uint64_t seed_ = 1;
+  int64_t classes_ = 10;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> export_command() { return std::make_unique<ExportCommand>(); }
+
+}  // namespace pipecast

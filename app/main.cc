@@ -1,0 +1,36 @@
+// The `pipecast` command: its subcommands, and what its exit codes mean.
+#include <iostream>
+#include <sstream>
+
+#include "app/commands.h"
+
+namespace {
+
+enum ExitCode { done = 0, run_failed = 1, wrong_input = 2 };  // 3: interrupted, saved and resumable; no command ends so yet
+
+int report(const std::string& message, ExitCode code) {
+  std::istringstream lines(message);
+  for (std::string line; std::getline(lines, line);) std::cerr << "pipecast: " << line << "\n";
+  return code;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  using namespace pipecast;
+  try {
+    std::vector<std::unique_ptr<Command>> commands;
+    commands.push_back(train_command());
+    commands.push_back(eval_command());
+    commands.push_back(audit_command());
+    commands.push_back(export_command());
+    commands.push_back(import_command());
+    commands.push_back(info_command());
+    run_command_line(count, arguments, commands);
+    return done;
+  } catch (const UsageError& error) {
+    return report(error.what(), wrong_input);
+  } catch (const std::exception& error) {
+    return report(error.what(), run_failed);
+  }
+}

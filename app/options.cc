@@ -1,0 +1,239 @@
+#include "app/options.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cstdarg>
+#include <iostream>
+#include <set>
+
+#include "app/config_file.h"
+
+namespace pipecast {
+namespace {
+
+template <class T>
+std::string to_text(T value) {
+  char buffer[64];
+  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};  // the shortest text that reads back the same
+}
+
+template <class T>
+T parse_number(const std::string& name, const std::string& text, T least) {
+  T value{};
+  const char* end = text.data() + text.size();
+  const auto [after, error] = std::from_chars(text.data(), end, value);
+  bool good = error == std::errc() && after == end && value >= least;
+  if constexpr (std::is_floating_point_v<T>) good = good && std::isfinite(value);
+  if (good) return value;
+  std::string wanted = std::is_integral_v<T> ? "a whole number" : "a number";
+  if (least != std::numeric_limits<T>::lowest()) wanted += " of at least " + to_text(least);
+  throw UsageError("option --" + name + ": '" + text + "' is not " + wanted +
+                   (error == std::errc::result_out_of_range ? " that fits" : ""));
+}
+
+}  // namespace
+
+void Options::add(Entry entry) {
+  entry.group = group_;
+  entries_.push_back(std::move(entry));
+}
+
+void Options::text(const std::string& name, std::string& value, const std::string& placeholder, const std::string& help) {
+  auto set = [&value, name](const std::string& text) {
+    if (text.find_first_of("\r\n") != std::string::npos) throw UsageError("option --" + name + ": the value has more than one line");
+    value = text;
+  };
+  add({.name = name,
+       .placeholder = placeholder,
+       .help = help,
+       .group = {},
+       .set = set,
+       .get = [&value] { return value; },
+       .is_text = true});
+}
+
+void Options::flag(const std::string& name, bool& value, const std::string& help) {
+  auto set = [&value, name](const std::string& text) {
+    if (text != "true" && text != "false") throw UsageError("option --" + name + ": '" + text + "' is neither true nor false");
+    value = text == "true";
+  };
+  auto get = [&value] { return std::string(value ? "true" : "false"); };
+  add({.name = name, .placeholder = {}, .help = help, .group = {}, .set = set, .get = get, .is_flag = true});
+}
+
+template <class T>
+void Options::number(const std::string& name, T& value, const std::string& placeholder, const std::string& help, T least) {
+  auto set = [&value, name, least](const std::string& text) { value = parse_number(name, text, least); };
+  add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = [&value] { return to_text(value); }});
+}
+template void Options::number(const std::string&, int&, const std::string&, const std::string&, int);
+template void Options::number(const std::string&, int64_t&, const std::string&, const std::string&, int64_t);
+template void Options::number(const std::string&, uint64_t&, const std::string&, const std::string&, uint64_t);
+template void Options::number(const std::string&, float&, const std::string&, const std::string&, float);
+template void Options::number(const std::string&, double&, const std::string&, const std::string&, double);
+
+void Options::numbers(const std::string& name, std::vector<double>& values, const std::string& placeholder, const std::string& help) {
+  auto set = [&values, name](const std::string& text) {
+    values.clear();
+    for (size_t begin = 0; !text.empty() && begin != std::string::npos + 1;) {
+      const size_t comma = text.find(',', begin);
+      values.push_back(parse_number(name, text.substr(begin, comma - begin), std::numeric_limits<double>::lowest()));
+      begin = comma + 1;
+    }
+  };
+  auto get = [&values] {
+    std::vector<std::string> texts;
+    for (double value : values) texts.push_back(to_text(value));
+    std::string text = list(texts);
+    std::erase(text, ' ');
+    return text;
+  };
+  add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = get, .is_text = true});
+}
+
+bool Options::given(const std::string& name) const {
+  for (const Entry& entry : entries_)
+    if (entry.name == name) return entry.given;
+  throw Error("there is no option --" + name);
+}
+
+std::string Options::written_config() const {
+  std::string text;
+  for (const Entry& entry : entries_)
+    if (entry.in_config) text += config_line(entry.name, entry.get(), entry.is_text);
+  return text;
+}
+
+namespace {
+
+// A command beside what it is called with.
+struct Called {
+  Command* command;
+  Options options;
+  std::string config;
+  CLI::App* app;
+};
+
+void read_config_into(Called& called, const std::set<std::string>& known, Mistakes& mistakes) {
+  for (const ConfigLine& line : read_config(called.config)) {
+    bool found = false;
+    for (Options::Entry& entry : called.options.entries()) {
+      if (entry.name != line.name) continue;
+      found = true;
+      if (entry.given) continue;  // the command line comes first
+      entry.given = true;
+      try {
+        entry.set(line.value);
+      } catch (const UsageError& error) {
+        mistakes.add(line.place + ": " + error.what());
+      }
+    }
+    // One file may serve several commands: what another one understands is left to it.
+    if (!found && !known.count(line.name))
+      mistakes.add(line.place + ": " + unknown_name("option", line.name, {known.begin(), known.end()}));
+  }
+}
+
+void declare(Called& called, Mistakes& mistakes) {
+  called.command->declare(called.options);
+  called.options.text("config", called.config, "FILE", "read options from a file of lines `name = value`; the command line comes first");
+  called.options.not_in_config();
+  for (Options::Entry& entry : called.options.entries()) {
+    auto set = [&entry, &mistakes](const std::string& text) {
+      entry.given = true;
+      if (text.starts_with("--")) mistakes.add("option --" + entry.name + " needs a value, but '" + text + "' follows it");
+      else mistakes.check([&] { entry.set(text); });
+    };
+    CLI::Option* option = entry.is_flag ? called.app->add_flag_function(
+                                              "--" + entry.name, [set](int64_t count) { set(count > 0 ? "true" : "false"); }, entry.help)
+                                        : called.app->add_option_function<std::string>("--" + entry.name, set, entry.help);
+    option->group(entry.group);
+    if (!entry.is_flag) {
+      option->type_name(entry.placeholder);
+      const std::string initial = entry.get();
+      if (!initial.empty()) option->default_str(initial);
+    }
+  }
+}
+
+void report_unknown(const std::vector<std::string>& arguments, const std::vector<std::string>& known_options, Mistakes& mistakes) {
+  for (const std::string& argument : arguments) {
+    if (argument.starts_with("-")) mistakes.add(unknown_name("option", argument.substr(0, argument.find('=')), known_options));
+    else mistakes.add("'" + argument + "' is not understood: options begin with --, and a value follows its option");
+  }
+}
+
+}  // namespace
+
+void run_command_line(int count, char** arguments, const std::vector<std::unique_ptr<Command>>& commands) {
+  CLI::App app(
+      "pipecast trains networks on an asynchronous pipeline whose forward passes run on predicted weights (PipeOptim).\n\n"
+      "To start, train ResNet-20 in four stages on pictures that pipecast draws itself:\n\n"
+      "  pipecast train --data generated --stages 4",
+      "pipecast");
+  app.footer(
+      "`pipecast COMMAND --help` lists a command's options, with an example.\n"
+      "Exit codes: 0 done, 1 the run failed, 2 wrong usage or input, 3 reserved for a run that was interrupted and can be resumed.");
+  app.require_subcommand(0, 1);
+  app.allow_extras();
+  bool version = false;
+  app.add_flag("--version", version, "Print the version and exit");
+
+  Mistakes mistakes;
+  std::vector<std::string> names;
+  std::set<std::string> known;  // options of all commands
+  std::vector<std::unique_ptr<Called>> all;
+  for (const auto& command : commands) {
+    names.push_back(command->name);
+    all.push_back(std::make_unique<Called>(Called{command.get(), {}, {}, app.add_subcommand(command->name, command->summary)}));
+    declare(*all.back(), mistakes);
+    all.back()->app->allow_extras();
+    all.back()->app->footer("Examples:\n" + command->examples);
+    for (const Options::Entry& entry : all.back()->options.entries()) known.insert(entry.name);
+  }
+
+  try {
+    app.parse(count, arguments);
+  } catch (const CLI::Success&) {
+    for (const auto& called : all)
+      if (called->app->parsed()) return void(std::cout << called->app->help());
+    return void(std::cout << app.help());
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(std::string(error.what()) + "; see pipecast --help");
+  }
+  if (version) return void(std::cout << "pipecast " PIPECAST_VERSION "\n");
+
+  for (const auto& called : all) {
+    if (!called->app->parsed()) continue;
+    std::vector<std::string> options;
+    for (const Options::Entry& entry : called->options.entries()) options.push_back("--" + entry.name);
+    report_unknown(called->app->remaining(), options, mistakes);
+    report_unknown(app.remaining(), options, mistakes);
+    if (!called->config.empty()) mistakes.check([&] { read_config_into(*called, known, mistakes); });
+    mistakes.report();
+    return called->command->run(called->options);
+  }
+  const std::vector<std::string> rest = app.remaining();
+  if (rest.empty()) throw UsageError("which command? There are " + list(names) + "; see pipecast --help");
+  throw UsageError(rest[0].starts_with("-") ? "the command comes first, as in: pipecast train " + rest[0]
+                                            : unknown_name("command", rest[0], names));
+}
+
+std::string list(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+std::string format(const char* pattern, ...) {
+  va_list arguments, again;
+  va_start(arguments, pattern);
+  va_copy(again, arguments);
+  std::string text(size_t(std::vsnprintf(nullptr, 0, pattern, arguments)), '\0');
+  std::vsnprintf(text.data(), text.size() + 1, pattern, again);
+  va_end(arguments);
+  va_end(again);
+  return text;
+}
+
+}  // namespace pipecast

@@ -1,0 +1,98 @@
+#pragma once
+// app/: the `pipecast` command. Arguments in, calls down, reports out; what it does is done by the folders below.
+//
+// This file: commands and their options, from the command line or a config file, the command line first.
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/error.h"
+
+namespace pipecast {
+
+// Mistakes in independent things, reported together, one a line.
+class Mistakes {
+ public:
+  void add(const std::string& sentence) { text_ += (text_.empty() ? "" : "\n") + sentence; }
+  template <class F>
+  void check(F f) {
+    try {
+      f();
+    } catch (const UsageError& error) {
+      add(error.what());
+    }
+  }
+  void report() const {
+    if (!text_.empty()) throw UsageError(text_);
+  }
+
+ private:
+  std::string text_;
+};
+
+// The options of one command. Each is bound to a variable, whose value is the default.
+class Options {
+ public:
+  struct Entry {
+    std::string name, placeholder, help, group;
+    std::function<void(const std::string&)> set;  // throws UsageError
+    std::function<std::string()> get;             // as `set` reads it
+    bool is_flag = false, is_text = false, in_config = true;
+    bool given = false;  // on the command line or in the config file
+  };
+
+  // Options from here on stand under this title in the help.
+  void group(const std::string& title) { group_ = title; }
+  void text(const std::string& name, std::string& value, const std::string& placeholder, const std::string& help);
+  void flag(const std::string& name, bool& value, const std::string& help);
+  // int, int64_t, uint64_t, float or double; not below `least`.
+  template <class T>
+  void number(const std::string& name, T& value, const std::string& placeholder, const std::string& help,
+              T least = std::numeric_limits<T>::lowest());
+  // "0.1,0.2"
+  void numbers(const std::string& name, std::vector<double>& values, const std::string& placeholder, const std::string& help);
+  // The option made last says where something is, not what a run is: written_config() leaves it out.
+  void not_in_config() { entries_.back().in_config = false; }
+
+  bool given(const std::string& name) const;
+  // The values of all options as a config file.
+  std::string written_config() const;
+  std::vector<Entry>& entries() { return entries_; }
+
+ private:
+  void add(Entry);
+
+  std::string group_ = "Options";
+  std::vector<Entry> entries_;
+};
+
+class Command {
+ public:
+  Command(std::string name, std::string summary, std::string examples)
+      : name(std::move(name)), summary(std::move(summary)), examples(std::move(examples)) {}
+  virtual ~Command() = default;
+  virtual void declare(Options&) = 0;
+  virtual void run(const Options&) = 0;
+
+  const std::string name, summary, examples;
+};
+
+// Runs the command that the arguments ask for, or prints help. Throws UsageError for what no command understands.
+void run_command_line(int count, char** arguments, const std::vector<std::unique_ptr<Command>>& commands);
+
+// "a, b, c": the names of a table's rows.
+std::string list(const std::vector<std::string>& names);
+template <class Row>
+std::string list_names(const std::vector<Row>& rows) {
+  std::vector<std::string> names;
+  for (const Row& row : rows) names.push_back(row.name);
+  return list(names);
+}
+
+// Like printf, into a string.
+[[gnu::format(printf, 1, 2)]] std::string format(const char* pattern, ...);
+
+}  // namespace pipecast

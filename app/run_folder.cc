@@ -1,0 +1,37 @@
+#include "app/run_folder.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include "engine/error.h"
+
+namespace pipecast {
+
+namespace fs = std::filesystem;
+
+void RunFolder::check_free(bool overwrite) const {
+  std::error_code ignored;
+  if (path_.empty()) throw UsageError("option --out is empty; name the run's folder");
+  if (!fs::exists(path_, ignored)) return;
+  if (!fs::is_directory(path_, ignored)) throw UsageError("'" + path_ + "' is not a folder; choose another --out");
+  if (fs::is_empty(path_, ignored)) return;
+  if (!fs::exists(config(), ignored) || !fs::exists(metrics(), ignored))
+    throw UsageError("'" + path_ + "' holds other files than a run's; choose another --out");
+  if (!overwrite) throw UsageError("'" + path_ + "' holds a run already; choose another --out, or give --overwrite");
+}
+
+void RunFolder::create(const std::string& configuration) const {
+  std::error_code failure;
+  fs::create_directories(path_, failure);
+  if (failure) throw UsageError("folder '" + path_ + "' cannot be made: " + failure.message() + "; choose another --out");
+  for (const std::string& file : {metrics(), weights(), report()}) fs::remove(file, failure);
+  write_file(config(), configuration);
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  std::ofstream stream(path, std::ios::binary);
+  stream << text << std::flush;
+  if (!stream) throw Error("file '" + path + "' cannot be written; check the disk's free space and the folder's permissions");
+}
+
+}  // namespace pipecast

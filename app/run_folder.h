@@ -1,0 +1,28 @@
+#pragma once
+// A run's folder and its files.
+#include <string>
+
+namespace pipecast {
+
+class RunFolder {
+ public:
+  explicit RunFolder(std::string path) : path_(std::move(path)) {}
+
+  const std::string& path() const { return path_; }
+  std::string config() const { return path_ + "/config"; }
+  std::string metrics() const { return path_ + "/metrics.jsonl"; }
+  std::string weights() const { return path_ + "/weights.safetensors"; }
+  std::string report() const { return path_ + "/report.html"; }
+
+  // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.
+  void check_free(bool overwrite) const;
+  // Makes the folder, without the files of an earlier run, and writes the configuration.
+  void create(const std::string& configuration) const;
+
+ private:
+  std::string path_;
+};
+
+void write_file(const std::string& path, const std::string& text);  // throws Error naming the path
+
+}  // namespace pipecast

@@ -1,0 +1,56 @@
+#include "app/weights_file.h"
+
+#include <charconv>
+
+#include "engine/error.h"
+
+namespace pipecast {
+namespace {
+
+int64_t number(const std::string& text, const std::string& path) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [after, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || after != end || value < 1)
+    throw UsageError("weights '" + path + "' say of themselves '" + text + "' where a positive number belongs; the file is damaged");
+  return value;
+}
+
+}  // namespace
+
+void write_weights(const std::string& path, const NamedWeights& named) {
+  SafeTensors file = to_safetensors(named.weights);
+  const Shape& image = named.options.image;
+  file.metadata = {{"format", "pt"},
+                   {"model", named.model},
+                   {"classes", std::to_string(named.options.classes)},
+                   {"height", std::to_string(image.h)},
+                   {"width", std::to_string(image.w)},
+                   {"channels", std::to_string(image.c)}};
+  write_safetensors(path, file);
+}
+
+NamedWeights read_weights(const std::string& path, const std::string& model, int64_t classes) {
+  const SafeTensors file = read_safetensors(path);
+  NamedWeights named{model, {}, {}};
+  auto says = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  const std::string own = says("model");
+  if (model.empty() && own.empty()) throw UsageError("weights '" + path + "' do not say which model they are of; give --model");
+  if (!model.empty() && !own.empty() && own != model) {
+    make_model(model, {});  // a misspelt name is the likelier mistake
+    throw UsageError("weights '" + path + "' are of model '" + own + "', not '" + model + "'");
+  }
+  if (named.model.empty()) named.model = own;
+  if (!says("classes").empty()) named.options.classes = number(says("classes"), path);
+  if (!says("height").empty()) named.options.image.h = number(says("height"), path);
+  if (!says("width").empty()) named.options.image.w = number(says("width"), path);
+  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path);
+  if (classes > 0) named.options.classes = classes;
+  named.weights = from_safetensors(make_model(named.model, named.options), file, path);
+  return named;
+}
+
+}  // namespace pipecast

@@ -1,0 +1,21 @@
+#pragma once
+// Weights files that name their model, so that nobody has to say it again.
+#include <string>
+
+#include "models/models.h"
+#include "models/weights.h"
+
+namespace pipecast {
+
+struct NamedWeights {
+  std::string model;
+  ModelOptions options;
+  Weights weights;
+};
+
+void write_weights(const std::string& path, const NamedWeights&);
+// A file of pipecast or of torchvision's tensors. `model` and `classes`: what the caller knows of it, "" and 0 for nothing; what
+// the file says of itself fills the rest. Throws UsageError where both do not agree or do not suffice.
+NamedWeights read_weights(const std::string& path, const std::string& model = "", int64_t classes = 0);
+
+}  // namespace pipecast
