@@ -291,6 +291,7 @@ void columns(Device d, int64_t n, int64_t cols, F f) {
   if (cols == 0) return;
 #ifdef PIPECAST_DEVICE_CODE
   if (d.gpu) {
+    if (K * cols > device_scratch_floats) throw Error("columns: " + std::to_string(cols) + " columns exceed the device's scratch memory");
     int chunks = int(std::clamp<int64_t>(std::min(n / 256, device_scratch_floats / (K * cols)), 1, 256));
     launch(columns_kernel<K, F>, dim3(unsigned((cols + 31) / 32), unsigned(chunks)), dim3(32, 8), d.stream, n, cols, f, d.scratch);
     return map(d, cols, ColumnsEnd<K, F>{f, d.scratch, cols, chunks});
@@ -310,8 +311,10 @@ void scatter(Device d, int64_t n, int64_t width, F f) {
 #endif
   (void)d;
   parallel(width, 64, [f, n](int64_t begin, int64_t end) {
-    for (int64_t i = 0; i < n; ++i)
+    for (int64_t i = 0; i < n; ++i) {
+#pragma omp simd
       for (int64_t lane = begin; lane < end; ++lane) f(i, lane);
+    }
   });
 }
 

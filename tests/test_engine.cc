@@ -310,6 +310,7 @@ TEST_CASE("exp_ is exact to a few units in the last place, and clamps") {
   CHECK(exp_(0) == 1);
   CHECK(exp_(-1000) == exp_(-87));
   CHECK(exp_(1000) == exp_(88));
+  CHECK(std::isnan(exp_(NAN)));  // a run that diverges must show it
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
