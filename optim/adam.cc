@@ -41,10 +41,11 @@ struct AdamDecayed {
 
   HD float operator()(float w, float m, float v) const {
     float deviation = sqrtf(v);
-    for (int j = 0; j < updates; ++j) {
+    int j = 0;
+    do {  // at least one update: a loop that may be empty would keep GCC from vectorizing over the elements
       m = fma_(beta1, m, coupled * w);
       w = fma_(-update[j].rate, direction(m, deviation, update[j].root, epsilon), update[j].keep * w);
-    }
+    } while (++j < updates);
     return w;
   }
 };

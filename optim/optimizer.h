@@ -11,10 +11,10 @@
 
 namespace pipecast {
 
-// How far and along what to predict (methods.md sections in docs/methods.md). With s = the number of updates ahead:
+// How far and along what to predict (docs/look-ahead.md). With s = the number of updates ahead:
 enum class LookAheadMode {
   paper,     // w - s * lr * direction; direction is the state alone (SGD: v; Adam: mhat / (sqrt(vhat) + eps)); no decay term
-  released,  // the published code: SGD direction is u * v + (1 - dampening) * g; Adam's eps is 1e-8
+  released,  // the published code: SGD direction is u * v + (1 - dampening) * g, g before weight decay; Adam's eps is 1e-8
   exact,     // w - (sum of the learning rates of the s next updates) * direction: s and the rates are those that will be
   decayed,   // the s next updates carried out on w with zero gradients: momentum and decoupled decay act as they would
 };
@@ -34,7 +34,7 @@ constexpr int max_look_ahead = 64;  // updates; `decayed` Adam passes one coeffi
 struct Buffers {
   int64_t n = 0;
   float* w = nullptr;        // latest weights: read and written
-  const float* g = nullptr;  // gradient
+  const float* g = nullptr;  // gradient; predict() reads that of the last step: SGD's released, and SGD without momentum
   std::array<float*, 3> state = {};
   float* predicted = nullptr;  // assigned by predict(), and by step() where it is not null
 };
@@ -57,7 +57,7 @@ struct OptimizerOptions {
   float weight_decay = 0;
   float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
 };
-// Throws UsageError for an unknown name or a value out of range.
+// Throws UsageError for an unknown name or values out of range; several mistakes are reported together, one a line.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions&);
 std::vector<std::string> optimizer_names();
 

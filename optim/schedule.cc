@@ -58,9 +58,9 @@ void Schedule::validate() const {
   bool rising = std::adjacent_find(milestones.begin(), milestones.end(), std::greater_equal<>()) == milestones.end();
   require(rising, "the milestones must rise from each to the next");
   require(name != "multi-step" || !milestones.empty(), "the multi-step schedule needs at least one milestone");
-  require((name != "cosine" && name != "polynomial") || !(warmup_epochs >= epochs),
-          "the warm-up lasts " + std::to_string(warmup_epochs) + " of " + std::to_string(epochs) + " epochs: the " + name +
-              " schedule needs it to be shorter");
+  require((name != "cosine" && name != "polynomial") || !(warmup_epochs >= epochs), "the warm-up lasts " + std::to_string(warmup_epochs) +
+                                                                                        " of " + std::to_string(epochs) + " epochs: the " +
+                                                                                        name + " schedule needs it to be shorter");
   if (!mistakes.empty()) throw UsageError(mistakes);
 }
 

@@ -16,15 +16,15 @@ namespace pipecast {
 //   cosine                final_rate + (rate - final_rate) * (1 + cos(pi * p)) / 2    p = (t - W) / (T - W), at most 1
 //   polynomial            final_rate + (rate - final_rate) * (1 - p)^power            the same
 struct Schedule {
-  std::string name = "constant";   // of schedule_names()
-  float rate = 0.1f;               // the base
-  double epochs = 1;               // cosine and polynomial end here
+  std::string name = "constant";  // of schedule_names()
+  float rate = 0.1f;              // the base
+  double epochs = 1;              // cosine and polynomial end here
   double warmup_epochs = 0;
-  double step_epochs = 30;         // step
-  std::vector<double> milestones;  // multi-step, in rising order
-  float gamma = 0.1f;              // step and multi-step
-  float power = 2;                 // polynomial
-  float final_rate = 0;            // cosine and polynomial
+  double step_epochs = 30;              // step
+  std::vector<double> milestones = {};  // multi-step, in rising order
+  float gamma = 0.1f;                   // step and multi-step
+  float power = 2;                      // polynomial
+  float final_rate = 0;                 // cosine and polynomial
 
   // The rate of update number t (0 for the first) when an epoch has `updates` updates.
   float at(int64_t t, int64_t updates) const;

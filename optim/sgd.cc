@@ -37,15 +37,15 @@ template <bool Momentum, class LookAheadRule>
 struct SgdStep {
   float *w, *v, *predicted;
   const float* g;
-  float rate, decay, momentum, fresh;  // fresh: the share of the new gradient
-  bool nesterov;
+  float rate, decay, momentum, fresh;    // fresh: the share of the new gradient
+  float along_gradient, along_velocity;  // the direction: 0, 1; for Nesterov 1, u
   LookAheadRule look_ahead;
 
   HD void operator()(int64_t i) const {
     float last = g[i], gradient = fma_(decay, w[i], last), direction = gradient, velocity = last;
     if constexpr (Momentum) {
       velocity = fma_(momentum, v[i], fresh * gradient);
-      direction = nesterov ? fma_(momentum, velocity, gradient) : velocity;
+      direction = fma_(along_velocity, velocity, along_gradient * gradient);
       v[i] = velocity;
     }
     float weight = fma_(-rate, direction, w[i]);
@@ -87,7 +87,8 @@ class Sgd : public Optimizer {
     auto run = [&](auto look_ahead) {
       map(d, b.n,
           SgdStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.predicted, b.g, rate, o_.weight_decay, o_.momentum,
-                                                  t == 1 ? 1 : 1 - o_.dampening, o_.nesterov, look_ahead});
+                                                  t == 1 ? 1 : 1 - o_.dampening, o_.nesterov ? 1.f : 0.f, o_.nesterov ? o_.momentum : 1,
+                                                  look_ahead});
     };
     auto c = coefficients(t, ahead);
     if (!b.predicted) run(SgdNoLookAhead{});
@@ -99,12 +100,10 @@ class Sgd : public Optimizer {
   SgdLookAhead<true> coefficients(int64_t t, const LookAhead& ahead) const {
     if (t == 0 || ahead.rates.empty()) return {};
     const double first = double(ahead.rates.size()) * ahead.rates[0];
-    const double fresh = 1 - double(o_.dampening), u = o_.momentum;
+    const double u = o_.momentum, fresh = u > 0 ? 1 - double(o_.dampening) : 1;
     switch (ahead.mode) {
       case LookAheadMode::paper: return {1, float(-first), 0};
-      case LookAheadMode::released:
-        if (u == 0) return {1, float(-first), 0};
-        return {1, float(-first * u), float(-first * fresh)};
+      case LookAheadMode::released: return {1, float(-first * u), float(-first * fresh)};
       case LookAheadMode::exact: return {1, float(-std::accumulate(ahead.rates.begin(), ahead.rates.end(), 0.0)), 0};
       case LookAheadMode::decayed: break;
     }
@@ -112,9 +111,9 @@ class Sgd : public Optimizer {
     struct {
       double w, v;
     } w{1, 0}, v{0, 1};
-    const double c = o_.weight_decay, taken = u > 0 ? fresh : 1;
+    const double c = o_.weight_decay;
     for (double rate : ahead.rates) {
-      v = {u * v.w + taken * c * w.w, u * v.v + taken * c * w.v};
+      v = {u * v.w + fresh * c * w.w, u * v.v + fresh * c * w.v};
       if (o_.nesterov) w = {w.w - rate * (c * w.w + u * v.w), w.v - rate * (c * w.v + u * v.v)};
       else w = {w.w - rate * v.w, w.v - rate * v.v};
     }

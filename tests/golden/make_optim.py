@@ -22,7 +22,7 @@ def rate(t):  # of update t (1 for the first): changes with every update
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {}),
-    "sgd_decay": (torch.optim.SGD, dict(weight_decay=fp32(0.1))),
+    "sgd_decay": (torch.optim.SGD, dict(weight_decay=fp32(0.1), dampening=fp32(0.3))),  # no momentum: dampening has no effect
     "momentum": (torch.optim.SGD, dict(momentum=fp32(0.9))),
     "momentum_decay": (torch.optim.SGD, dict(momentum=fp32(0.9), weight_decay=fp32(0.1))),
     "dampening": (torch.optim.SGD, dict(momentum=fp32(0.9), dampening=fp32(0.3), weight_decay=fp32(0.1))),

@@ -1,0 +1,499 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numbers>
+
+#include "engine/memory.h"
+#include "engine/safetensors.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+
+using namespace pipecast;
+
+namespace {
+
+constexpr float nan_ = std::numeric_limits<float>::quiet_NaN();
+using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
+
+// Repeatable numbers in [-1, 1).
+struct Numbers {
+  uint32_t state;
+  float operator()() { return float(int32_t(state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f; }
+};
+
+// What the flat buffers of a stage hold, in host memory.
+struct Values {
+  Floats w, g, predicted;
+  std::array<Floats, 2> state;
+};
+
+// Weights of order 1, some of them zero, gradients and a plausible state; predicted is poisoned.
+Values random_values(int64_t n, uint32_t seed) {
+  Numbers number{seed};
+  Values v{Floats(n), Floats(n), Floats(n, nan_), {Floats(n), Floats(n)}};
+  for (int64_t i = 0; i < n; ++i) {
+    v.w[i] = i % 11 == 3 ? 0 : number() + (i % 2 ? 0.5f : -0.5f);
+    v.g[i] = number();
+    v.state[0][i] = number();
+    v.state[1][i] = 0.001f + 0.01f * std::abs(number());
+  }
+  return v;
+}
+
+// Runs one call on a device: values go there and come back.
+template <class Call>
+void on_device(Device d, const Optimizer& optimizer, bool predict, Values& values, const Call& call) {
+  const int64_t n = int64_t(values.w.size());
+  Memory w(d, n), g(d, n), predicted(d, n), first(d, n), second(d, n);
+  std::pair<Memory*, Floats*> all[] = {
+      {&w, &values.w}, {&g, &values.g}, {&predicted, &values.predicted}, {&first, &values.state[0]}, {&second, &values.state[1]}};
+  for (auto [memory, host] : all) copy(d, memory->data(), host->data(), host->size() * sizeof(float));
+  Buffers b{n, w.data(), g.data(), {}, predict ? predicted.data() : nullptr};
+  if (optimizer.states() > 0) b.state[0] = first.data();
+  if (optimizer.states() > 1) b.state[1] = second.data();
+  call(b);
+  for (auto [memory, host] : all) copy(d, host->data(), memory->data(), host->size() * sizeof(float));
+  synchronize(d);
+}
+
+void step(Device d, const Optimizer& optimizer, Values& values, int64_t t, float rate, const LookAhead& ahead, bool predict) {
+  on_device(d, optimizer, predict, values, [&](const Buffers& b) { optimizer.step(d, b, t, rate, ahead); });
+}
+void predict(Device d, const Optimizer& optimizer, Values& values, int64_t t, const LookAhead& ahead) {
+  on_device(d, optimizer, true, values, [&](const Buffers& b) { optimizer.predict(d, b, t, ahead); });
+}
+
+bool same_bits(const Floats& a, const Floats& b) { return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * 4); }
+bool same_bits(const Values& a, const Values& b) {
+  return same_bits(a.w, b.w) && same_bits(a.g, b.g) && same_bits(a.state[0], b.state[0]) && same_bits(a.state[1], b.state[1]);
+}
+
+// The largest difference, in units of max(1, |b|); infinite where one side is not a number.
+template <class A, class B>
+double difference(const A& a, const B& b) {
+  REQUIRE(a.size() == b.size());
+  double most = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    double d = std::abs(double(a[i]) - double(b[i])) / std::max(1.0, std::abs(double(b[i])));
+    most = d <= most ? most : std::isnan(d) ? INFINITY : d;
+  }
+  return most;
+}
+
+OptimizerOptions sgd(float momentum, float decay, float dampening = 0, bool nesterov = false) {
+  return {"sgd", momentum, dampening, nesterov, decay, 0.9f, 0.999f, 1e-8f};
+}
+OptimizerOptions adam(const char* name, float beta1, float beta2, float epsilon, float decay) {
+  return {name, 0.9f, 0, false, decay, beta1, beta2, epsilon};
+}
+
+const std::vector<OptimizerOptions> all_options = {
+    sgd(0, 0),
+    sgd(0, 0.1f, 0.3f),
+    sgd(0.9f, 0),
+    sgd(0.9f, 0.1f),
+    sgd(0.8f, 0.1f, 0.3f),
+    sgd(0.9f, 0.1f, 0, true),
+    adam("adam", 0.9f, 0.999f, 1e-8f, 0),
+    adam("adam", 0.8f, 0.99f, 0.05f, 0.1f),
+    adam("adamw", 0.9f, 0.999f, 0.05f, 0.1f),
+};
+const LookAheadMode all_modes[] = {LookAheadMode::paper, LookAheadMode::released, LookAheadMode::exact, LookAheadMode::decayed};
+const Floats rates = {0.02f, 0.05f, 0.01f, 0.04f, 0.03f, 0.005f, 0.06f};
+
+std::string describe(const OptimizerOptions& o) {
+  return o.name + " momentum " + std::to_string(o.momentum) + " dampening " + std::to_string(o.dampening) + " nesterov " +
+         std::to_string(o.nesterov) + " decay " + std::to_string(o.weight_decay) + " epsilon " + std::to_string(o.epsilon);
+}
+
+// A look-ahead of one element, from the formulas of docs/look-ahead.md, in double and update by update.
+double direct(const OptimizerOptions& o, LookAheadMode mode, int64_t t, std::span<const float> r, double w, double g, double m, double v) {
+  if (t == 0) return w;
+  const double c = o.weight_decay, b1 = o.beta1, b2 = o.beta2, u = o.momentum, s = double(r.size());
+  if (r.empty()) return w;
+  double sum = 0;
+  for (float rate : r) sum += rate;
+
+  if (o.name == "sgd") {
+    const double velocity = u > 0 ? m : g;
+    if (mode == LookAheadMode::paper) return w - s * r[0] * velocity;
+    if (mode == LookAheadMode::exact) return w - sum * velocity;
+    if (mode == LookAheadMode::released) return w - s * r[0] * (u > 0 ? u * m + (1 - double(o.dampening)) * g : g);
+    for (float rate : r) {
+      const double gradient = c * w;
+      if (u == 0) w -= rate * gradient;
+      else {
+        m = u * m + (1 - double(o.dampening)) * gradient;
+        w -= rate * (o.nesterov ? gradient + u * m : m);
+      }
+    }
+    return w;
+  }
+  auto toward = [&](double mean, double updates, double epsilon) {
+    return mean / (1 - std::pow(b1, updates)) / (std::sqrt(v) / std::sqrt(1 - std::pow(b2, updates)) + epsilon);
+  };
+  if (mode == LookAheadMode::paper) return w - s * r[0] * toward(m, double(t), o.epsilon);
+  if (mode == LookAheadMode::released) return w - s * r[0] * toward(m, double(t), 1e-8);
+  if (mode == LookAheadMode::exact) return w - sum * toward(m, double(t), o.epsilon);
+  double updates = double(t);
+  for (float rate : r) {
+    if (o.name == "adamw") w *= 1 - rate * c, m = b1 * m;
+    else m = b1 * m + (1 - b1) * c * w;
+    w -= rate * toward(m, ++updates, o.epsilon);
+  }
+  return w;
+}
+
+// The devices whose results must equal the host's.
+std::vector<Device> other_devices() {
+  std::vector<Device> devices;
+#ifdef PIPECAST_EMULATOR
+  static Floats scratch(device_scratch_floats);
+  devices.push_back({true, nullptr, scratch.data()});
+#endif
+  if (gpu_present()) {
+    static DeviceOwner gpu("cuda");
+    devices.push_back(gpu.get());
+  }
+  return devices;
+}
+
+}  // namespace
+
+TEST_CASE("updates equal PyTorch's") {
+  const SafeTensors golden = read_safetensors(GOLDEN_DIR "/optim.safetensors");
+  auto tensor = [&](const std::string& name) { return golden.tensors.at(name).floats(); };
+  const Floats start = tensor("start"), gradients = tensor("gradients"), golden_rates = tensor("rates");
+  const size_t n = start.size();
+  const std::pair<const char*, OptimizerOptions> cases[] = {
+      {"sgd", sgd(0, 0)},
+      {"sgd_decay", sgd(0, 0.1f, 0.3f)},
+      {"momentum", sgd(0.9f, 0)},
+      {"momentum_decay", sgd(0.9f, 0.1f)},
+      {"dampening", sgd(0.9f, 0.1f, 0.3f)},
+      {"nesterov", sgd(0.9f, 0.1f, 0, true)},
+      {"adam", adam("adam", 0.9f, 0.999f, 1e-8f, 0)},
+      {"adam_decay", adam("adam", 0.8f, 0.99f, 1e-3f, 0.1f)},
+      {"adamw", adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f)},
+  };
+  for (const auto& [name, options] : cases) {
+    CAPTURE(name);
+    auto optimizer = make_optimizer(options);
+    Values values{start, Floats(n), Floats(n), {Floats(n), Floats(n)}};
+    Floats kept;
+    for (size_t t = 1; t <= golden_rates.size(); ++t) {
+      values.g.assign(gradients.begin() + (t - 1) * n, gradients.begin() + t * n);
+      step({}, *optimizer, values, int64_t(t), golden_rates[t - 1], {}, false);
+      if (t == 1 || t == 2 || t == 12) kept.insert(kept.end(), values.w.begin(), values.w.end());
+    }
+    CHECK(difference(kept, tensor(std::string(name) + ".weights")) < 1e-6);
+    for (int i = 0; i < optimizer->states(); ++i)
+      CHECK(difference(values.state[i], tensor(std::string(name) + ".state" + std::to_string(i))) < 1e-6);
+    CHECK(golden.tensors.count(std::string(name) + ".state" + std::to_string(optimizer->states())) == 0);
+  }
+}
+
+TEST_CASE("every look-ahead equals its formula") {
+  for (const OptimizerOptions& options : all_options) {
+    auto optimizer = make_optimizer(options);
+    for (LookAheadMode mode : all_modes)
+      for (int64_t t : {0, 1, 2, 9})
+        for (size_t s : {0, 1, 3, 7}) {
+          CAPTURE(describe(options));
+          CAPTURE(to_string(mode));
+          CAPTURE(t);
+          CAPTURE(s);
+          const std::span<const float> ahead(rates.data(), s);
+          Values values = random_values(37, 5);
+          if (t == 0) values.state[0].assign(37, 0), values.state[1].assign(37, 0);
+          Doubles expected(37);
+          for (size_t i = 0; i < 37; ++i)
+            expected[i] = direct(options, mode, t, ahead, values.w[i], values.g[i], values.state[0][i], values.state[1][i]);
+          const Values before = values;
+          predict({}, *optimizer, values, t, {mode, ahead});
+          CHECK(same_bits(values, before));
+          CHECK(difference(values.predicted, expected) < 1e-6);
+          if (t == 0 || s == 0) CHECK(difference(values.predicted, values.w) == 0);
+        }
+  }
+}
+
+TEST_CASE("the modes differ where they should, so that comparing them means something") {
+  const std::span<const float> ahead(rates.data(), 3);
+  for (const OptimizerOptions& options : all_options) {
+    CAPTURE(describe(options));
+    auto optimizer = make_optimizer(options);
+    std::vector<Floats> predicted;
+    for (LookAheadMode mode : all_modes) {
+      Values values = random_values(37, 5);
+      predict({}, *optimizer, values, 4, {mode, ahead});
+      predicted.push_back(values.predicted);
+    }
+    // Paper and released are the same for SGD without momentum, and for Adam as far as its epsilon is 1e-8.
+    const bool same = options.name == "sgd" ? options.momentum == 0 : options.epsilon == 1e-8f;
+    for (size_t a = 0; a < 4; ++a)
+      for (size_t b = a + 1; b < 4; ++b)
+        if (a == 0 && b == 1 && same) CHECK(difference(predicted[a], predicted[b]) == 0);
+        else CHECK(difference(predicted[a], predicted[b]) > 1e-3);
+  }
+}
+
+TEST_CASE("a step that predicts is a step and then a prediction, bit for bit") {
+  for (int threads_wanted : {1, 2})
+    for (int64_t n : {0, 1, 37, 40009})
+      for (const OptimizerOptions& options : all_options)
+        for (LookAheadMode mode : all_modes)
+          for (size_t s : {0, 3}) {
+            if (n == 40009 && s == 0) continue;
+            CAPTURE(describe(options));
+            CAPTURE(to_string(mode));
+            CAPTURE(n);
+            const int before = threads();
+            set_threads(threads_wanted);
+            auto optimizer = make_optimizer(options);
+            const LookAhead ahead{mode, {rates.data(), s}};
+            Values fused = random_values(n, 7), apart = fused;
+            for (int64_t t = 3; t <= 4; ++t) {
+              step({}, *optimizer, fused, t, 0.03f, ahead, true);
+              step({}, *optimizer, apart, t, 0.03f, ahead, false);
+              predict({}, *optimizer, apart, t, ahead);
+              CHECK(same_bits(fused, apart));
+              CHECK(same_bits(fused.predicted, apart.predicted));
+            }
+            if (s == 0) CHECK(difference(fused.predicted, fused.w) == 0);
+            set_threads(before);
+          }
+}
+
+TEST_CASE("the number of threads changes no bit") {
+  for (const OptimizerOptions& options : all_options) {
+    CAPTURE(describe(options));
+    auto optimizer = make_optimizer(options);
+    const int before = threads();
+    Values results[2];
+    for (int count : {1, 2}) {
+      set_threads(count);
+      Values& values = results[count - 1];
+      values = random_values(50021, 9);
+      step({}, *optimizer, values, 2, 0.03f, {LookAheadMode::decayed, rates}, true);
+    }
+    set_threads(before);
+    CHECK(same_bits(results[0], results[1]));
+    CHECK(same_bits(results[0].predicted, results[1].predicted));
+  }
+}
+
+TEST_CASE("every device equals the host") {
+  for (Device d : other_devices())
+    for (const OptimizerOptions& options : all_options)
+      for (LookAheadMode mode : all_modes)
+        for (int64_t n : {1, 37, 1025}) {
+          CAPTURE(describe(options));
+          CAPTURE(to_string(mode));
+          CAPTURE(n);
+          auto optimizer = make_optimizer(options);
+          Values host = random_values(n, 11), there = host;
+          for (int64_t t = 1; t <= 2; ++t) {
+            step({}, *optimizer, host, t, 0.03f, {mode, rates}, true);
+            step(d, *optimizer, there, t, 0.03f, {mode, rates}, true);
+          }
+          CHECK(difference(there.predicted, host.predicted) < 1e-6);
+          there.predicted.assign(n, nan_);
+          predict(d, *optimizer, there, 2, {mode, rates});
+          CHECK(difference(there.w, host.w) < 1e-6);
+          CHECK(difference(there.state[0], host.state[0]) < 1e-6);
+          CHECK(difference(there.state[1], host.state[1]) < 1e-6);
+          CHECK(difference(there.predicted, host.predicted) < 1e-6);
+        }
+}
+
+TEST_CASE("decayed is where updates with zero gradients lead") {
+  constexpr size_t n = 37;
+  std::vector<OptimizerOptions> options = all_options;
+  options.push_back(sgd(0.95f, 0.2f, 1));
+  options.push_back(sgd(0.5f, 0, 0, true));
+  for (const OptimizerOptions& o : options)
+    for (size_t s : {1, 3, 7}) {
+      CAPTURE(describe(o));
+      CAPTURE(s);
+      auto optimizer = make_optimizer(o);
+      Values values = random_values(n, 13);
+      for (Floats& state : values.state) state.assign(n, 0);
+      Numbers number{17};
+      for (int64_t t = 1; t <= 3; ++t) {
+        for (float& g : values.g) g = number();
+        step({}, *optimizer, values, t, 0.05f, {LookAheadMode::decayed, {rates.data(), s}}, t == 3);
+      }
+      const Floats held = values.state[1];
+      values.g.assign(n, 0);
+      for (size_t j = 0; j < s; ++j) {
+        // Adam's second moment is held: it is set to what this update turns into the value held.
+        if (o.name != "sgd")
+          for (size_t i = 0; i < n; ++i) {
+            double g = o.name == "adam" ? double(o.weight_decay) * values.w[i] : 0;
+            values.state[1][i] = float((held[i] - (1 - double(o.beta2)) * g * g) / double(o.beta2));
+          }
+        step({}, *optimizer, values, int64_t(4 + j), rates[j], {}, false);
+      }
+      CHECK(difference(values.predicted, values.w) < 1e-6);
+    }
+}
+
+TEST_CASE("Adam's decayed look-ahead has a limit, and says so") {
+  auto optimizer = make_optimizer(adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f));
+  Values values = random_values(5, 3);
+  const Floats many(max_look_ahead + 1, 0.001f);
+  CHECK_THROWS_AS(predict({}, *optimizer, values, 2, {LookAheadMode::decayed, many}), UsageError);
+  const std::span<const float> most(many.data(), max_look_ahead);
+  predict({}, *optimizer, values, 2, {LookAheadMode::decayed, most});
+  for (size_t i = 0; i < 5; ++i) {
+    double expected = direct(adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f), LookAheadMode::decayed, 2, most, values.w[i], 0, values.state[0][i],
+                             values.state[1][i]);
+    CHECK(values.predicted[i] == doctest::Approx(expected).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("optimizers and look-aheads are chosen by name, and mistakes are named together") {
+  CHECK(optimizer_names() == std::vector<std::string>{"sgd", "adam", "adamw"});
+  CHECK(make_optimizer({})->states() == 1);
+  CHECK(make_optimizer(sgd(0, 0))->states() == 0);
+  CHECK(make_optimizer(adam("adam", 0.9f, 0.999f, 1e-8f, 0))->states() == 2);
+  for (LookAheadMode mode : all_modes) CHECK(look_ahead_mode(to_string(mode)) == mode);
+  CHECK(look_ahead_modes().size() == 4);
+  CHECK_THROWS_WITH_AS(look_ahead_mode("exat"), doctest::Contains("did you mean 'exact'"), UsageError);
+
+  auto mistakes = [](const OptimizerOptions& options) -> std::string {
+    try {
+      make_optimizer(options);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return {};
+  };
+  CHECK(mistakes({}).empty());
+  CHECK(mistakes(sgd(0.9f, 0, 1)).empty());
+  CHECK(mistakes(adam("adam", 0, 0, 1e-8f, 0)).empty());
+  CHECK(mistakes(sgd(1, 0)).find("momentum is 1") == 0);
+  CHECK(mistakes(sgd(nan_, 0)).find("momentum is nan") == 0);
+  CHECK(mistakes(sgd(-0.1f, 0)).find("momentum") == 0);
+  CHECK(mistakes(sgd(0.9f, -1)).find("weight decay") == 0);
+  CHECK(mistakes(sgd(0.9f, INFINITY)).find("weight decay") == 0);
+  CHECK(mistakes(sgd(0.9f, 0, 1.5f)).find("dampening") == 0);
+  CHECK(mistakes(sgd(0.9f, 0, 0.1f, true)).find("Nesterov") == 0);
+  CHECK(mistakes(sgd(0, 0, 0, true)).find("Nesterov") == 0);
+  CHECK(mistakes(adam("adam", 1, 0.9f, 1e-8f, 0)).find("beta1") == 0);
+  CHECK(mistakes(adam("adam", 0.9f, 1, 1e-8f, 0)).find("beta2") == 0);
+  CHECK(mistakes(adam("adam", 0.9f, 0.9f, 0, 0)).find("epsilon") == 0);
+  const std::string three = mistakes(adam("adan", 2, 0.9f, 0, 0));
+  CHECK(three.find("did you mean 'adam'") != std::string::npos);
+  CHECK(three.find("\nbeta1 is 2") != std::string::npos);
+  CHECK(three.find("\nepsilon is 0") != std::string::npos);
+}
+
+TEST_CASE("schedules equal hand-computed points") {
+  Schedule s{.name = "constant", .rate = 0.4f, .epochs = 3};
+  CHECK(s.at(0, 10) == 0.4f);
+  CHECK(s.at(1000, 10) == 0.4f);
+
+  s.warmup_epochs = 0.4;  // four updates
+  CHECK(s.at(0, 10) == 0.1f);
+  CHECK(s.at(1, 10) == 0.2f);
+  CHECK(s.at(3, 10) == 0.4f);
+  CHECK(s.at(4, 10) == 0.4f);
+
+  s = {.name = "step", .rate = 0.8f, .step_epochs = 0.3, .gamma = 0.5f};  // every third update of ten
+  for (int64_t t = 0; t < 30; ++t) CHECK(s.at(t, 10) == doctest::Approx(0.8 * std::pow(0.5, t / 3)));
+  s.step_epochs = 2.5;  // updates 3 and 5 are the nearest to 2.5 and 5 epochs of one update
+  for (auto [t, rate] : {std::pair{2, 0.8}, {3, 0.4}, {4, 0.4}, {5, 0.2}}) CHECK(s.at(t, 1) == doctest::Approx(rate));
+
+  s = {.name = "multi-step", .rate = 0.8f, .warmup_epochs = 1.2, .milestones = {1, 1.5, 2.25}, .gamma = 0.5f};
+  CHECK(s.at(11, 10) == 0.8f);  // the last of twelve warm-up updates
+  CHECK(s.at(12, 10) == doctest::Approx(0.4));
+  CHECK(s.at(14, 10) == doctest::Approx(0.4));
+  CHECK(s.at(15, 10) == doctest::Approx(0.2));
+  CHECK(s.at(22, 10) == doctest::Approx(0.2));
+  CHECK(s.at(23, 10) == doctest::Approx(0.1));
+
+  s = {.name = "cosine", .rate = 0.5f, .epochs = 5, .warmup_epochs = 1, .final_rate = 0.1f};
+  CHECK(s.at(10, 10) == 0.5f);
+  CHECK(s.at(20, 10) == doctest::Approx(0.1 + 0.4 * (1 + std::numbers::sqrt2 / 2) / 2));
+  CHECK(s.at(30, 10) == doctest::Approx(0.3));
+  CHECK(s.at(50, 10) == doctest::Approx(0.1));
+  CHECK(s.at(500, 10) == doctest::Approx(0.1));
+
+  s.name = "polynomial", s.power = 2;
+  CHECK(s.at(10, 10) == 0.5f);
+  CHECK(s.at(30, 10) == doctest::Approx(0.1 + 0.4 * 0.25));
+  CHECK(s.at(50, 10) == doctest::Approx(0.1));
+  CHECK(s.at(500, 10) == doctest::Approx(0.1));
+}
+
+TEST_CASE("schedules rise through the warm-up, meet the schedule proper without a jump, and then never rise") {
+  for (const std::string& name : schedule_names()) {
+    CAPTURE(name);
+    Schedule s{.name = name, .rate = 0.1f, .epochs = 6, .warmup_epochs = 1.5, .step_epochs = 2, .milestones = {3, 4}};
+    s.validate();
+    const int64_t updates = 7, warmup = 11;  // 10.5, rounded
+    for (int64_t t = 0; t + 1 < warmup; ++t) CHECK(s.at(t + 1, updates) > s.at(t, updates));
+    CHECK(s.at(warmup - 1, updates) == 0.1f);
+    CHECK(s.at(warmup, updates) == 0.1f);
+    for (int64_t t = warmup; t < 50; ++t) CHECK(s.at(t + 1, updates) <= s.at(t, updates));
+    if (name == "cosine" || name == "polynomial") {
+      for (int64_t t = warmup; t < 42; ++t) CHECK(s.at(t + 1, updates) < s.at(t, updates));
+      for (int64_t t = warmup; t < 50; ++t) CHECK(s.at(t, updates) - s.at(t + 1, updates) < 0.1f * 2 / 31);
+    }
+  }
+}
+
+TEST_CASE("schedules equal PyTorch's") {
+  const SafeTensors golden = read_safetensors(GOLDEN_DIR "/optim.safetensors");
+  const std::pair<const char*, Schedule> cases[] = {
+      {"step", {.name = "step", .step_epochs = 1}},
+      {"multi-step", {.name = "multi-step", .milestones = {1, 2}, .gamma = 0.2f}},
+      {"cosine", {.name = "cosine", .epochs = 3, .final_rate = 0.001f}},
+      {"polynomial", {.name = "polynomial", .epochs = 3, .power = 3}},
+      {"warm-up cosine", {.name = "cosine", .epochs = 3, .warmup_epochs = 0.6}},
+  };
+  for (const auto& [name, schedule] : cases) {
+    CAPTURE(name);
+    const Floats expected = golden.tensors.at(std::string("schedule ") + name).floats();
+    REQUIRE(expected.size() == 30);
+    for (int64_t t = 0; t < 30; ++t) {
+      CAPTURE(t);
+      CHECK(std::abs(schedule.at(t, 10) - expected[t]) < 1e-6 * expected[t]);
+    }
+  }
+}
+
+TEST_CASE("a schedule's mistakes are named together") {
+  auto mistakes = [](const Schedule& schedule) -> std::string {
+    try {
+      schedule.validate();
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return {};
+  };
+  CHECK(mistakes({}).empty());
+  CHECK(mistakes({.warmup_epochs = 5}).empty());
+  CHECK(mistakes({.name = "cosin"}).find("did you mean 'cosine'") != std::string::npos);
+  CHECK(mistakes({.rate = nan_}).find("learning rate is nan") == 0);
+  CHECK(mistakes({.rate = -1}).find("learning rate") == 0);
+  CHECK(mistakes({.epochs = 0}).find("the number of epochs") == 0);
+  CHECK(mistakes({.warmup_epochs = -1}).find("the number of warm-up epochs") == 0);
+  CHECK(mistakes({.step_epochs = 0}).find("the schedule's step") == 0);
+  CHECK(mistakes({.gamma = 0}).find("the schedule's gamma") == 0);
+  CHECK(mistakes({.power = -1}).find("the schedule's power") == 0);
+  CHECK(mistakes({.final_rate = INFINITY}).find("the final learning rate") == 0);
+  CHECK(mistakes({.milestones = {-1}}).find("a milestone is -1") == 0);
+  CHECK(mistakes({.milestones = {2, 2}}).find("the milestones must rise") == 0);
+  CHECK(mistakes({.name = "multi-step"}).find("needs at least one milestone") != std::string::npos);
+  CHECK(mistakes({.name = "cosine", .warmup_epochs = 1}).find("the warm-up lasts") == 0);
+  const std::string three = mistakes({.name = "lineal", .rate = -1, .gamma = -1});
+  CHECK(three.find("unknown learning-rate schedule 'lineal'") == 0);
+  CHECK(three.find("\nlearning rate is -1") != std::string::npos);
+  CHECK(three.find("\nthe schedule's gamma is -1") != std::string::npos);
+}
