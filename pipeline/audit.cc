@@ -43,8 +43,9 @@ class Machine {
       for (size_t k = 0; k < stages_.size(); ++k)
         while (advance(k)) moved = true;
     }
-    std::vector<AuditedPass> passes;
     check_all_done();
+    check_all_received();
+    std::vector<AuditedPass> passes;
     for (size_t k = 0; k < stages_.size(); ++k) {
       check_end(k);
       passes.insert(passes.end(), stages_[k].passes.begin(), stages_[k].passes.end());
@@ -212,7 +213,14 @@ class Machine {
     if (!waiting.empty()) throw UsageError("the programs deadlock: " + waiting);
   }
 
-  // Nothing may be left over when a program is through.
+  // Nothing may be left over when the programs are through.
+  void check_all_received() const {
+    for (size_t k = 0; k < stages_.size(); ++k)
+      for (const auto& [queue, sender, receiver] : {std::tuple(&activations_[k], k, k + 1), std::tuple(&gradients_[k], k + 1, k)})
+        if (queue->taken.size() < queue->sent.size())
+          wrong(sender, queue->sent[queue->taken.size()].position, "stage " + std::to_string(receiver) + " never receives it");
+  }
+
   void check_end(size_t k) const {
     const Stage& stage = stages_[k];
     for (const auto& [pass, position] : stage.forwards)
@@ -220,9 +228,6 @@ class Machine {
     if (stage.gradient)
       wrong(k, stage.program.size() - 1, "the gradient of mini-batch " + std::to_string(*stage.gradient) + " is used by no step");
     check_prediction_was_read(k);
-    for (const auto& [queue, sender, receiver] : {std::tuple(&activations_[k], k, k + 1), std::tuple(&gradients_[k], k + 1, k)})
-      if (queue->taken.size() < queue->sent.size())
-        wrong(sender, queue->sent[queue->taken.size()].position, "stage " + std::to_string(receiver) + " never receives it");
   }
 
   std::vector<Stage> stages_;
