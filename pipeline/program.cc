@@ -15,34 +15,23 @@ Pass pass_of(const Instruction& i) { return {i.minibatch, i.micro}; }
 
 std::string to_string(Operation operation) {
   switch (operation) {
-    case Operation::receive_activation:
-      return "receive_activation";
-    case Operation::forward:
-      return "forward";
-    case Operation::send_activation:
-      return "send_activation";
-    case Operation::receive_gradient:
-      return "receive_gradient";
-    case Operation::backward:
-      return "backward";
-    case Operation::send_gradient:
-      return "send_gradient";
-    case Operation::step:
-      return "step";
-    case Operation::predict:
-      return "predict";
+    case Operation::receive_activation: return "receive_activation";
+    case Operation::forward: return "forward";
+    case Operation::send_activation: return "send_activation";
+    case Operation::receive_gradient: return "receive_gradient";
+    case Operation::backward: return "backward";
+    case Operation::send_gradient: return "send_gradient";
+    case Operation::step: return "step";
+    case Operation::predict: return "predict";
   }
   return "?";
 }
 
 std::string to_string(Reads reads) {
   switch (reads) {
-    case Reads::latest:
-      return "latest";
-    case Reads::predicted:
-      return "predicted";
-    case Reads::stash:
-      return "stash";
+    case Reads::latest: return "latest";
+    case Reads::predicted: return "predicted";
+    case Reads::stash: return "stash";
   }
   return "?";
 }

@@ -9,13 +9,10 @@ namespace {
 // last stage too; the other modes take what the pass really has, which is less while the pipeline fills.
 int updates_ahead(const Setting& setting, int stage, int lag) {
   switch (setting.look_ahead) {
-    case LookAheadMode::paper:
-      return setting.stages - 1 - stage;
-    case LookAheadMode::released:
-      return setting.stages - stage;
+    case LookAheadMode::paper: return setting.stages - 1 - stage;
+    case LookAheadMode::released: return setting.stages - stage;
     case LookAheadMode::exact:
-    case LookAheadMode::decayed:
-      return lag;
+    case LookAheadMode::decayed: return lag;
   }
   return lag;
 }
