@@ -1,0 +1,581 @@
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "data/loader.h"
+#include "engine/error.h"
+#include "engine/random.h"
+
+using namespace pipecast;
+namespace fs = std::filesystem;
+
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+// A folder of its own that is gone at the end.
+struct TemporaryFolder {
+  fs::path path;
+  TemporaryFolder() {
+    std::string name = (fs::temp_directory_path() / "pipecast_data_XXXXXX").string();
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~TemporaryFolder() { fs::remove_all(path); }
+};
+
+void write(const fs::path& path, const Bytes& bytes) {
+  std::ofstream stream(path, std::ios::binary | std::ios::trunc);
+  stream.write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
+  REQUIRE(stream.good());
+}
+
+uint8_t random_byte(uint64_t stream, uint64_t element) { return uint8_t(Random{7, purpose("test bytes"), stream}.bits(element)); }
+
+constexpr size_t record = 3073;
+
+// `count` records with labels (start + i) % 10 and random pixels.
+Bytes records(size_t count, uint64_t stream) {
+  Bytes bytes(count * record);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = i % record == 0 ? uint8_t((stream + i / record) % 10) : random_byte(stream, i);
+  return bytes;
+}
+
+const std::vector<std::string> files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
+                                        "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
+
+// File f holds f + 1 records.
+void write_cifar10(const fs::path& folder) {
+  for (size_t f = 0; f < files.size(); ++f) write(folder / files[f], records(f + 1, f));
+}
+
+std::string in_quotes(const std::string& text) { return std::string("'").append(text).append("'"); }
+
+template <class F>
+std::string usage_error(const F& f) {
+  try {
+    f();
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "no UsageError";
+}
+std::string load_error(const fs::path& folder) {
+  return usage_error([&] { load_dataset("cifar10:" + folder.string()); });
+}
+void check_has(const std::string& text, std::initializer_list<std::string> parts) {
+  for (const std::string& part : parts) {
+    INFO(text);
+    CHECK_MESSAGE(text.find(part) != std::string::npos, part);
+  }
+}
+
+// Pictures whose first pixel holds the picture's number, so that it can be recognised.
+Dataset numbered(int64_t size, Shape image = {1, 6, 5, 3}) {
+  Dataset dataset{.name = "numbered", .image = image, .classes = 10, .train = {}, .test = {}, .mean = {}, .deviation = {}};
+  for (int64_t c = 0; c < image.c; ++c) {
+    dataset.mean.push_back(.4f + .1f * float(c));
+    dataset.deviation.push_back(.2f + .03f * float(c));
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    for (int64_t j = 0; j < image.count(); ++j)
+      dataset.train.pixels.push_back(j == 0 ? uint8_t(i) : random_byte(100 + uint64_t(i), uint64_t(j)));
+    dataset.train.labels.push_back(int32_t(i % 10));
+  }
+  return dataset;
+}
+
+float normalised(const Dataset& dataset, int byte, int64_t c) {
+  return (float(byte) / 255 - dataset.mean[size_t(c)]) / dataset.deviation[size_t(c)];
+}
+
+// Which picture of numbered() an image without augmentation is.
+int number(const Dataset& dataset, float first) { return int(std::lround((first * dataset.deviation[0] + dataset.mean[0]) * 255)); }
+
+// All images of one epoch, mini-batch after mini-batch.
+std::vector<float> epoch_images(const Dataset& dataset, Batches batches, int64_t epoch) {
+  std::vector<float> all(size_t(dataset.train.size() * dataset.image.count()), NAN);
+  float* to = all.data();
+  for (int64_t b = 0; b < batches.per_epoch(); ++b) {
+    const int64_t index = epoch * batches.per_epoch() + b;
+    batches.images(index, to);
+    to += batches.size(index) * dataset.image.count();
+  }
+  CHECK(to == all.data() + all.size());
+  return all;
+}
+
+std::vector<int> epoch_order(const Dataset& dataset, const Batches& batches, int64_t epoch) {
+  const std::vector<float> images = epoch_images(dataset, batches, epoch);
+  std::vector<int> order;
+  for (size_t i = 0; i < images.size(); i += size_t(dataset.image.count())) order.push_back(number(dataset, images[i]));
+  return order;
+}
+
+}  // namespace
+
+TEST_CASE("cifar10: every byte arrives where it belongs") {
+  TemporaryFolder folder;
+  write_cifar10(folder.path);
+  const Dataset dataset = load_dataset("cifar10:" + folder.path.string());
+  CHECK(dataset.name == "cifar10");
+  CHECK(dataset.image == Shape{1, 32, 32, 3});
+  CHECK(dataset.classes == 10);
+  CHECK(dataset.mean == std::vector<float>{.4914f, .4822f, .4465f});
+  CHECK(dataset.deviation == std::vector<float>{.2023f, .1994f, .2010f});
+  REQUIRE(dataset.train.size() == 15);
+  REQUIRE(dataset.test.size() == 6);
+  REQUIRE(dataset.train.pixels.size() == 15 * 3072);
+  REQUIRE(dataset.test.pixels.size() == 6 * 3072);
+  int64_t wrong = 0, picture = 0;
+  for (size_t f = 0; f < 6; ++f) {
+    if (f == 5) picture = 0;
+    const Pictures& pictures = f == 5 ? dataset.test : dataset.train;
+    const Bytes bytes = records(f + 1, f);
+    for (size_t i = 0; i <= f; ++i, ++picture) {
+      wrong += pictures.labels[size_t(picture)] != bytes[i * record];
+      for (size_t c = 0; c < 3; ++c)
+        for (size_t y = 0; y < 32; ++y)
+          for (size_t x = 0; x < 32; ++x)
+            wrong += pictures.pixels[((size_t(picture) * 32 + y) * 32 + x) * 3 + c] != bytes[i * record + 1 + c * 1024 + y * 32 + x];
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("cifar10: the folder or its parent") {
+  TemporaryFolder parent;
+  fs::create_directory(parent.path / "cifar-10-batches-bin");
+  write_cifar10(parent.path / "cifar-10-batches-bin");
+  CHECK(load_dataset("cifar10:" + parent.path.string()).train.size() == 15);
+  CHECK(load_dataset("cifar10:" + (parent.path / "cifar-10-batches-bin").string()).train.size() == 15);
+  CHECK(load_dataset("cifar10:" + parent.path.string() + "/").train.size() == 15);
+}
+
+TEST_CASE("cifar10: what is wrong is named") {
+  TemporaryFolder folder;
+  check_has(usage_error([] { load_dataset("cifar10"); }), {"cifar10:DIR"});
+  check_has(usage_error([] { load_dataset("cifar10:"); }), {"cifar10:DIR"});
+  check_has(load_error(folder.path / "nowhere"), {(folder.path / "nowhere").string(), "not there"});
+  check_has(load_error(folder.path), {"data_batch_1.bin", "missing"});
+  for (const std::string& file : files) {
+    INFO(file);
+    const fs::path path = folder.path / file;
+    write_cifar10(folder.path);
+    CHECK(load_error(folder.path) == "no UsageError");
+
+    fs::remove(path);
+    check_has(load_error(folder.path), {path.string(), "missing"});
+    fs::create_directory(path);
+    check_has(load_error(folder.path), {path.string(), "not a regular file"});
+    fs::remove(path);
+    write(path, {});
+    check_has(load_error(folder.path), {path.string(), "truncated", "0 bytes", "3073"});
+    Bytes bytes = records(3, 1);
+    bytes.pop_back();
+    write(path, bytes);
+    check_has(load_error(folder.path), {path.string(), "truncated", "9218 bytes", "3073"});
+    bytes = records(3, 1);
+    bytes[2 * record] = 10;
+    write(path, bytes);
+    check_has(load_error(folder.path), {path.string(), "record 2", "label 10"});
+    bytes[2 * record] = 255;
+    write(path, bytes);
+    check_has(load_error(folder.path), {path.string(), "record 2", "label 255"});
+    if (geteuid() != 0) {  // root reads everything
+      fs::permissions(path, fs::perms::none);
+      check_has(load_error(folder.path), {path.string(), "cannot be read"});
+      fs::permissions(path, fs::perms::owner_all);
+    }
+  }
+}
+
+TEST_CASE("cifar10: random bytes and random lengths are read or refused, never a crash") {
+  TemporaryFolder folder;
+  write_cifar10(folder.path);
+  const Random random{11, purpose("fuzz"), 0};
+  int refused = 0, accepted = 0;
+  for (uint64_t round = 0; round < 150; ++round) {
+    const size_t f = random.below(4 * round, 6);
+    const fs::path path = folder.path / files[f];
+    Bytes bytes = records(2, round);
+    switch (round % 3) {
+      case 0: bytes.resize(random.below(4 * round + 1, uint32_t(bytes.size()))); break;
+      case 1: bytes[random.below(4 * round + 1, 2) * record] = random_byte(round, 4 * round + 2); break;
+      default:
+        bytes.resize(random.below(4 * round + 1, 3) * record + random.below(4 * round + 2, 2));
+        for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = random_byte(1000 + round, i);
+    }
+    bool legal = !bytes.empty() && bytes.size() % record == 0;
+    for (size_t i = 0; i < bytes.size(); i += record) legal = legal && bytes[i] < 10;
+    write(path, bytes);
+    const std::string error = load_error(folder.path);
+    CHECK((error == "no UsageError") == legal);
+    (legal ? accepted : refused)++;
+    if (!legal) check_has(error, {path.string()});
+    write(path, records(f + 1, f));
+  }
+  CHECK(refused > 0);
+  CHECK(accepted > 0);
+}
+
+TEST_CASE("cifar10: the real one") {
+  const char* folder = std::getenv("PIPECAST_CIFAR10");
+  if (folder == nullptr) {
+    MESSAGE("skipped: set PIPECAST_CIFAR10 to a folder with CIFAR-10 (binary version)");
+    return;
+  }
+  const Dataset dataset = load_dataset(std::string("cifar10:") + folder);
+  for (const Pictures* pictures : {&dataset.train, &dataset.test}) {
+    std::vector<int64_t> counts(10);
+    for (int32_t label : pictures->labels) ++counts[size_t(label)];
+    CHECK(*std::min_element(counts.begin(), counts.end()) > pictures->size() / 20);
+    for (size_t c = 0; c < 3; ++c) {
+      double sum = 0;
+      for (size_t i = c; i < pictures->pixels.size(); i += 3) sum += pictures->pixels[i];
+      CHECK(sum / 255 / double(pictures->pixels.size() / 3) == doctest::Approx(dataset.mean[c]).epsilon(.03));
+    }
+  }
+}
+
+TEST_CASE("dataset: unknown formats and the table") {
+  check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
+  check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});
+  CHECK(dataset_formats().size() == 2);
+  CHECK(load_dataset("generated:40").name == "generated");
+}
+
+TEST_CASE("generated: sizes, balance, the same pictures every time") {
+  CHECK(load_dataset("generated").train.size() == 2000);
+  CHECK(load_dataset("generated:").test.size() == 500);
+  for (const char* wrong : {"9", "1000001", "-20", "20x", "x", " 20", "2e3", "99999999999999999999", "20:30"})
+    check_has(usage_error([&] { load_dataset(std::string("generated:") + wrong); }), {in_quotes(wrong), "from 10 to 1000000"});
+  const Dataset small = load_dataset("generated:100"), again = load_dataset("generated:100"), large = load_dataset("generated:1003");
+  CHECK(small.classes == 10);
+  CHECK(small.test.size() == 25);
+  CHECK(small.train.pixels == again.train.pixels);
+  CHECK(small.test.pixels == again.test.pixels);
+  CHECK(std::equal(small.train.pixels.begin(), small.train.pixels.end(), large.train.pixels.begin()));
+  CHECK(!std::equal(small.test.pixels.begin(), small.test.pixels.end(), small.train.pixels.begin()));
+  REQUIRE(large.train.pixels.size() == 1003 * 3072);
+  std::vector<int> counts(10);
+  for (int32_t label : large.train.labels) ++counts.at(size_t(label));
+  CHECK(*std::min_element(counts.begin(), counts.end()) == 100);
+  CHECK(*std::max_element(counts.begin(), counts.end()) == 101);
+  std::set<Bytes> different;
+  for (size_t i = 0; i < 1003; ++i)
+    different.insert(Bytes(large.train.pixels.begin() + int64_t(i) * 3072, large.train.pixels.begin() + int64_t(i + 1) * 3072));
+  CHECK(different.size() == 1003);
+}
+
+TEST_CASE("generated: the same bytes on every machine") {
+  uint32_t hash = 2166136261u;  // FNV-1a
+  for (uint8_t byte : load_dataset("generated:100").train.pixels) hash = (hash ^ byte) * 16777619u;
+  CHECK(hash == 1417470778u);
+}
+
+TEST_CASE("generated: mean and deviation describe the pictures") {
+  const Dataset dataset = load_dataset("generated");
+  for (size_t c = 0; c < 3; ++c) {
+    double sum = 0, squares = 0;
+    const double n = double(dataset.train.pixels.size() / 3);
+    for (size_t i = c; i < dataset.train.pixels.size(); i += 3) {
+      const double v = dataset.train.pixels[i] / 255.0;
+      sum += v, squares += v * v;
+    }
+    CHECK(sum / n == doctest::Approx(dataset.mean[c]).epsilon(.01));
+    CHECK(std::sqrt(squares / n - sum / n * sum / n) == doctest::Approx(dataset.deviation[c]).epsilon(.01));
+  }
+}
+
+TEST_CASE("generated: a linear model learns the training pictures by heart and next to nothing else") {
+  const Dataset dataset = load_dataset("generated:1000");
+  constexpr int64_t classes = 10, features = 3072, batch = 20;
+  std::vector<float> w(size_t(classes * features), 0), images(size_t(batch * features));
+  std::vector<int32_t> labels(static_cast<size_t>(batch));
+  Batches train(dataset, dataset.train, batch, true, {}, 1), test(dataset, dataset.test, batch, false, {}, 1);
+  // One pass of softmax regression: the share of right answers, and a step of size `rate` per mini-batch.
+  const auto pass = [&](Batches& batches, int64_t epoch, float rate) {
+    int64_t right = 0, count = 0;
+    for (int64_t b = 0; b < batches.per_epoch(); ++b) {
+      const int64_t index = epoch * batches.per_epoch() + b, n = batches.size(index);
+      batches.images(index, images.data());
+      batches.labels(index, labels.data());
+      std::vector<float> delta(size_t(n * classes));
+      for (int64_t i = 0; i < n; ++i) {
+        float* p = delta.data() + i * classes;
+        for (int64_t k = 0; k < classes; ++k)
+          p[k] = std::inner_product(&w[size_t(k * features)], &w[size_t(k * features)] + features, &images[size_t(i * features)], 0.f);
+        const float* best = std::max_element(p, p + classes);
+        right += best - p == labels[size_t(i)], ++count;
+        const float largest = *best;
+        float sum = 0;
+        for (int64_t k = 0; k < classes; ++k) sum += p[k] = std::exp(p[k] - largest);
+        for (int64_t k = 0; k < classes; ++k) p[k] = p[k] / sum - float(k == labels[size_t(i)]);
+      }
+      if (rate == 0) continue;
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t k = 0; k < classes; ++k)
+          for (int64_t j = 0; j < features; ++j)
+            w[size_t(k * features + j)] -= rate / float(n) * delta[size_t(i * classes + k)] * images[size_t(i * features + j)];
+    }
+    return double(right) / double(count);
+  };
+  double train_accuracy = 0;
+  for (int64_t epoch = 0; epoch < 15; ++epoch) train_accuracy = pass(train, epoch, .01f);
+  const double test_accuracy = pass(test, 0, 0);
+  MESSAGE("softmax regression: train " << train_accuracy << ", test " << test_accuracy);
+  CHECK(train_accuracy > .6);  // it does learn
+  CHECK(test_accuracy < .3);
+}
+
+TEST_CASE("augmentation: names") {
+  CHECK(!parse_augmentation("").crop);
+  CHECK(!parse_augmentation("none").flip);
+  const Augmentation both = parse_augmentation("crop,flip"), turned = parse_augmentation("flip,crop"), one = parse_augmentation("flip");
+  CHECK((both.crop && both.flip && turned.crop && turned.flip && one.flip && !one.crop));
+  CHECK((parse_augmentation("crop").crop && !parse_augmentation("crop").flip));
+  check_has(usage_error([] { parse_augmentation("crop,flp"); }), {"flp", "flip"});
+  check_has(usage_error([] { parse_augmentation("none,crop"); }), {"none"});
+  for (const char* wrong : {",", "crop,", ",crop", "crop flip", "Crop"})
+    CHECK(usage_error([&] { parse_augmentation(wrong); }) != "no UsageError");
+}
+
+TEST_CASE("batches: counts, also when the last is short") {
+  const Dataset dataset = numbered(23);
+  const Batches five(dataset, dataset.train, 5, true, {}, 1), all(dataset, dataset.train, 100, true, {}, 1),
+      exact(dataset, dataset.train, 23, true, {}, 1), one(dataset, dataset.train, 1, true, {}, 1);
+  CHECK(five.per_epoch() == 5);
+  CHECK((five.size(0) == 5 && five.size(4) == 3 && five.size(5) == 5 && five.size(9) == 3));
+  CHECK((all.per_epoch() == 1 && all.size(0) == 23 && all.size(7) == 23));
+  CHECK((exact.per_epoch() == 1 && exact.size(1) == 23));
+  CHECK((one.per_epoch() == 23 && one.size(22) == 1 && one.size(23) == 1));
+  check_has(usage_error([&] { Batches(dataset, dataset.train, 0, true, {}, 1); }), {"batch size 0"});
+  check_has(usage_error([&] { Batches(dataset, dataset.test, 5, true, {}, 1); }), {"no pictures"});
+}
+
+TEST_CASE("batches: an order is a permutation, another one in every epoch and for every seed, whatever the batch size") {
+  const Dataset dataset = numbered(200);
+  const Batches batches(dataset, dataset.train, 7, true, {}, 1);
+  std::vector<int> identity(200);
+  std::iota(identity.begin(), identity.end(), 0);
+  std::set<std::vector<int>> orders{identity};
+  for (int64_t epoch = 0; epoch < 5; ++epoch) {
+    const std::vector<int> order = epoch_order(dataset, batches, epoch);
+    CHECK(order == epoch_order(dataset, Batches(dataset, dataset.train, 7, true, {}, 1), epoch));
+    CHECK(order == epoch_order(dataset, Batches(dataset, dataset.train, 64, true, {}, 1), epoch));
+    CHECK(orders.insert(order).second);
+    CHECK(orders.insert(epoch_order(dataset, Batches(dataset, dataset.train, 7, true, {}, 2), epoch)).second);
+    std::vector<int> sorted = order;
+    std::sort(sorted.begin(), sorted.end());
+    CHECK(sorted == identity);
+  }
+  CHECK(epoch_order(dataset, Batches(dataset, dataset.train, 7, false, {}, 1), 3) == identity);
+}
+
+TEST_CASE("batches: every picture comes first equally often") {
+  const Dataset dataset = numbered(5);
+  Batches batches(dataset, dataset.train, 1, true, {}, 3);
+  std::vector<std::vector<int>> counts(5, std::vector<int>(5));
+  std::vector<float> image(size_t(dataset.image.count()));
+  for (int64_t index = 0; index < 5 * 2000; ++index) {
+    batches.images(index, image.data());
+    ++counts[size_t(index % 5)][size_t(number(dataset, image[0]))];
+  }
+  for (const auto& place : counts)
+    for (int count : place) CHECK(std::abs(count - 400) < 90);  // five standard deviations
+}
+
+TEST_CASE("batches: labels belong to the images, in any order of asking") {
+  const Dataset dataset = numbered(53);
+  Batches batches(dataset, dataset.train, 8, true, {}, 5);
+  Batches others = batches;
+  std::vector<float> images(size_t(8 * dataset.image.count()));
+  for (int64_t index : {0, 6, 7, 3, 20, 20, 1, 13}) {
+    std::vector<int32_t> labels(9, -1);
+    others.labels(index, labels.data());
+    batches.images(index, images.data());
+    const int64_t n = batches.size(index);
+    for (int64_t i = 0; i < n; ++i) CHECK(labels[size_t(i)] == number(dataset, images[size_t(i * dataset.image.count())]) % 10);
+    for (int64_t i = n; i < 9; ++i) CHECK(labels[size_t(i)] == -1);
+  }
+  CHECK_THROWS_AS(batches.images(-1, images.data()), Error);
+}
+
+TEST_CASE("batches: crop and flip, pixel by pixel") {
+  // Also pictures smaller than the padding and of other channel counts.
+  for (Shape shape : {Shape{1, 32, 32, 3}, Shape{1, 6, 5, 3}, Shape{1, 3, 2, 1}, Shape{1, 9, 7, 4}})
+    for (int mode = 0; mode < 4; ++mode) {
+      const Augmentation augmentation{.crop = bool(mode & 1), .flip = bool(mode & 2)};
+      INFO(to_string(shape), " mode ", mode);
+      const Dataset dataset = numbered(60, shape);
+      const std::vector<float> plain = epoch_images(dataset, Batches(dataset, dataset.train, 60, true, {}, 9), 2);
+      const std::vector<float> images = epoch_images(dataset, Batches(dataset, dataset.train, 13, true, augmentation, 9), 2);
+      CHECK(std::memcmp(images.data(), epoch_images(dataset, Batches(dataset, dataset.train, 60, true, augmentation, 9), 2).data(),
+                        images.size() * sizeof(float)) == 0);
+      const Random random{9, purpose("augment"), 2};
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < 60; ++i) {
+        const int64_t picture = number(dataset, plain[size_t(i * shape.count())]);
+        const uint8_t* pixels = dataset.train.pixels.data() + picture * shape.count();
+        // The picture in the middle of a larger black one, normalised as a whole; a window of it; mirrored.
+        const int64_t top = augmentation.crop ? random.below(uint64_t(4 * i), 9) : 4;
+        const int64_t left = augmentation.crop ? random.below(uint64_t(4 * i + 1), 9) : 4;
+        const bool mirrored = augmentation.flip && random.below(uint64_t(4 * i + 2), 2) == 1;
+        const int64_t w = shape.w + 8, h = shape.h + 8;
+        std::vector<float> padded(size_t(h * w * shape.c));
+        for (int64_t j = 0; j < h * w * shape.c; ++j) {
+          const int64_t c = j % shape.c, x = j / shape.c % w - 4, y = j / shape.c / w - 4;
+          const bool black = x < 0 || y < 0 || x >= shape.w || y >= shape.h;
+          padded[size_t(j)] = normalised(dataset, black ? 0 : pixels[(y * shape.w + x) * shape.c + c], c);
+        }
+        for (int64_t y = 0; y < shape.h; ++y)
+          for (int64_t x = 0; x < shape.w; ++x)
+            for (int64_t c = 0; c < shape.c; ++c) {
+              const int64_t from = left + (mirrored ? shape.w - 1 - x : x);
+              wrong += images[size_t(i * shape.count() + (y * shape.w + x) * shape.c + c)] !=
+                       padded[size_t(((top + y) * w + from) * shape.c + c)];
+            }
+      }
+      CHECK(wrong == 0);
+      if (mode == 0) CHECK(images == plain);
+    }
+}
+
+TEST_CASE("batches: all offsets and both directions come, equally often; the order of the files is never augmented") {
+  // A picture of one bright pixel in the middle shows where it went.
+  Dataset dataset{.name = "point", .image = {1, 9, 10, 1}, .classes = 1, .train = {}, .test = {}, .mean = {0}, .deviation = {1}};
+  constexpr int64_t n = 16200;
+  dataset.train.labels.assign(size_t(n), 0);
+  dataset.train.pixels.assign(size_t(n * 90), 0);
+  for (int64_t i = 0; i < n; ++i) dataset.train.pixels[size_t(i * 90 + 4 * 10 + 4)] = 255;  // row 4, column 4; mirrored: column 5
+  std::vector<float> images(size_t(n * 90));
+  Batches(dataset, dataset.train, n, true, {true, true}, 4).images(0, images.data());
+  std::vector<int> counts(90);
+  for (size_t j = 0; j < images.size(); ++j) counts[j % 90] += images[j] == 1;
+  CHECK(std::accumulate(counts.begin(), counts.end(), 0) == n);
+  // Columns 1 to 8 are reached both ways, 0 and 9 one way.
+  for (int j = 0; j < 90; ++j) CHECK(std::abs(counts[size_t(j)] - (j % 10 == 0 || j % 10 == 9 ? 100 : 200)) < 75);
+  Batches(dataset, dataset.train, n, false, {true, true}, 4).images(0, images.data());
+  int64_t moved = 0;
+  for (int64_t i = 0; i < n; ++i) moved += images[size_t(i * 90 + 44)] != 1;
+  CHECK(moved == 0);
+}
+
+TEST_CASE("loader: the images of Batches, in turn, over epochs, for any number ahead") {
+  const Dataset dataset = numbered(23);
+  const Batches batches(dataset, dataset.train, 5, true, {true, true}, 6);
+  for (int ahead : {1, 2, 3, 50}) {
+    Batches direct = batches;
+    Loader loader(batches, 3, 18, ahead);
+    std::vector<float> expected(size_t(5 * dataset.image.count()));
+    for (int64_t index = 3; index < 18; ++index) {
+      const std::span<const float> images = loader.next();
+      if (index % 4 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // time to overwrite what is being read
+      direct.images(index, expected.data());
+      REQUIRE(int64_t(images.size()) == direct.size(index) * dataset.image.count());
+      CHECK(std::equal(images.begin(), images.end(), expected.begin()));
+    }
+    CHECK_THROWS_AS(loader.next(), Error);
+  }
+}
+
+TEST_CASE("loader: ends at any time") {
+  const Dataset dataset = load_dataset("generated:200");
+  const Batches batches(dataset, dataset.train, 20, true, {true, true}, 6);
+  const auto start = std::chrono::steady_clock::now();
+  for (int taken = 0; taken < 20; ++taken) {
+    Loader loader(batches, 0, 1'000'000'000);
+    for (int i = 0; i < taken; ++i) loader.next();
+  }
+  { Loader nothing(batches, 7, 7); }
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+}
+
+TEST_CASE("loader: what the thread throws arrives") {
+  const Dataset dataset = numbered(23);
+  Loader loader(Batches(dataset, dataset.train, 5, true, {}, 6), -1, 10);
+  CHECK_THROWS_WITH_AS(loader.next(), doctest::Contains("mini-batch -1"), Error);
+  CHECK_THROWS_AS(loader.next(), Error);  // again, not a wait without end
+}
+
+namespace {
+
+const fs::path script = fs::path(GOLDEN_DIR) / ".." / ".." / "data" / "download_cifar10";
+
+// Exit code of a shell command; its output goes to `output`.
+int shell(const std::string& command, std::string& output) {
+  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  output.clear();
+  char buffer[512];
+  for (size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.append(buffer, n);
+  const int status = pclose(pipe);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+bool empty_or_absent(const fs::path& path) { return !fs::exists(path) || fs::is_empty(path); }
+
+}  // namespace
+
+TEST_CASE("download_cifar10: all or nothing") {
+  std::string output;
+  if (shell("command -v bash && command -v curl && command -v tar && command -v sha256sum", output) != 0) {
+    MESSAGE("skipped: needs bash, curl, tar and sha256sum");
+    return;
+  }
+  TemporaryFolder folder;
+  const std::string run = "bash " + in_quotes(script) + " ";
+  CHECK(shell(run + "--help", output) == 0);
+  check_has(output, {"Usage", "Example"});
+  CHECK(shell(run, output) == 2);
+  CHECK(shell(run + "--nonsense", output) == 2);
+  CHECK(shell(run + "a b c", output) == 2);
+
+  // An archive of the right form and wrong contents.
+  const fs::path source = folder.path / "source", inner = source / "cifar-10-batches-bin", archive = folder.path / "tampered.tar.gz";
+  fs::create_directories(inner);
+  write_cifar10(inner);
+  REQUIRE(shell("tar -czf " + in_quotes(archive) + " -C " + in_quotes(source) + " cifar-10-batches-bin", output) == 0);
+  const std::string url = std::string(" ").append(in_quotes("file://" + archive.string()));
+
+  const fs::path dest = folder.path / "a new folder";
+  CHECK(shell(run + in_quotes(dest) + url, output) == 1);
+  check_has(output, {"damaged", "SHA-256"});
+  CHECK(!fs::exists(dest));
+  fs::create_directory(dest);
+  CHECK(shell(run + in_quotes(dest) + url, output) == 1);
+  CHECK(empty_or_absent(dest));
+  CHECK(shell(run + in_quotes(dest) + " file://" + in_quotes(folder.path / "nothing"), output) == 1);
+  check_has(output, {"could not be fetched", "network"});
+  CHECK(empty_or_absent(dest));
+
+  // The same with a checksum program that likes it: the rest of the way.
+  const fs::path bin = folder.path / "bin";
+  fs::create_directory(bin);
+  std::ofstream(bin / "sha256sum") << "#!/bin/sh\nexit 0\n";
+  fs::permissions(bin / "sha256sum", fs::perms::owner_all);
+  const std::string lenient = "PATH=" + in_quotes(bin) + ":\"$PATH\" " + run;
+  CHECK(shell(lenient + in_quotes(dest) + url, output) == 0);
+  CHECK(std::distance(fs::directory_iterator(dest), fs::directory_iterator()) == 1);
+  CHECK(load_dataset("cifar10:" + dest.string()).train.size() == 15);
+  CHECK(shell(run + in_quotes(dest) + url, output) == 0);
+  check_has(output, {"already there"});
+
+  // An archive that holds something else.
+  REQUIRE(shell("tar -czf " + in_quotes(archive) + " -C " + in_quotes(inner) + " test_batch.bin", output) == 0);
+  const fs::path other = folder.path / "other";
+  CHECK(shell(lenient + in_quotes(other) + url, output) != 0);
+  CHECK(!fs::exists(other));
+}
