@@ -25,26 +25,16 @@ bool inside(Kind kind, int u, int v, int r) {
   const int band = 2 * r / 5 + 1;  // stripes and fields: five across the shape
   const int column = (u + r) / band, row = (v + r) / band;
   switch (kind) {
-    case disc:
-      return distance <= r * r;
-    case ring:
-      return distance <= r * r && 9 * distance >= 4 * r * r;
-    case square:
-      return true;
-    case frame:
-      return 3 * extent >= 2 * r;
-    case triangle:
-      return 2 * std::abs(u) <= v + r;
-    case cross:
-      return 3 * std::min(std::abs(u), std::abs(v)) <= r;
-    case horizontal_bars:
-      return row % 2 == 0;
-    case vertical_bars:
-      return column % 2 == 0;
-    case diagonal_bars:
-      return (u + v + 2 * r) / band % 2 == 0;
-    default:
-      return (column + row) % 2 == 0;
+    case disc: return distance <= r * r;
+    case ring: return distance <= r * r && 9 * distance >= 4 * r * r;
+    case square: return true;
+    case frame: return 3 * extent >= 2 * r;
+    case triangle: return 2 * std::abs(u) <= v + r;
+    case cross: return 3 * std::min(std::abs(u), std::abs(v)) <= r;
+    case horizontal_bars: return row % 2 == 0;
+    case vertical_bars: return column % 2 == 0;
+    case diagonal_bars: return (u + v + 2 * r) / band % 2 == 0;
+    default: return (column + row) % 2 == 0;
   }
 }
 
