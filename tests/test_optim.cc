@@ -66,7 +66,9 @@ void predict(Device d, const Optimizer& optimizer, Values& values, int64_t t, co
   on_device(d, optimizer, true, values, [&](const Buffers& b) { optimizer.predict(d, b, t, ahead); });
 }
 
-bool same_bits(const Floats& a, const Floats& b) { return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * 4); }
+bool same_bits(const Floats& a, const Floats& b) {
+  return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 4));
+}
 bool same_bits(const Values& a, const Values& b) {
   return same_bits(a.w, b.w) && same_bits(a.g, b.g) && same_bits(a.state[0], b.state[0]) && same_bits(a.state[1], b.state[1]);
 }
