@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <numeric>
@@ -20,6 +21,9 @@
 namespace pipecast::testing {
 
 using Values = std::vector<float>;
+
+// Calls of operator new so far: a test that includes this file counts them.
+inline std::atomic<int64_t> allocations{0};
 
 struct TestDevice {
   std::string name;
@@ -70,7 +74,8 @@ class Guarded {
     Values all(size_ + 2 * guard);
     copy(device_, all.data(), memory_.data(), all.size() * sizeof(float));
     synchronize(device_);
-    for (size_t i = 0; i < guard; ++i) REQUIRE((all[i] == sentinel && all[guard + size_ + i] == sentinel));
+    const auto untouched = [](float v) { return v == sentinel; };
+    REQUIRE((std::all_of(all.begin(), all.begin() + guard, untouched) && std::all_of(all.end() - guard, all.end(), untouched)));
     return {all.begin() + guard, all.end() - guard};
   }
 
@@ -134,7 +139,9 @@ class Flight {
   }
 
   void forward() {
+    const int64_t before = allocations;
     layer_.forward(pass_);
+    allocated_ += allocations - before;
     made_.y = at(pass_.y.data).get();
     for (const float* s : statistics_) made_.statistics.push_back(at(s).get());
     for (size_t i = 0; i < x_.size(); ++i) CHECK(same(at(x_[i].data).get(), given_.x[i]));  // inputs are read only
@@ -144,17 +151,20 @@ class Flight {
     if (needs_.workspace) at(pass_.workspace).poison();
   }
   void backward() {
+    const int64_t before = allocations;
     layer_.backward(pass_);
+    allocated_ += allocations - before;
     for (const Tensor& dx : dx_) made_.dx.push_back(dx.data ? at(dx.data).get() : Values());
     for (size_t i = 0; i < weight_.size(); ++i) {
       CHECK(same(at(weight_[i]).get(), given_.weight[i]));
       made_.dweight.push_back(at(dweight_[i]).get());
-      Values before = noise(int64_t(given_.weight[i].size()), 99);
-      for (size_t k = 0; k < before.size(); ++k) made_.dweight[i][k] -= before[k];
+      const Values prefilled = noise(int64_t(given_.weight[i].size()), 99);
+      for (size_t k = 0; k < prefilled.size(); ++k) made_.dweight[i][k] -= prefilled[k];
     }
     CHECK(same(at(pass_.dy.data).get(), given_.dy));
   }
   const Made& made() const { return made_; }
+  int64_t allocated() const { return allocated_; }  // calls of operator new by the layer
 
   static bool same(const Values& a, const Values& b) {  // bit for bit
     return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(),
@@ -175,6 +185,7 @@ class Flight {
   std::vector<Tensor> x_, dx_;
   std::vector<float*> weight_, dweight_, statistics_;
   Pass pass_;
+  int64_t allocated_ = 0;
   Made made_;
 };
 
@@ -296,7 +307,7 @@ inline void check_gradients(Layer& layer, Given given, bool kinks) {
 
 struct Options {
   bool kinks = false;    // its derivative jumps somewhere
-  bool library = false;  // its sums are a library's, whose order may depend on the number of threads
+  bool library = false;  // its sums are a library's, which may allocate, and whose order may depend on the number of threads
 };
 
 inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options options = {}) {
@@ -319,6 +330,7 @@ inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options 
   second.backward();
   CHECK(same(first.made(), alone));
   CHECK(same(second.made(), other_alone));
+  if (!options.library) CHECK(first.allocated() + second.allocated() == 0);  // not the first pass of this layer
 
   // The gradient of an input that nobody wants is not computed, and the others do not change.
   for (size_t skipped = 0; skipped < shapes.size(); ++skipped) {
