@@ -13,28 +13,30 @@ struct ConvolutionShape {
   int64_t out_channels = 1, kernel_h = 1, kernel_w = 1;
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;  // the same in both directions; zero padding on both sides
 
-  int64_t out_h() const { return (in.h + 2 * padding - dilation * (kernel_h - 1) - 1) / stride + 1; }
-  int64_t out_w() const { return (in.w + 2 * padding - dilation * (kernel_w - 1) - 1) / stride + 1; }
+  constexpr int64_t out_h() const { return (in.h + 2 * padding - dilation * (kernel_h - 1) - 1) / stride + 1; }
+  constexpr int64_t out_w() const { return (in.w + 2 * padding - dilation * (kernel_w - 1) - 1) / stride + 1; }
   Shape out() const { return {in.n, out_h(), out_w(), out_channels}; }
   // O x H x W x (I / groups)
   int64_t weight_count() const { return out_channels * kernel_h * kernel_w * (in.c / groups); }
   double flops() const { return 2.0 * double(out().count()) * double(kernel_h * kernel_w * (in.c / groups)); }  // of one direction
   bool operator==(const ConvolutionShape&) const = default;
 };
+std::string to_string(const ConvolutionShape&);  // "3x3 convolution of 8x32x32x16 to 32 channels (stride 2, ...)"
 
-// One shape, planned once. The three calls share `workspace()` floats that the caller provides.
+// One shape, planned once, for as many threads as the calling thread may use then (see set_threads). The three calls share
+// `workspace()` floats that the caller provides. A plan serves one thread at a time.
 class ConvolutionPlan {
  public:
   virtual ~ConvolutionPlan() = default;
   virtual int64_t workspace() const = 0;
-  virtual void forward(Device, const float* x, const float* weight, float* y, float* workspace) = 0;                    // y assigned
-  virtual void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) = 0;           // dx assigned
-  virtual void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) = 0;          // dweight accumulated
+  virtual void forward(Device, const float* x, const float* weight, float* y, float* workspace) = 0;            // y assigned
+  virtual void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) = 0;   // dx assigned
+  virtual void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) = 0;  // dweight accumulated
   // The library's names of the three implementations it chose: a test refuses oneDNN's "ref".
   virtual std::string implementation() const = 0;
 };
 
-// The best plan at hand for the device. Throws Error where the library refuses the shape.
+// The best plan at hand for the device. Throws UsageError for a shape that cannot be, Error where the library refuses it.
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape&);
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);   // any device, kernels of our own

@@ -9,4 +9,8 @@ namespace pipecast {
 void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
           float* c);
 
+// The same as a plain loop, on any device: the fallback where there is no library, and where a sum is empty.
+void gemm_plain(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
+                float* c);
+
 }  // namespace pipecast

@@ -1,0 +1,73 @@
+#include "engine/gemm.h"
+
+#ifdef PIPECAST_ONEDNN
+#include <dnnl.h>
+#include <dnnl_debug.h>
+#endif
+#ifdef PIPECAST_CUDA
+#include <cublas_v2.h>
+
+#include <map>
+#endif
+
+namespace pipecast {
+
+namespace {
+
+#ifdef PIPECAST_ONEDNN
+void check(dnnl_status_t status, std::source_location where = std::source_location::current()) {
+  if (status != dnnl_success) fail("oneDNN", dnnl_status2str(status), where);
+}
+#endif
+
+#ifdef PIPECAST_CUDA
+void check(cublasStatus_t status, std::source_location where = std::source_location::current()) {
+  if (status != CUBLAS_STATUS_SUCCESS) fail("cuBLAS", cublasGetStatusString(status), where);
+}
+
+// A handle belongs to the GPU that was current when it was made, and serves one thread at a time.
+struct BlasHandle {
+  cublasHandle_t handle = nullptr;
+
+  BlasHandle() { check(cublasCreate(&handle)); }
+  ~BlasHandle() { cublasDestroy(handle); }
+  BlasHandle(const BlasHandle&) = delete;
+  BlasHandle& operator=(const BlasHandle&) = delete;
+};
+
+cublasHandle_t blas_handle(Device d) {
+  static thread_local std::map<int, BlasHandle> handles;
+  int gpu = 0;
+  pipecast::check(cudaGetDevice(&gpu));
+  cublasHandle_t handle = handles[gpu].handle;
+  check(cublasSetStream(handle, d.stream));
+  return handle;
+}
+#endif
+
+}  // namespace
+
+void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
+          float* c) {
+  if (m == 0 || n == 0) return;
+  // The libraries refuse rows of no elements.
+  if (k == 0) return gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c);
+#ifdef PIPECAST_CUDA
+  if (d.gpu) {
+    // cuBLAS stores columns one after another: to it our matrices are transposed, and C^T = op(B)^T * op(A)^T.
+    const float one = 1;
+    const auto turn = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
+    return check(cublasSgemm_64(blas_handle(d), turn(transpose_b), turn(transpose_a), n, m, k, &one, b, transpose_b ? k : n, a,
+                                transpose_a ? m : k, &beta, c, n));
+  }
+#endif
+#ifdef PIPECAST_ONEDNN
+  if (!d.gpu) {
+    return check(dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1, a, transpose_a ? m : k, b, transpose_b ? k : n,
+                            beta, c, n));
+  }
+#endif
+  gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c);
+}
+
+}  // namespace pipecast

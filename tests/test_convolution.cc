@@ -1,0 +1,367 @@
+// Convolutions and matrix products: the plain kernels against loops in double precision, the libraries against the plain kernels.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "engine/convolution.h"
+#include "engine/gemm.h"
+#include "engine/memory.h"
+#include "engine/random.h"
+
+using namespace pipecast;
+using doctest::Contains;
+using Values = std::vector<float>;
+
+namespace {
+
+constexpr float nan_ = std::numeric_limits<float>::quiet_NaN();
+
+Values random_values(int64_t count, uint32_t what) {
+  const Random random{1, what, 0};
+  Values values(count);
+  for (int64_t i = 0; i < count; ++i) values[i] = random.normal(i);
+  return values;
+}
+
+// |a - b| / |b|; infinite where a is not finite.
+template <class Reference>
+double distance(const Values& a, const Reference& b) {
+  REQUIRE(a.size() == b.size());
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i])) return INFINITY;
+    difference += (a[i] - double(b[i])) * (a[i] - double(b[i]));
+    norm += double(b[i]) * double(b[i]);
+  }
+  return difference == 0 ? 0 : std::sqrt(difference / norm);
+}
+
+// Values on a device, with a margin behind them that nothing may write to.
+class OnDevice {
+ public:
+  OnDevice(Device d, const Values& values) : device_(d), size_(values.size()), memory_(d, int64_t(values.size()) + margin) {
+    Values padded = values;
+    padded.resize(values.size() + margin, untouched);
+    copy(d, memory_.data(), padded.data(), padded.size() * sizeof(float));
+    synchronize(d);
+  }
+  OnDevice(Device d, int64_t count) : OnDevice(d, Values(count, nan_)) {}
+
+  float* data() const { return memory_.data(); }
+  Values values() const {
+    Values all(size_ + margin);
+    copy(device_, all.data(), memory_.data(), all.size() * sizeof(float));
+    synchronize(device_);
+    REQUIRE(std::count(all.begin() + size_, all.end(), untouched) == margin);
+    all.resize(size_);
+    return all;
+  }
+
+ private:
+  static constexpr long margin = 64;
+  static constexpr float untouched = 12345;
+  Device device_;
+  size_t size_;
+  Memory memory_;
+};
+
+// The host first, then every other device of this build: the emulator of a block of CUDA threads, a GPU.
+bool emulated(Device d) { return d.gpu && !gpu_present(); }
+std::vector<Device> devices() {
+  std::vector<Device> list = {Device{}};
+#ifdef PIPECAST_EMULATOR
+  list.push_back({true, nullptr, nullptr});
+#endif
+  if (gpu_present()) {
+    static const DeviceOwner gpu("cuda");
+    list.push_back(gpu.get());
+  }
+  return list;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Convolution
+
+struct Operands {
+  Values x, weight, dy, gradient;  // gradient: what the weights have accumulated before
+};
+
+Operands operands(const ConvolutionShape& s) {
+  return {random_values(s.in.count(), 1), random_values(s.weight_count(), 2), random_values(s.out().count(), 3),
+          random_values(s.weight_count(), 4)};
+}
+
+template <class T>
+struct Results {
+  std::vector<T> y, dx, dweight;
+};
+
+// All three directions at once, from the definition: every product of an input and a weight is met exactly once.
+Results<double> by_definition(const ConvolutionShape& s, const Operands& o) {
+  Results<double> r{std::vector<double>(s.out().count()), std::vector<double>(s.in.count()),
+                    std::vector<double>(o.gradient.begin(), o.gradient.end())};
+  const int64_t in_width = s.in.c / s.groups, out_width = s.out_channels / s.groups, out_h = s.out_h(), out_w = s.out_w();
+  for (int64_t n = 0; n < s.in.n; ++n)
+    for (int64_t p = 0; p < out_h; ++p)
+      for (int64_t q = 0; q < out_w; ++q)
+        for (int64_t k = 0; k < s.out_channels; ++k)
+          for (int64_t a = 0; a < s.kernel_h; ++a)
+            for (int64_t b = 0; b < s.kernel_w; ++b)
+              for (int64_t i = 0; i < in_width; ++i) {
+                const int64_t h = p * s.stride - s.padding + a * s.dilation, w = q * s.stride - s.padding + b * s.dilation;
+                if (h < 0 || w < 0 || h >= s.in.h || w >= s.in.w) continue;
+                const int64_t at_x = ((n * s.in.h + h) * s.in.w + w) * s.in.c + k / out_width * in_width + i;
+                const int64_t at_weight = ((k * s.kernel_h + a) * s.kernel_w + b) * in_width + i;
+                const int64_t at_y = ((n * out_h + p) * out_w + q) * s.out_channels + k;
+                r.y[at_y] += double(o.x[at_x]) * o.weight[at_weight];
+                r.dx[at_x] += double(o.dy[at_y]) * o.weight[at_weight];
+                r.dweight[at_weight] += double(o.x[at_x]) * o.dy[at_y];
+              }
+  return r;
+}
+
+// Outputs and workspace begin as NaN.
+Results<float> run(Device d, ConvolutionPlan& plan, const ConvolutionShape& s, const Operands& o) {
+  const OnDevice x(d, o.x), weight(d, o.weight), dy(d, o.dy), y(d, s.out().count()), dx(d, s.in.count()), dweight(d, o.gradient);
+  const OnDevice first(d, plan.workspace()), second(d, plan.workspace()), third(d, plan.workspace());
+  plan.forward(d, x.data(), weight.data(), y.data(), first.data());
+  plan.backward_input(d, dy.data(), weight.data(), dx.data(), second.data());
+  plan.backward_weight(d, x.data(), dy.data(), dweight.data(), third.data());
+  for (const OnDevice* workspace : {&first, &second, &third}) workspace->values();
+  CHECK(x.values() == o.x);
+  CHECK(weight.values() == o.weight);
+  CHECK(dy.values() == o.dy);
+  return {y.values(), dx.values(), dweight.values()};
+}
+
+template <class T>
+void check_close(const Results<float>& results, const Results<T>& reference, double tolerance) {
+  CHECK(distance(results.y, reference.y) < tolerance);
+  CHECK(distance(results.dx, reference.dx) < tolerance);
+  CHECK(distance(results.dweight, reference.dweight) < tolerance);
+}
+
+ConvolutionShape convolution(Shape in, int64_t out_channels, int64_t kernel, int64_t stride = 1, int64_t padding = 0, int64_t dilation = 1,
+                             int64_t groups = 1) {
+  return {in, out_channels, kernel, kernel, stride, padding, dilation, groups};
+}
+
+// Odd sizes, every combination that is legal.
+std::vector<ConvolutionShape> small_shapes() {
+  std::vector<ConvolutionShape> shapes;
+  const auto add = [&](const ConvolutionShape& s) {
+    if (s.in.h + 2 * s.padding > s.dilation * (s.kernel_h - 1) && s.in.w + 2 * s.padding > s.dilation * (s.kernel_w - 1))
+      shapes.push_back(s);
+  };
+  for (int64_t stride : {1, 2, 3})
+    for (int64_t padding : {0, 1, 2, 3})
+      for (int64_t dilation : {1, 2})
+        for (int64_t groups : {1, 2, 6})
+          for (auto [h, w] : {std::pair<int64_t, int64_t>{7, 5}, {4, 9}, {1, 1}}) {
+            add({{2, h, w, 6}, groups == 6 ? 6 : 10, 3, 3, stride, padding, dilation, groups});
+            add({{3, h, w, 6}, 12, 1, 1, stride, padding, dilation, groups});
+            add({{1, h, w, 6}, 6, 2, 3, stride, padding, dilation, groups});
+          }
+  return shapes;
+}
+
+std::vector<ConvolutionShape> large_shapes() {
+  return {
+      convolution({4, 32, 32, 3}, 16, 3, 1, 1),         // the stem for images of 32 x 32
+      convolution({4, 32, 32, 16}, 16, 3, 1, 1),        //
+      convolution({4, 32, 32, 16}, 32, 3, 2, 1),        //
+      convolution({8, 16, 16, 32}, 32, 3, 1, 1),        //
+      convolution({8, 8, 8, 64}, 64, 3, 1, 1),          //
+      convolution({17, 9, 7, 64}, 64, 3, 1, 1),         // sizes that no tile divides
+      convolution({3, 15, 13, 48}, 80, 3, 1, 1),        //
+      convolution({4, 5, 5, 128}, 128, 3, 1, 1),        //
+      convolution({4, 32, 32, 16}, 32, 1, 2),           //
+      convolution({4, 16, 16, 64}, 128, 1),             //
+      convolution({2, 16, 16, 96}, 33, 1),              //
+      convolution({2, 64, 64, 3}, 64, 7, 2, 3),         // the stem for larger ones
+      convolution({2, 28, 28, 1}, 6, 5, 1, 2),          //
+      convolution({4, 17, 15, 33}, 70, 3, 1, 1),        // channels that no vector divides
+      convolution({4, 16, 16, 64}, 64, 3, 1, 2, 2),     // dilated
+      convolution({4, 16, 16, 32}, 64, 3, 2, 2, 2),     //
+      convolution({4, 16, 16, 64}, 64, 3, 1, 1, 1, 4),  // grouped
+      convolution({2, 16, 16, 128}, 128, 3, 1, 1, 1, 32),
+      convolution({4, 16, 16, 32}, 32, 3, 2, 1, 1, 32),
+  };
+}
+
+// Every convolution of ResNet-20 (32 x 32) and of ResNet-18 and -50 (64 x 64), in batches of 8, and some with groups or dilation.
+std::vector<ConvolutionShape> network_shapes() {
+  std::vector<ConvolutionShape> shapes = {convolution({8, 32, 32, 3}, 16, 3, 1, 1), convolution({8, 64, 64, 3}, 64, 7, 2, 3)};
+  int64_t size = 32;
+  for (int64_t c : {16, 32, 64}) {
+    shapes.push_back(convolution({8, size, size, c}, c, 3, 1, 1));
+    if (c < 64) shapes.push_back(convolution({8, size, size, c}, 2 * c, 3, 2, 1));
+    if (c < 64) shapes.push_back(convolution({8, size, size, c}, 2 * c, 1, 2));
+    size /= 2;
+  }
+  size = 16;
+  for (int64_t c : {64, 128, 256, 512}) {
+    const Shape in{8, size, size, c};
+    shapes.push_back(convolution(in, c, 3, 1, 1));
+    shapes.push_back(convolution(in, 4 * c, 1));
+    shapes.push_back(convolution({8, size, size, 4 * c}, c, 1));
+    if (c < 512) {
+      shapes.push_back(convolution(in, 2 * c, 3, 2, 1));
+      shapes.push_back(convolution({8, size, size, 2 * c}, 2 * c, 3, 2, 1));
+      shapes.push_back(convolution(in, 2 * c, 1, 2));
+      shapes.push_back(convolution({8, size, size, 4 * c}, 2 * c, 1));
+      shapes.push_back(convolution({8, size, size, 4 * c}, 8 * c, 1, 2));
+    }
+    size /= 2;
+  }
+  for (int64_t groups : {2, 4, 32, 64}) shapes.push_back(convolution({8, 16, 16, 64}, 64, 3, 1, 1, 1, groups));
+  for (int64_t stride : {1, 2}) shapes.push_back(convolution({8, 16, 16, 64}, 64, 3, stride, 2, 2));
+  return shapes;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix products
+
+using Product = decltype(&gemm);
+
+void check_gemm(Device d, Product product, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float beta) {
+  CAPTURE(transpose_a);
+  CAPTURE(transpose_b);
+  CAPTURE(m);
+  CAPTURE(n);
+  CAPTURE(k);
+  CAPTURE(beta);
+  const Values a = random_values(m * k, 5), b = random_values(k * n, 6), before = beta == 0 ? Values(m * n, nan_) : random_values(m * n, 7);
+  std::vector<double> expected(m * n);
+  for (int64_t r = 0; r < m; ++r)
+    for (int64_t c = 0; c < n; ++c) {
+      double sum = beta == 0 ? 0 : beta * before[r * n + c];
+      for (int64_t j = 0; j < k; ++j) sum += double(a[transpose_a ? j * m + r : r * k + j]) * b[transpose_b ? c * k + j : j * n + c];
+      expected[r * n + c] = sum;
+    }
+  const OnDevice left(d, a), right(d, b), out(d, before);
+  product(d, transpose_a, transpose_b, m, n, k, left.data(), right.data(), beta, out.data());
+  CHECK(distance(out.values(), expected) < 1e-6);
+}
+
+}  // namespace
+
+TEST_CASE("the plain convolution is the definition") {
+  for (Device d : devices()) {
+    for (const ConvolutionShape& s : small_shapes()) {
+      CAPTURE(to_string(s));
+      const Operands o = operands(s);
+      const auto plan = plan_convolution_plain(d, s);
+      CHECK(plan->workspace() == 0);
+      check_close(run(d, *plan, s, o), by_definition(s, o), 1e-6);
+    }
+  }
+}
+
+TEST_CASE("the chosen convolution equals the plain one on the host") {
+  for (Device d : devices()) {
+    std::vector<ConvolutionShape> shapes = small_shapes();
+    if (!emulated(d))
+      for (const ConvolutionShape& s : large_shapes()) shapes.push_back(s);
+    for (const ConvolutionShape& s : shapes) {
+      const auto plan = plan_convolution(d, s);
+      CAPTURE(to_string(s));
+      CAPTURE(plan->implementation());
+      const Operands o = operands(s);
+      check_close(run(d, *plan, s, o), run(Device{}, *plan_convolution_plain(Device{}, s), s, o), 1e-5);
+    }
+  }
+}
+
+#ifdef PIPECAST_ONEDNN
+TEST_CASE("oneDNN runs none of its reference implementations") {
+  for (const ConvolutionShape& s : network_shapes()) {
+    CAPTURE(to_string(s));
+    const std::string names = plan_convolution(Device{}, s)->implementation();
+    CAPTURE(names);
+    CHECK(names.find("ref") == std::string::npos);
+    CHECK(names.find("plain") == std::string::npos);
+  }
+}
+#endif
+
+TEST_CASE("plans of several batch sizes take turns with one workspace, in any thread, and repeat their bits") {
+  for (Device d : devices()) {
+    const ConvolutionShape small = convolution({3, 8, 8, 32}, 32, 3, 1, 1), large = convolution({8, 8, 8, 32}, 32, 3, 1, 1);
+    const auto small_plan = plan_convolution(d, small), large_plan = plan_convolution(d, large);
+    const Operands small_operands = operands(small), large_operands = operands(large);
+    const Results<float> small_alone = run(d, *small_plan, small, small_operands), large_alone = run(d, *large_plan, large, large_operands);
+
+    const OnDevice workspace(d, std::max(small_plan->workspace(), large_plan->workspace()));
+    const auto take_turns = [&] {
+      const OnDevice x(d, large_operands.x), weight(d, large_operands.weight), dy(d, large_operands.dy), y(d, large.out().count()),
+          dx(d, large.in.count()), dweight(d, large_operands.gradient);
+      const OnDevice small_x(d, small_operands.x), small_weight(d, small_operands.weight), small_dy(d, small_operands.dy),
+          small_y(d, small.out().count()), small_dx(d, small.in.count()), small_dweight(d, small_operands.gradient);
+      large_plan->forward(d, x.data(), weight.data(), y.data(), workspace.data());
+      small_plan->backward_weight(d, small_x.data(), small_dy.data(), small_dweight.data(), workspace.data());
+      large_plan->backward_input(d, dy.data(), weight.data(), dx.data(), workspace.data());
+      small_plan->forward(d, small_x.data(), small_weight.data(), small_y.data(), workspace.data());
+      large_plan->backward_weight(d, x.data(), dy.data(), dweight.data(), workspace.data());
+      small_plan->backward_input(d, small_dy.data(), small_weight.data(), small_dx.data(), workspace.data());
+      CHECK(y.values() == large_alone.y);
+      CHECK(dx.values() == large_alone.dx);
+      CHECK(dweight.values() == large_alone.dweight);
+      CHECK(small_y.values() == small_alone.y);
+      CHECK(small_dx.values() == small_alone.dx);
+      CHECK(small_dweight.values() == small_alone.dweight);
+    };
+    take_turns();
+    std::thread(take_turns).join();
+  }
+}
+
+TEST_CASE("an empty batch has no output and no gradient") {
+  for (Device d : devices()) {
+    const ConvolutionShape s = convolution({0, 8, 8, 16}, 16, 3, 1, 1);
+    const Operands o = operands(s);
+    const Results<float> results = run(d, *plan_convolution(d, s), s, o);
+    CHECK(results.y.empty());
+    CHECK(results.dx.empty());
+    CHECK(results.dweight == o.gradient);
+  }
+}
+
+TEST_CASE("a convolution that cannot be is refused with its shape and the reason") {
+  const auto refused = [](const ConvolutionShape& s) -> doctest::String {
+    try {
+      plan_convolution(Device{}, s);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "nothing was thrown";
+  };
+  CHECK(refused(convolution({2, 2, 5, 8}, 8, 3, 2)) == Contains("3x3 convolution of 2x2x5x8 to 8 channels (stride 2,"));
+  CHECK(refused(convolution({2, 2, 5, 8}, 8, 3, 2)) == Contains("the kernel is larger than the padded image"));
+  CHECK(refused(convolution({2, 5, 2, 8}, 8, 3)) == Contains("the kernel is larger than the padded image"));
+  CHECK(refused(convolution({2, 8, 8, 8}, 8, 3, 1, 0, 4)) == Contains("the kernel is larger than the padded image"));
+  CHECK(refused(convolution({2, 8, 8, 8}, 9, 3, 1, 1, 1, 2)) == Contains("groups must divide"));
+  CHECK(refused(convolution({2, 8, 8, 9}, 8, 3, 1, 1, 1, 2)) == Contains("groups must divide"));
+  CHECK(refused(convolution({2, 8, 8, 8}, 8, 3, 0)) == Contains("stride and dilation must be at least 1"));
+  CHECK(refused(convolution({2, 8, 8, 8}, 0, 3)) == Contains("a size is not positive"));
+  CHECK(refused(convolution({2, 2, 2, 8}, 8, 3, 1, 1)) == "nothing was thrown");
+}
+
+TEST_CASE("matrix products: all transposes, odd sizes, empty ones; beta of 0 ignores what was there") {
+  for (Device d : devices()) {
+    for (Product product : {&gemm, &gemm_plain})
+      for (bool transpose_a : {false, true})
+        for (bool transpose_b : {false, true})
+          for (float beta : {0.f, 1.f, 0.5f}) {
+            for (auto [m, n, k] :
+                 {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {3, 5, 7}, {17, 33, 9}, {1, 70, 31}, {65, 1, 129}, {2, 3, 0}})
+              check_gemm(d, product, transpose_a, transpose_b, m, n, k, beta);
+            for (auto [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{0, 3, 2}, {3, 0, 2}, {0, 0, 0}})
+              check_gemm(d, product, transpose_a, transpose_b, m, n, k, beta);
+          }
+  }
+}
