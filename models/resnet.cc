@@ -16,13 +16,13 @@ class ResNet {
   ResNet(const std::string& name, const ModelOptions& options, int64_t reduction)
       : graph_(name, options.image), channels_(options.image.c) {
     const Shape image = options.image;
-    if (image.c < 1) throw UsageError(name + " given images without channels: they need at least 1");
+    if (image.c < 1) throw UsageError(name + " given images without channels: give them at least 1");
     if (image.h < reduction || image.w < reduction)
       throw UsageError(name + " makes images " + std::to_string(reduction) + " times smaller and cannot take " + std::to_string(image.h) +
                        "x" + std::to_string(image.w) + " pixels: use images of at least " + std::to_string(reduction) + "x" +
                        std::to_string(reduction) + (reduction > 4 ? " or a network for CIFAR" : ""));
     if (options.classes < 2)
-      throw UsageError(name + " given " + std::to_string(options.classes) + " classes: a classifier needs at least 2");
+      throw UsageError(name + " with classes = " + std::to_string(options.classes) + ": a classifier needs at least 2");
   }
 
   void stem(int64_t channels, int64_t kernel, int64_t stride) {

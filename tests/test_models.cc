@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -335,7 +336,7 @@ TEST_CASE("models refuse what they cannot be made of") {
   CHECK(contains(small, "at least 32x32"));
   CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 3, 8, 3}, 10}); }), "at least 4x4"));
   CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 0}, 10}); }), "channels"));
-  CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 3}, 1}); }), "1 classes"));
+  CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 3}, 1}); }), "classes = 1"));
   CHECK(make_model("resnet18", {{1, 32, 32, 1}, 2}).shapes(3).back() == Shape{3, 1, 1, 2});
   CHECK(make_model("resnet20", {{1, 4, 4, 3}, 2}).shapes(3).back() == Shape{3, 1, 1, 2});
 }

@@ -1,7 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 
 #include "engine/error.h"
 #include "engine/random.h"
