@@ -47,16 +47,11 @@ class EvalCommand : public Command {
   void run(const Options&) override {
     Mistakes mistakes;
     if (run_.empty() == weights_.empty()) mistakes.add("eval needs either --run RUN or --weights FILE");
-    if (!run_.empty() && weights_.empty()) {
-      mistakes.check([&] {
-        for (const ConfigLine& line : read_config(RunFolder(run_).config()))
-          if (line.name == "data" && data_.empty()) data_ = line.value;
-      });
-      weights_ = RunFolder(run_).weights();
-    }
+    else if (!run_.empty()) mistakes.check([&] { read_run(); });
     Dataset dataset;
     NamedWeights named;
-    if (data_.empty() && run_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
+    mistakes.report();
+    if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
     if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
     mistakes.report();
@@ -85,6 +80,14 @@ class EvalCommand : public Command {
   }
 
  private:
+  void read_run() {
+    const RunFolder folder(run_);
+    folder.check_finished();
+    weights_ = folder.weights();
+    for (const ConfigLine& line : read_config(folder.config()))
+      if (line.name == "data" && data_.empty()) data_ = line.value;
+  }
+
   std::string run_, weights_, model_, data_, logits_;
   TrainerOptions trainer_;
   bool json_ = false;

@@ -29,18 +29,25 @@ class ExportCommand : public Command {
     if (run_.empty() == model_.empty()) mistakes.add("export needs either --run RUN or --model NAME");
     if (!run_.empty() && (options.given("seed") || options.given("classes")))
       mistakes.add("options --seed and --classes belong to --model; leave them out with --run");
-    NamedWeights named{model_, {.classes = classes_}, {}};
-    mistakes.check([&] {
-      if (!run_.empty()) named = read_weights(RunFolder(run_).weights());
-      else if (!model_.empty()) named.weights = initial_weights(make_model(model_, named.options), seed_);
-    });
     mistakes.report();
+    const NamedWeights named = run_.empty() ? initial() : of_run();
     write_weights(out_, named);
     std::cout << out_ << ": " << named.model << ", " << named.options.classes << " classes, weights sha256 "
               << weights_digest(named.weights) << "\n";
   }
 
  private:
+  NamedWeights initial() const {
+    const ModelOptions options{.classes = classes_};
+    return {model_, options, initial_weights(make_model(model_, options), seed_)};
+  }
+
+  NamedWeights of_run() const {
+    const RunFolder folder(run_);
+    folder.check_finished();
+    return read_weights(folder.weights());
+  }
+
   std::string run_, model_, out_;
   uint64_t seed_ = 1;
   int64_t classes_ = 10;

@@ -23,6 +23,13 @@ constexpr bool built_with_cuda =
     false;
 #endif
 
+constexpr const char* compiler =
+#ifdef __clang__
+    __VERSION__;
+#else
+    "g++ " __VERSION__;
+#endif
+
 template <class Row>
 Json rows(const std::vector<Row>& table) {
   Json rows = Json::array();
@@ -36,7 +43,7 @@ Json gather() {
   std::istringstream lines(library_versions());
   for (std::string line; std::getline(lines, line);) libraries.push_back(line);
   return {{"version", PIPECAST_VERSION},
-          {"compiler", __VERSION__},
+          {"compiler", compiler},
           {"cuda", built_with_cuda},
           {"devices", devices},
           {"threads", threads()},

@@ -14,7 +14,9 @@ namespace {
 template <class T>
 std::string to_text(T value) {
   char buffer[64];
-  return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};  // the shortest text that reads back the same
+  // The shortest text that reads back the same.
+  if constexpr (std::is_integral_v<T>) return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};
+  else return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::general).ptr};
 }
 
 template <class T>
@@ -26,7 +28,7 @@ T parse_number(const std::string& name, const std::string& text, T least) {
   if constexpr (std::is_floating_point_v<T>) good = good && std::isfinite(value);
   if (good) return value;
   std::string wanted = std::is_integral_v<T> ? "a whole number" : "a number";
-  if (least != std::numeric_limits<T>::lowest()) wanted += " of at least " + to_text(least);
+  if (std::is_unsigned_v<T> || least != std::numeric_limits<T>::lowest()) wanted += " of at least " + to_text(least);
   throw UsageError("option --" + name + ": '" + text + "' is not " + wanted +
                    (error == std::errc::result_out_of_range ? " that fits" : ""));
 }
@@ -75,10 +77,9 @@ template void Options::number(const std::string&, double&, const std::string&, c
 void Options::numbers(const std::string& name, std::vector<double>& values, const std::string& placeholder, const std::string& help) {
   auto set = [&values, name](const std::string& text) {
     values.clear();
-    for (size_t begin = 0; !text.empty() && begin != std::string::npos + 1;) {
-      const size_t comma = text.find(',', begin);
-      values.push_back(parse_number(name, text.substr(begin, comma - begin), std::numeric_limits<double>::lowest()));
-      begin = comma + 1;
+    for (size_t begin = 0, end = 0; !text.empty() && end != std::string::npos; begin = end + 1) {
+      end = text.find(',', begin);
+      values.push_back(parse_number(name, text.substr(begin, end - begin), std::numeric_limits<double>::lowest()));
     }
   };
   auto get = [&values] {
@@ -147,7 +148,7 @@ void declare(Called& called, Mistakes& mistakes) {
     CLI::Option* option = entry.is_flag ? called.app->add_flag_function(
                                               "--" + entry.name, [set](int64_t count) { set(count > 0 ? "true" : "false"); }, entry.help)
                                         : called.app->add_option_function<std::string>("--" + entry.name, set, entry.help);
-    option->group(entry.group);
+    option->group(entry.group)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     if (!entry.is_flag) {
       option->type_name(entry.placeholder);
       const std::string initial = entry.get();
@@ -156,10 +157,18 @@ void declare(Called& called, Mistakes& mistakes) {
   }
 }
 
-void report_unknown(const std::vector<std::string>& arguments, const std::vector<std::string>& known_options, Mistakes& mistakes) {
-  for (const std::string& argument : arguments) {
-    if (argument.starts_with("-")) mistakes.add(unknown_name("option", argument.substr(0, argument.find('=')), known_options));
-    else mistakes.add("'" + argument + "' is not understood: options begin with --, and a value follows its option");
+void report_unknown(const Called& called, Mistakes& mistakes) {
+  std::vector<std::string> known;
+  for (const Options::Entry& entry : called.options.entries()) known.push_back("--" + entry.name);
+  bool value_may_follow = false;
+  for (const std::string& argument : called.app->remaining()) {
+    if (argument.starts_with("-")) {
+      const std::string name = argument.substr(0, argument.find('=')), text = unknown_name("option", name, known);
+      mistakes.add(text.substr(0, text.find("Known:")) + "'pipecast " + called.command->name + " --help' lists them");
+    } else if (!value_may_follow) {
+      mistakes.add("'" + argument + "' is not understood: options begin with --, and a value follows its option");
+    }
+    value_may_follow = argument.starts_with("-");
   }
 }
 
@@ -194,10 +203,11 @@ void run_command_line(int count, char** arguments, const std::vector<std::unique
 
   try {
     app.parse(count, arguments);
-  } catch (const CLI::Success&) {
-    for (const auto& called : all)
-      if (called->app->parsed()) return void(std::cout << called->app->help());
+  } catch (const CLI::Success&) {  // help was asked for: of the command, where there is one
     return void(std::cout << app.help());
+  } catch (const CLI::ArgumentMismatch& error) {  // "--data: 1 required FORMAT:DIR missing"
+    const std::string text = error.what();
+    throw UsageError("option " + text.substr(0, text.find(':')) + " needs a value after it");
   } catch (const CLI::ParseError& error) {
     throw UsageError(std::string(error.what()) + "; see pipecast --help");
   }
@@ -205,10 +215,7 @@ void run_command_line(int count, char** arguments, const std::vector<std::unique
 
   for (const auto& called : all) {
     if (!called->app->parsed()) continue;
-    std::vector<std::string> options;
-    for (const Options::Entry& entry : called->options.entries()) options.push_back("--" + entry.name);
-    report_unknown(called->app->remaining(), options, mistakes);
-    report_unknown(app.remaining(), options, mistakes);
+    report_unknown(*called, mistakes);
     if (!called->config.empty()) mistakes.check([&] { read_config_into(*called, known, mistakes); });
     mistakes.report();
     return called->command->run(called->options);

@@ -61,6 +61,7 @@ class Options {
   // The values of all options as a config file.
   std::string written_config() const;
   std::vector<Entry>& entries() { return entries_; }
+  const std::vector<Entry>& entries() const { return entries_; }
 
  private:
   void add(Entry);

@@ -20,6 +20,14 @@ void RunFolder::check_free(bool overwrite) const {
   if (!overwrite) throw UsageError("'" + path_ + "' holds a run already; choose another --out, or give --overwrite");
 }
 
+void RunFolder::check_finished() const {
+  std::error_code ignored;
+  if (!fs::exists(config(), ignored)) throw UsageError("'" + path_ + "' holds no run: there is no file '" + config() + "'");
+  if (!fs::exists(weights(), ignored))
+    throw UsageError("run '" + path_ + "' has no weights: its training did not come to the end; repeat it with 'pipecast train --config " +
+                     config() + " --out " + path_ + " --overwrite'");
+}
+
 void RunFolder::create(const std::string& configuration) const {
   std::error_code failure;
   fs::create_directories(path_, failure);

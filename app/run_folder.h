@@ -16,6 +16,8 @@ class RunFolder {
 
   // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.
   void check_free(bool overwrite) const;
+  // Throws UsageError where no finished run is.
+  void check_finished() const;
   // Makes the folder, without the files of an earlier run, and writes the configuration.
   void create(const std::string& configuration) const;
 

@@ -57,6 +57,7 @@ class Run {
     const int64_t per_epoch = train_.per_epoch(), begin = first * per_epoch, end = last * per_epoch;
     samples_ = 0;
     step_ = epoch_ = {};
+    trainer_.summaries();  // those that follow are of this training alone, without the evaluation before it
     epoch_start_ = Clock::now();
     const Outcome outcome = trainer_.train(train_, begin, end, [&](int64_t done) {
       const int64_t next = begin + done;
@@ -75,8 +76,8 @@ class Run {
       row["test_loss"] = result.loss, row["test_accuracy"] = result.accuracy;
     }
     end_epoch(last, std::move(row));
-    if (!std::isfinite(outcome.loss))
-      throw Error("the training loss is no longer a number in epoch " + std::to_string(last) + ": lower --lr, or add --warmup-epochs");
+    if (!std::isfinite(outcome.loss + result.loss))
+      throw Error("the loss is no longer a number after epoch " + std::to_string(last) + ": lower --lr, or add --warmup-epochs");
   }
 
   Outcome result;  // of the last evaluation
@@ -229,7 +230,8 @@ class TrainCommand : public Command {
                     {train.size(0), train.size(train.per_epoch() - 1), test.size(0), test.size(test.per_epoch() - 1)});
     if (start) trainer.set_weights(start->weights);
 
-    const std::string configuration = options.written_config();
+    const std::string configuration =
+        "# pipecast " PIPECAST_VERSION ": 'pipecast train --config FILE --out RUN' repeats this run.\n" + options.written_config();
     folder.create(configuration);
     Metrics metrics(folder.metrics());
     describe(trainer, dataset, metrics);
@@ -267,6 +269,8 @@ class TrainCommand : public Command {
     const std::vector<std::string> executors = executor_names();
     if (std::find(executors.begin(), executors.end(), trainer_.executor) == executors.end())
       mistakes.add(unknown_name("executor", trainer_.executor, executors));
+    if (trainer_.label_smoothing >= 1)
+      mistakes.add(format("label smoothing is %g: it must be at least 0 and below 1", trainer_.label_smoothing));
     mistakes.check([&] { folder.check_free(overwrite_); });
     mistakes.check([&] {
       dataset = load_dataset(data_);
@@ -316,8 +320,9 @@ class TrainCommand : public Command {
     }
     std::cout << format("%s with %lld parameters on %s: %lld training and %lld test images\n", model_.c_str(), (long long)(parameters),
                         dataset.name.c_str(), (long long)(dataset.train.size()), (long long)(dataset.test.size()))
-              << format("%s, %s, batch %lld, %d threads on %s, seed %llu\n\n", trainer_.method.c_str(), trainer_.optimizer.name.c_str(),
-                        (long long)(trainer_.batch), trainer_.threads, trainer_.device.c_str(), (unsigned long long)(trainer_.seed))
+              << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", trainer_.method.c_str(),
+                        look_ahead_.c_str(), trainer_.optimizer.name.c_str(), (long long)(trainer_.batch),
+                        (unsigned long long)(trainer_.seed), trainer_.device.c_str(), trainer_.threads)
               << table << std::endl;
     metrics.write({{"event", "start"}, {"version", PIPECAST_VERSION}, {"model", model_}, {"parameters", parameters}, {"stages", rows}});
   }

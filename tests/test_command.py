@@ -1,0 +1,389 @@
+"""Black-box tests of the pipecast command. Usage: python3 test_command.py path/to/pipecast [unittest arguments]"""
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PIPECAST = os.path.abspath(sys.argv[1])
+TRAIN = ["train", "--data", "generated:100", "--batch", "25", "--epochs", "1", "--threads", "1"]
+RECORD = 3073  # bytes of a CIFAR-10 picture and its label
+
+
+def read_safetensors(path):
+    """{name: (type, shape, bytes)} and the metadata."""
+    data = pathlib.Path(path).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__", {})
+    block = data[8 + size :]
+    return {n: (t["dtype"], t["shape"], block[slice(*t["data_offsets"])]) for n, t in header.items()}, metadata
+
+
+def write_safetensors(path, tensors):
+    header, block = {}, b""
+    for name, (kind, shape, data) in tensors.items():
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(block), len(block) + len(data)]}
+        block += data
+    text = json.dumps(header).encode()
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(text)) + text + block)
+
+
+class CommandTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="pipecast-command-")
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def run_command(self, *arguments):
+        return subprocess.run([PIPECAST, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True, timeout=300)
+
+    def succeed(self, *arguments):
+        result = self.run_command(*arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stderr, "")
+        return result.stdout
+
+    def refuse(self, arguments, *expected, mistakes=1):
+        """Exit code 2, `mistakes` lines on stderr that hold the expected texts, and no file left behind."""
+        before = sorted(self.folder.rglob("*"))
+        result = self.run_command(*arguments)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertEqual(result.stdout, "")
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), mistakes, result.stderr)
+        for line in lines:
+            self.assertTrue(line.startswith("pipecast: "), line)
+        for text in expected:
+            self.assertIn(text, result.stderr)
+        self.assertEqual(sorted(self.folder.rglob("*")), before)
+
+    def metrics(self, run):
+        return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
+
+    def train(self, run, *arguments):
+        """Trains into `run` and returns the digest of the weights."""
+        out = self.succeed(*TRAIN, *arguments, "--out", run)
+        done = self.metrics(run)[-1]
+        self.assertEqual(done["event"], "done")
+        self.assertEqual(out.splitlines()[-1], "weights sha256 " + done["weights_digest"])
+        return done["weights_digest"]
+
+
+class Help(CommandTest):
+    def test_help_gets_one_started(self):
+        text = self.succeed("--help")
+        self.assertIn("pipecast train --data generated --stages 4", text)
+        for command in ("train", "eval", "audit", "export", "import", "info"):
+            self.assertIn("\n  " + command + " ", text)
+            own = self.succeed(command, "--help")
+            self.assertIn("Usage: pipecast " + command, own)
+            self.assertIn("pipecast " + command, own.split("Examples:")[1])
+
+    def test_info(self):
+        info = json.loads(self.succeed("info", "--json"))
+        self.assertIn("resnet20", [model["name"] for model in info["models"]])
+        self.assertEqual([method["name"] for method in info["methods"]][:2], ["pipeoptim", "vanilla"])
+        self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw"])
+        self.assertIn("cpu", info["devices"])
+        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "generated"})
+        self.assertIn(info["version"], self.succeed("--version"))
+        self.assertIn("resnet20", self.succeed("info"))
+
+
+class BadUsage(CommandTest):
+    def test_commands_and_options(self):
+        self.refuse([], "which command?")
+        self.refuse(["trian"], "'trian'", "did you mean 'train'?")
+        self.refuse(["--data", "generated"], "the command comes first")
+        self.refuse(["train", "--stges", "4"], "'--stges'", "did you mean '--stages'?")
+        self.refuse(["train", "generated"], "'generated' is not understood")
+        self.refuse(["train", "eval"], "'eval' is not understood")
+        self.refuse(["train", "--data"], "--data needs a value")
+        self.refuse(["train", "--lr="], "--lr needs a value")
+        self.refuse(["train", "--out", "--overwrite"], "--out needs a value")
+
+    def test_numbers(self):
+        for option, value in [("lr", "abc"), ("lr", "nan"), ("lr", "1,2"), ("batch", "0"), ("batch", "1.5"), ("epochs", "-1"), ("stages", "0"),
+                              ("micro-batches", "0"), ("seed", "-1"), ("seed", "99999999999999999999"), ("threads", "2x"),
+                              ("lr-milestones", "1,,2"), ("lr-milestones", "1,2,"), ("eval-every", "0"), ("log-every", "0")]:
+            with self.subTest(option=option, value=value):
+                self.refuse([*TRAIN, f"--{option}={value}"], f"option --{option}: ", " number")
+        self.refuse([*TRAIN, "--lr", "-1"], "learning rate is -1")
+        self.refuse([*TRAIN, "--momentum", "1.5"], "momentum is 1.5")
+        self.refuse([*TRAIN, "--label-smoothing", "1"], "label smoothing is 1")
+
+    def test_names(self):
+        for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
+                                       ("lookahead", "papr", "paper"), ("lr-schedule", "cosin", "cosine"), ("augment", "flop", "flip"),
+                                       ("executor", "thread", "threads"), ("device", "cdua", "cuda"), ("data", "cifar", "cifar10"),
+                                       ("partition", "balenced", "balanced")]:
+            with self.subTest(option=option):
+                self.refuse([*TRAIN, f"--{option}={wrong}"], f"'{wrong}'", f"did you mean '{nearest}'?")
+
+    def test_mistakes_are_reported_together(self):
+        self.refuse(["train", "--lr", "abc", "--stges=4", "--epochs", "0"], "--lr", "--stges", "--epochs", mistakes=3)
+        self.refuse([*TRAIN, "--model", "resnet2", "--method", "x", "--data", "cifar10:nowhere"], "'resnet2'", "'x'", "'nowhere'", mistakes=3)
+
+    def test_stages_and_partition(self):
+        self.refuse([*TRAIN, "--stages", "12"], "11 parts", "12 stages")
+        self.refuse([*TRAIN, "--stages", "4", "--partition", "3,3,3,3"], "12 parts, not 11")
+        self.refuse([*TRAIN, "--stages", "3", "--partition", "3,3,3,2"], "4 stages, not 3")
+        self.refuse([*TRAIN, "--stages", "2", "--partition", "11,0"], "'11,0'")
+
+    def test_run_folder(self):
+        (self.folder / "mine").mkdir()
+        (self.folder / "mine" / "letter").write_text("dear")
+        (self.folder / "file").write_text("")
+        for overwrite in ([], ["--overwrite"]):
+            self.refuse([*TRAIN, "--out", "mine", *overwrite], "'mine' holds other files")
+            self.refuse([*TRAIN, "--out", "file", *overwrite], "'file' is not a folder")
+        self.refuse([*TRAIN, "--out", "file/run"], "'file/run' cannot be made")
+
+    def test_files(self):
+        (self.folder / "rubbish").write_bytes(b"\x10\0\0\0\0\0\0\0rubbish")
+        self.refuse([*TRAIN, "--weights", "nowhere"], "'nowhere'")
+        self.refuse([*TRAIN, "--weights", "rubbish"], "'rubbish'")
+        self.refuse(["eval", "--run", "nowhere"], "'nowhere' holds no run")
+        self.refuse(["eval", "--data", "generated:100"], "either --run RUN or --weights FILE")
+        self.refuse(["eval", "--weights", "rubbish", "--data", "generated:100"], "'rubbish'")
+        self.refuse(["eval", "--weights", "rubbish"], "'rubbish'", "give --data", mistakes=2)
+        self.refuse(["export", "--model", "resnet20"], "give --out")
+        self.refuse(["export", "--out", "x"], "either --run RUN or --model NAME")
+        self.refuse(["export", "--run", "nowhere", "--out", "x"], "'nowhere' holds no run")
+        self.refuse(["import", "--weights", "rubbish", "--out", "x"], "'rubbish'")
+        self.refuse(["audit", "--method", "vanila"], "did you mean 'vanilla'?")
+
+    def test_config_files(self):
+        for text, expected in [("stages = x", ":1: option --stages"), ("\n# c\nstges = 4", ":3: unknown option 'stges'; did you mean 'stages'?"),
+                               ("stages 4", ":1: 'stages 4' is not understood"), ("[train]", ":1: '[train]'"), ("model = \"resnet20", "closing quote"),
+                               ("model =", "no value"), ("seed = 1\nseed = 2", ":2: 'seed' is already given"), ("lr-milestones = [1]", "double quotes"),
+                               ("model = \"resnet20\" x", "'x'"), ("nesterov = 1", "neither true nor false")]:
+            with self.subTest(text=text):
+                (self.folder / "config").write_text(text)
+                self.refuse(["train", "--config", "config"], expected)
+        self.refuse(["train", "--config", "nowhere"], "'nowhere'")
+        self.refuse(["train", "--config", "."], "'.'")
+
+
+class BadData(CommandTest):
+    """CIFAR-10 folders with one defect."""
+
+    def setUp(self):
+        super().setUp()
+        for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+            (self.folder / name).write_bytes(b"".join(bytes([label]) * RECORD for label in range(4)))
+
+    def refuse_data(self, *expected):
+        self.refuse(["train", "--data", f"cifar10:{self.folder}", "--batch", 8, "--epochs", 1], *expected)
+
+    def test_good_data(self):
+        self.succeed("train", "--data", f"cifar10:{self.folder}", "--batch", 8, "--epochs", 1, "--threads", 1, "--augment", "crop,flip",
+                     "--lr", ".001", "--out", "run")
+        self.assertEqual([line["epoch"] for line in self.metrics("run") if line["event"] == "epoch"], [1])
+
+    def test_missing_folder(self):
+        self.refuse(["train", "--data", "cifar10:nowhere"], "'nowhere'")
+
+    def test_missing_file(self):
+        (self.folder / "data_batch_4.bin").unlink()
+        self.refuse_data("data_batch_4.bin", "missing")
+
+    def test_truncated_file(self):
+        path = self.folder / "data_batch_3.bin"
+        path.write_bytes(path.read_bytes()[:-1])
+        self.refuse_data("data_batch_3.bin", "truncated")
+
+    def test_label_out_of_range(self):
+        path = self.folder / "test_batch.bin"
+        data = bytearray(path.read_bytes())
+        data[2 * RECORD] = 10
+        path.write_bytes(data)
+        self.refuse_data("test_batch.bin", "label 10", "record 2")
+
+
+class Training(CommandTest):
+    def check_epoch(self, line, epoch, stages):
+        self.assertEqual(line["epoch"], epoch)
+        for key in ("train_loss", "test_loss", "images_per_second", "learning_rate", "seconds"):
+            self.assertGreater(line[key], 0, key)
+        for key in ("train_accuracy", "test_accuracy"):
+            self.assertTrue(0 <= line[key] <= 1, key)
+        self.assertEqual(len(line["stages"]), stages)
+        for stage in line["stages"]:
+            self.assertTrue(0 < stage["busy"] <= 1.01, stage)
+            self.assertGreaterEqual(stage["prediction_error"], 0)
+
+    def test_run_folder_of_one_and_of_four_stages(self):
+        for stages in (1, 4):
+            with self.subTest(stages=stages):
+                run = f"run{stages}"
+                out = self.succeed(*TRAIN, "--epochs", 2, "--stages", stages, "--log-every", 3, "--lr", ".02", "--out", run)
+                lines = self.metrics(run)
+                self.assertEqual([line["event"] for line in lines], ["start", "step", "epoch", "step", "epoch", "done"])
+                self.check_epoch(lines[2], 1, stages)
+                self.check_epoch(lines[4], 2, stages)
+                self.assertEqual([lines[i]["minibatch"] for i in (1, 3)], [3, 6])
+                self.assertEqual([lines[i]["epochs"] for i in (1, 3)], [.75, 1.5])
+                predicts = [stage["prediction_error"] > 0 for stage in lines[4]["stages"]]
+                self.assertEqual(predicts, [True] * (stages - 1) + [False])
+                start, done = lines[0], lines[5]
+                self.assertEqual([s["copies"] for s in start["stages"]], [2] * (stages - 1) + [1])
+                self.assertEqual([s["frames"] for s in start["stages"]], list(range(stages, 0, -1)))
+                self.assertEqual(sum(s["parameters"] for s in start["stages"]), start["parameters"])
+                self.assertEqual(done["test_accuracy"], lines[4]["test_accuracy"])
+                self.assertEqual(done["updates"], 8)
+                self.assertIn(done["weights_digest"], out)
+                self.assertEqual(sorted(p.name for p in (self.folder / run).iterdir()),
+                                 ["config", "metrics.jsonl", "report.html", "weights.safetensors"])
+                report = (self.folder / run / "report.html").read_text()
+                self.assertEqual(report.count("<svg"), 6)
+                for outside in ("http", "src=", "<link", "<script", "nan", "inf"):
+                    self.assertNotIn(outside, report)
+
+                # Evaluating the finished run gives what its last line says.
+                result = json.loads(self.succeed("eval", "--run", run, "--json", "--batch", 25, "--threads", 1))
+                self.assertEqual(result["weights_digest"], done["weights_digest"])
+                self.assertEqual(result["test_accuracy"], done["test_accuracy"])
+                self.assertAlmostEqual(result["test_loss"], done["test_loss"], delta=1e-4)
+
+    def test_same_seed_same_digest(self):
+        for optimizer in (["--lr", ".02"], ["--optimizer", "adamw", "--lr", ".001"]):
+            with self.subTest(optimizer=optimizer):
+                common = ["--stages", 4, "--epochs", 2, "--augment", "crop,flip", *optimizer, "--overwrite"]
+                first = self.train("first", *common)
+                self.assertEqual(self.train("second", *common), first)
+                self.assertEqual(self.train("second", *common, "--executor", "sequential"), first)
+                self.assertNotEqual(self.train("second", *common, "--method", "vanilla"), first)
+                self.assertNotEqual(self.train("second", *common, "--seed", 2), first)
+
+    def test_executors_with_two_threads_per_stage(self):
+        common = ["--stages", 2, "--threads", 4, "--micro-batches", 2, "--lookahead", "exact"]
+        self.assertEqual(self.train("first", *common), self.train("second", *common, "--executor", "sequential"))
+
+    def test_config_of_a_run_repeats_it(self):
+        common = ["--stages", 3, "--partition", "5,3,3", "--optimizer", "adam", "--lr", "0.00123", "--lr-schedule", "multi-step",
+                  "--lr-milestones", "0.5,0.75", "--label-smoothing", ".1", "--nesterov", "--lookahead", "decayed", "--warmup-epochs", ".25"]
+        first = self.train("first", *common)
+        self.succeed("train", "--config", "first/config", "--out", "second")
+        self.assertEqual(self.metrics("second")[-1]["weights_digest"], first)
+        config = (self.folder / "first" / "config").read_text()
+        self.assertEqual((self.folder / "second" / "config").read_text(), config)
+        self.assertIn("\npartition = \"5,3,3\"\n", config)
+        # The command line comes before the file.
+        self.succeed("train", "--config", "first/config", "--out", "third", "--nesterov=false", "--seed", 7)
+        third = (self.folder / "third" / "config").read_text()
+        self.assertEqual(third, config.replace("nesterov = true", "nesterov = false").replace("seed = 1", "seed = 7"))
+
+    def test_measured_partition_is_kept(self):
+        self.train("run", "--stages", 2, "--partition", "measured")
+        config = (self.folder / "run" / "config").read_text()
+        parts = [int(n) for n in config.split('partition = "')[1].split('"')[0].split(",")]
+        self.assertEqual((len(parts), sum(parts)), (2, 11))
+
+    def test_evaluation_now_and_then(self):
+        self.train("run", "--epochs", 3, "--eval-every", 2, "--stages", 2, "--lr", ".01")
+        epochs = [line for line in self.metrics("run") if line["event"] == "epoch"]
+        self.assertEqual([line["epoch"] for line in epochs], [1, 2, 3])
+        self.assertEqual([line["test_accuracy"] is None for line in epochs], [True, False, False])
+        for line in epochs:
+            self.assertGreater(line["train_loss"], 0)
+        self.check_epoch(epochs[1], 2, 2)
+        self.check_epoch(epochs[2], 3, 2)
+
+    def test_overwrite(self):
+        first = self.train("run")
+        self.refuse([*TRAIN, "--out", "run"], "'run' holds a run already", "--overwrite")
+        self.assertNotEqual(self.train("run", "--seed", 2, "--overwrite"), first)
+
+    def test_default_run_folder(self):
+        self.succeed(*TRAIN, "--method", "vanilla", "--seed", 5)
+        self.assertTrue((self.folder / "runs" / "resnet20-vanilla-5" / "weights.safetensors").exists())
+
+    def test_divergence_is_a_failed_run(self):
+        result = self.run_command(*TRAIN, "--epochs", 3, "--lr", "1e9", "--out", "run")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr, r"\Apipecast: the loss is no longer a number.*\n\Z")
+        self.assertFalse((self.folder / "run" / "weights.safetensors").exists())
+        self.assertNotEqual(self.metrics("run")[-1]["event"], "done")
+        self.refuse(["eval", "--run", "run"], "training did not come to the end")
+
+
+class Weights(CommandTest):
+    def test_export_evaluate_and_start_from(self):
+        digest = self.train("run", "--lr", ".01")
+        self.assertIn(digest, self.succeed("export", "--run", "run", "--out", "weights.safetensors"))
+        tensors, metadata = read_safetensors(self.folder / "weights.safetensors")
+        self.assertEqual(metadata["model"], "resnet20")
+        self.assertEqual(tensors["conv1.weight"][:2], ("F32", [16, 3, 3, 3]))
+        self.assertEqual(tensors["bn1.num_batches_tracked"], ("I64", [], struct.pack("<q", 4)))
+        self.assertEqual(tensors["fc.weight"][:2], ("F32", [10, 64]))
+
+        options = ["--data", "generated:100", "--json", "--threads", 1]
+        result = json.loads(self.succeed("eval", "--weights", "weights.safetensors", *options, "--logits", "logits.safetensors"))
+        self.assertEqual(result, {**json.loads(self.succeed("eval", "--run", "run", *options)), "images_per_second": result["images_per_second"]})
+        values, _ = read_safetensors(self.folder / "logits.safetensors")
+        self.assertEqual(values["logits"][:2], ("F32", [25, 10]))
+        self.assertEqual(values["labels"][:2], ("I64", [25]))
+        logits, labels = struct.unpack("<250f", values["logits"][2]), struct.unpack("<25q", values["labels"][2])
+        hits = sum(max(range(10), key=lambda c: logits[10 * i + c]) == labels[i] for i in range(25))
+        self.assertAlmostEqual(hits / 25, result["test_accuracy"])
+
+        # A learning rate of zero leaves the trained weights as they are; running statistics move on.
+        self.train("more", "--weights", "weights.safetensors", "--lr", 0)
+        more, _ = read_safetensors(self.folder / "more" / "weights.safetensors")
+        self.assertEqual(more["fc.weight"], tensors["fc.weight"])
+        self.assertNotEqual(more["bn1.running_mean"], tensors["bn1.running_mean"])
+
+    def test_import_of_a_file_that_does_not_name_its_model(self):
+        self.succeed("export", "--model", "resnet20", "--seed", 3, "--out", "named.safetensors")
+        tensors, _ = read_safetensors(self.folder / "named.safetensors")
+        write_safetensors(self.folder / "plain.safetensors", tensors)
+        data = ["--data", "generated:100"]
+        self.refuse(["eval", "--weights", "plain.safetensors", *data], "give --model")
+        self.succeed("eval", "--weights", "plain.safetensors", "--model", "resnet20", *data)
+        self.refuse(["import", "--weights", "plain.safetensors", "--model", "resnet32", "--out", "x"], "do not fit model 'resnet32'")
+        self.refuse(["import", "--weights", "plain.safetensors", "--model", "resnet20", "--classes", 7, "--out", "x"], "fc.bias")
+        self.succeed("import", "--weights", "plain.safetensors", "--model", "resnet20", "--out", "again.safetensors")
+        self.assertEqual(read_safetensors(self.folder / "again.safetensors"), read_safetensors(self.folder / "named.safetensors"))
+        self.refuse(["eval", "--weights", "again.safetensors", "--model", "resnet32", *data], "are of model 'resnet20', not 'resnet32'")
+
+    def test_initial_weights_are_those_of_training(self):
+        out = self.succeed("export", "--model", "resnet20", "--seed", 4, "--out", "a.safetensors")
+        self.assertNotIn(out.split()[-1], self.succeed("export", "--model", "resnet20", "--seed", 5, "--out", "b.safetensors"))
+        from_scratch = self.train("first", "--seed", 4)
+        self.assertEqual(self.train("second", "--seed", 4, "--weights", "a.safetensors"), from_scratch)
+        self.assertNotEqual(self.train("third", "--seed", 4, "--weights", "b.safetensors"), from_scratch)
+
+
+class Audit(CommandTest):
+    def test_contract(self):
+        for method in ("pipeoptim", "vanilla"):
+            audit = json.loads(self.succeed("audit", "--stages", 4, "--method", method, "--minibatches", 8, "--json"))
+            self.assertEqual(set(audit), {"method", "stages", "copies", "frames", "passes"})
+            self.assertEqual((audit["method"], audit["stages"]), (method, 4))
+            self.assertEqual(audit["copies"], [2, 2, 2, 1] if method == "pipeoptim" else [1] * 4)
+            self.assertEqual(audit["frames"], [4, 3, 2, 1])
+            self.assertEqual(len(audit["passes"]), 4 * 8 * 2)
+            for p in audit["passes"]:
+                self.assertEqual(set(p), {"stage", "minibatch", "micro", "pass", "reads", "version", "ahead", "live"})
+                ahead = 3 - p["stage"] if method == "pipeoptim" and p["pass"] == "forward" else 0
+                self.assertEqual(p["ahead"], ahead, p)
+                self.assertEqual(p["reads"], "predicted" if ahead else "latest")
+                if p["pass"] == "backward":
+                    self.assertEqual((p["version"], p["live"]), (p["minibatch"], p["minibatch"]))
+                else:
+                    self.assertEqual(p["live"], max(0, p["minibatch"] - (3 - p["stage"])))
+
+    def test_options_of_a_run(self):
+        (self.folder / "config").write_text('method = "vanilla"\nstages = 2\nlr = 0.1\n')  # lr is for other commands
+        audit = json.loads(self.succeed("audit", "--config", "config", "--json"))
+        self.assertEqual((audit["method"], audit["stages"]), ("vanilla", 2))
+        self.assertIn("vanilla", self.succeed("audit", "--config", "config"))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
