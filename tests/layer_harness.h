@@ -148,6 +148,7 @@ class Flight {
     for (const Tensor& x : x_)
       if (!needs_.input) at(x.data).poison();
     if (!needs_.output) at(pass_.y.data).poison();
+    check_guards();
     if (needs_.workspace) at(pass_.workspace).poison();
   }
   void backward() {
@@ -162,6 +163,7 @@ class Flight {
       for (size_t k = 0; k < prefilled.size(); ++k) made_.dweight[i][k] -= prefilled[k];
     }
     CHECK(same(at(pass_.dy.data).get(), given_.dy));
+    check_guards();
   }
   const Made& made() const { return made_; }
   int64_t allocated() const { return allocated_; }  // calls of operator new by the layer
@@ -172,6 +174,9 @@ class Flight {
   }
 
  private:
+  void check_guards() const {
+    for (const auto& buffer : buffers_) buffer->get();
+  }
   Guarded& at(const float* data) {
     for (auto& buffer : buffers_)
       if (buffer->data() == data) return *buffer;

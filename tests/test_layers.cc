@@ -63,6 +63,18 @@ TEST_CASE("batch norm keeps its digits where the mean is far above the deviation
   }
 }
 
+TEST_CASE("batch norm of a channel whose first value is far from all others stays finite") {  // its variance is lost in rounding, and must
+                                                                                              // not come out negative
+  auto layer = batch_norm("bn", {.channels = 1});
+  Given given = some_given(*layer, {{8, 128, 128, 1}});
+  std::fill(given.x[0].begin() + 1, given.x[0].end(), 1007.3f);
+  for (const TestDevice& on : test_devices()) {
+    const Made made = run(*layer, on.device, given);
+    for (const Values* values : {&made.y, &made.dx[0], &made.dweight[0], &made.statistics[1]})
+      CHECK(std::all_of(values->begin(), values->end(), [](float v) { return std::isfinite(v); }));
+  }
+}
+
 TEST_CASE("batch norm of a single row") {
   auto layer = batch_norm("bn", {.channels = 3});
   const Given given = some_given(*layer, {{1, 1, 1, 3}});
@@ -218,6 +230,10 @@ TEST_CASE("a logit that is not a number shows in the loss and hits nothing") {
     CHECK(std::isnan(made.loss[0]));
     CHECK(made.hits == Values{0, 1});
   }
+}
+
+TEST_CASE("of equal logits the first is the guess") {
+  for (const TestDevice& on : test_devices()) CHECK(loss_of(on.device, {2, 2, 1, 2, 2, 1, 1, 2, 2}, {0, 1, 1}, 0).hits == Values{1, 0, 1});
 }
 
 TEST_CASE("wrong shapes and options are refused in one sentence") {
