@@ -63,8 +63,8 @@ TEST_CASE("batch norm keeps its digits where the mean is far above the deviation
   }
 }
 
-TEST_CASE("batch norm of a channel whose first value is far from all others stays finite") {  // its variance is lost in rounding, and must
-                                                                                              // not come out negative
+// Its variance is lost in rounding, and must not come out negative.
+TEST_CASE("batch norm of a channel whose first value is far from all others stays finite") {
   auto layer = batch_norm("bn", {.channels = 1});
   Given given = some_given(*layer, {{8, 128, 128, 1}});
   std::fill(given.x[0].begin() + 1, given.x[0].end(), 1007.3f);
