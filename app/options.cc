@@ -145,10 +145,12 @@ void declare(Called& called, Mistakes& mistakes) {
       if (text.starts_with("--")) mistakes.add("option --" + entry.name + " needs a value, but '" + text + "' follows it");
       else mistakes.check([&] { entry.set(text); });
     };
-    CLI::Option* option = entry.is_flag ? called.app->add_flag_function(
-                                              "--" + entry.name, [set](int64_t count) { set(count > 0 ? "true" : "false"); }, entry.help)
-                                        : called.app->add_option_function<std::string>("--" + entry.name, set, entry.help);
+    CLI::Option* option =
+        entry.is_flag ? called.app->add_flag_function(
+                            "--" + entry.name, [set](int64_t count) { set(count > 0 ? "true" : "false"); }, entry.help)
+                      : called.app->add_option_function<std::string>((entry.is_positional ? "" : "--") + entry.name, set, entry.help);
     option->group(entry.group)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    if (entry.is_positional) option->required();
     if (!entry.is_flag) {
       option->type_name(entry.placeholder);
       const std::string initial = entry.get();

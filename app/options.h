@@ -40,7 +40,7 @@ class Options {
     std::string name, placeholder, help, group;
     std::function<void(const std::string&)> set;  // throws UsageError
     std::function<std::string()> get;             // as `set` reads it
-    bool is_flag = false, is_text = false, in_config = true;
+    bool is_flag = false, is_text = false, is_positional = false, in_config = true;
     bool given = false;  // on the command line or in the config file
   };
 
@@ -56,6 +56,9 @@ class Options {
   void numbers(const std::string& name, std::vector<double>& values, const std::string& placeholder, const std::string& help);
   // The option made last says where something is, not what a run is: written_config() leaves it out.
   void not_in_config() { entries_.back().in_config = false; }
+
+  // The option made last is a word without a name, and must be given.
+  void positional() { entries_.back().is_positional = true, entries_.back().in_config = false; }
 
   bool given(const std::string& name) const;
   // The values of all options as a config file.
