@@ -128,7 +128,7 @@ class Run {
     progress_.clear();
     std::cout << format("epoch %3lld/%lld  train loss %.4f", (long long)(epoch), (long long)(epochs_), row["train_loss"].get<double>());
     if (row["test_loss"].is_number())
-      std::cout << format("  test loss %.4f  test accuracy %5.2f %%", row["test_loss"].get<double>(),
+      std::cout << format("  test loss %.4f  test accuracy %6.2f %%", row["test_loss"].get<double>(),
                           100 * row["test_accuracy"].get<double>());
     std::cout << format("  %.0f images/s  learning rate %.4g", images_per_second_, row["learning_rate"].get<double>()) << std::endl;
     metrics_.write(std::move(row));
