@@ -65,6 +65,9 @@ TrainerOptions tiny_options(int stages, const std::string& optimizer = "sgd") {
 
 Batches in_order(const Dataset& d, int64_t batch) { return Batches(d, d.train, batch, false, {}, 1); }
 
+// Where this machine can run a pipeline.
+std::vector<std::string> devices() { return gpu_present() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"}; }
+
 // The digest after training for `minibatches`, cut into programs of at most `fill` of them.
 std::string digest_after(const TrainerOptions& o, const Dataset& d, int64_t minibatches, int64_t fill = 1 << 30, bool normalise = true) {
   std::vector<int64_t> sizes = {o.batch, d.train.size() % o.batch};
@@ -89,53 +92,58 @@ TEST_CASE("ten updates on four stages equal an independent emulation in PyTorch"
     return s;
   };
 
-  for (std::string optimizer : {"sgd", "adamw"})
-    for (std::string mode : {"vanilla", "paper", "exact", "decayed"}) {
-      CAPTURE(optimizer);
-      CAPTURE(mode);
-      TrainerOptions o = tiny_options(4, optimizer);
-      o.method = mode == "vanilla" ? "vanilla" : "pipeoptim";
-      if (mode != "vanilla") o.look_ahead = look_ahead_mode(mode);
-      o.schedule.name = "cosine", o.schedule.epochs = 2.5;  // of four updates each: ten
-      Trainer trainer(tiny_graph(), o);
-      trainer.set_weights(from_safetensors(trainer.graph(), with_prefix("initial"), "golden"));
-      Batches batches = in_order(data, 4);
-      trainer.train(batches, 0, 10);
+  for (std::string device : devices())
+    for (std::string optimizer : {"sgd", "adamw"})
+      for (std::string mode : {"vanilla", "paper", "exact", "decayed"}) {
+        CAPTURE(device);
+        CAPTURE(optimizer);
+        CAPTURE(mode);
+        TrainerOptions o = tiny_options(4, optimizer);
+        o.device = device;
+        o.method = mode == "vanilla" ? "vanilla" : "pipeoptim";
+        if (mode != "vanilla") o.look_ahead = look_ahead_mode(mode);
+        o.schedule.name = "cosine", o.schedule.epochs = 2.5;  // of four updates each: ten
+        Trainer trainer(tiny_graph(), o);
+        trainer.set_weights(from_safetensors(trainer.graph(), with_prefix("initial"), "golden"));
+        Batches batches = in_order(data, 4);
+        trainer.train(batches, 0, 10);
 
-      SafeTensors got = to_safetensors(trainer.weights()), want = with_prefix(optimizer + " " + mode);
-      REQUIRE(got.tensors.size() == want.tensors.size());
-      for (const auto& [name, tensor] : want.tensors) {
-        CAPTURE(name);
-        REQUIRE(got.tensors.count(name) == 1);
-        if (tensor.type == "I64") {
-          CHECK(got.tensors[name].bytes == tensor.bytes);
-          continue;
+        SafeTensors got = to_safetensors(trainer.weights()), want = with_prefix(optimizer + " " + mode);
+        REQUIRE(got.tensors.size() == want.tensors.size());
+        for (const auto& [name, tensor] : want.tensors) {
+          CAPTURE(name);
+          REQUIRE(got.tensors.count(name) == 1);
+          if (tensor.type == "I64") {
+            CHECK(got.tensors[name].bytes == tensor.bytes);
+            continue;
+          }
+          std::vector<float> a = got.tensors[name].floats(), b = tensor.floats();
+          double largest = 0;
+          // A running mean is a sum that cancels: its scale is the spread of what it is the mean of.
+          const bool mean = name.ends_with("running_mean");
+          for (float x : mean ? want.tensors[name.substr(0, name.size() - 4) + "var"].floats() : b)
+            largest = std::max(largest, mean ? std::sqrt(double(x)) : double(std::fabs(x)));
+          for (size_t i = 0; i < b.size(); ++i) CHECK(std::fabs(a[i] - b[i]) <= 1e-4 * std::max(double(std::fabs(b[i])), 0.01 * largest));
         }
-        std::vector<float> a = got.tensors[name].floats(), b = tensor.floats();
-        double largest = 0;
-        // A running mean is a sum that cancels: its scale is the spread of what it is the mean of.
-        const bool mean = name.ends_with("running_mean");
-        for (float x : mean ? want.tensors[name.substr(0, name.size() - 4) + "var"].floats() : b)
-          largest = std::max(largest, mean ? std::sqrt(double(x)) : double(std::fabs(x)));
-        for (size_t i = 0; i < b.size(); ++i) CHECK(std::fabs(a[i] - b[i]) <= 1e-4 * std::max(double(std::fabs(b[i])), 0.01 * largest));
       }
-    }
 }
 
 TEST_CASE("the same seed gives the same bits, in threads and in sequence, run after run") {
   Dataset data = noise_data(22);  // mini-batches of 4, the last one short
-  for (std::string optimizer : {"sgd", "adam", "adamw"})
-    for (std::string method : {"vanilla", "pipeoptim"})
-      for (int stages : {1, 2, 4}) {
-        TrainerOptions o = tiny_options(stages, optimizer);
-        o.method = method;
-        std::string first = digest_after(o, data, 14);
-        CHECK(first == digest_after(o, data, 14));
-        o.executor = "sequential";
-        CHECK(first == digest_after(o, data, 14));
-        o.seed = 2;
-        CHECK(first != digest_after(o, data, 14));
-      }
+  for (std::string device : devices())
+    for (std::string optimizer : {"sgd", "adam", "adamw"})
+      for (std::string method : {"vanilla", "pipeoptim"})
+        for (int stages : {1, 2, 4}) {
+          TrainerOptions o = tiny_options(stages, optimizer);
+          o.device = device;
+          o.method = method;
+          std::string first = digest_after(o, data, 14);
+          CHECK(first == digest_after(o, data, 14));
+          o.executor = "sequential";
+          CHECK(first == digest_after(o, data, 14));
+          o.seed = 2;
+          CHECK(first != digest_after(o, data, 14));
+        }
 }
 
 TEST_CASE("a drained pipeline that refills, and one that never drains, differ only where lag makes them") {
