@@ -57,7 +57,6 @@ class Run {
     const int64_t per_epoch = train_.per_epoch(), begin = first * per_epoch, end = last * per_epoch;
     samples_ = 0;
     step_ = epoch_ = {};
-    trainer_.summaries();  // those that follow are of this training alone, without the evaluation before it
     epoch_start_ = Clock::now();
     const Outcome outcome = trainer_.train(train_, begin, end, [&](int64_t done) {
       const int64_t next = begin + done;

@@ -109,7 +109,7 @@ void Stage::advance() {
   const auto start = Clock::now();
   switch (i.operation) {
     case Operation::receive_activation: receive_activation(i); break;
-    case Operation::forward: forward(i), busy_ += Clock::now() - start; break;
+    case Operation::forward: forward(i); break;
     case Operation::send_activation: send_activation(i); break;
     case Operation::receive_gradient: {
       const int64_t batch = batch_size(i);
@@ -119,7 +119,7 @@ void Stage::advance() {
       gradients_in->receive(options_.device, {i.minibatch, i.micro}, {message_.data(), count});
       break;
     }
-    case Operation::backward: backward(i), busy_ += Clock::now() - start; break;
+    case Operation::backward: backward(i); break;
     case Operation::send_gradient: {
       const int64_t batch = batch_size(i);
       size_t count = 0;
@@ -128,13 +128,15 @@ void Stage::advance() {
       gradients_out->send(options_.device, {i.minibatch, i.micro}, {message_.data(), count});
       break;
     }
-    case Operation::step: step(i), busy_ += Clock::now() - start; break;
+    case Operation::step: step(); break;
     case Operation::predict:
       buffers_.predicted = store_.other();
       options_.optimizer->predict(options_.device, buffers_, updates_, look_ahead(i.ahead));
-      busy_ += Clock::now() - start;
       break;
   }
+  const bool waits = i.operation == Operation::receive_activation || i.operation == Operation::send_activation ||
+                     i.operation == Operation::receive_gradient || i.operation == Operation::send_gradient;
+  if (feed_.training && !waits) busy_ += Clock::now() - start;
   ++position_;
 }
 
@@ -218,7 +220,7 @@ LookAhead Stage::look_ahead(int ahead) {
 }
 
 // A prediction that stands directly after the step is written in the same pass over the buffers.
-void Stage::step(const Instruction&) {
+void Stage::step() {
   const bool predicts = position_ + 1 < program_->size() && (*program_)[position_ + 1].operation == Operation::predict;
   const float rate = options_.schedule.at(updates_, feed_.updates_per_epoch);
   ++updates_;

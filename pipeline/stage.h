@@ -34,7 +34,7 @@ struct StageOptions {
   uint64_t seed = 0;
 };
 
-// What a stage reports of the passes since the last report.
+// What a stage reports of its training since the last report.
 struct StageReport {
   double busy_seconds = 0;  // spent computing, not waiting
   PredictionError prediction;
@@ -100,7 +100,7 @@ class Stage {
   void forward(const Instruction&);
   void send_activation(const Instruction&);
   void backward(const Instruction&);
-  void step(const Instruction&);
+  void step();
   const Binding& weights(Reads reads) const;
 
   StageOptions options_;

@@ -32,11 +32,10 @@ install_missing() {
   fi
 }
 
-# build FOLDER [meson options]: configures once, then compiles. Without a GPU the CUDA part is left out unless asked for.
-build() {
+# configure FOLDER [meson options]: once. Without a GPU the CUDA part is left out unless asked for.
+configure() {
   local folder=$1 cuda=disabled
   shift
   [ -e /dev/nvidiactl ] && cuda=auto
   [ -f "$folder/build.ninja" ] || meson setup "$folder" "-Dcuda=$cuda" "$@"
-  ninja -C "$folder"
 }
