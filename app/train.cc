@@ -174,6 +174,7 @@ class TrainCommand : public Command {
     o.number("batch", trainer_.batch, "N", "images per mini-batch", int64_t(1));
     o.number("epochs", epochs_, "N", "passes over the training images", int64_t(1));
     o.text("augment", augment_, "LIST", "crop, flip, both as crop,flip, or none");
+    o.flag("drop-last", drop_last_, "leave out an epoch's last mini-batch where it is short");
     o.number("label-smoothing", trainer_.label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);
     o.group("Pipeline");
     o.number("stages", trainer_.stages, "N", "stages of the pipeline; 1 is plain training", 1);
@@ -223,7 +224,7 @@ class TrainCommand : public Command {
     check(folder, dataset, graph, start);
     const ModelOptions model_options{dataset.image, dataset.classes};
 
-    const Batches train(dataset, dataset.train, trainer_.batch, true, parse_augmentation(augment_), trainer_.seed);
+    const Batches train(dataset, dataset.train, trainer_.batch, true, parse_augmentation(augment_), trainer_.seed, drop_last_);
     const Batches test(dataset, dataset.test, trainer_.batch, false, {}, trainer_.seed);
     Trainer trainer(std::move(*graph), trainer_,
                     {train.size(0), train.size(train.per_epoch() - 1), test.size(0), test.size(test.per_epoch() - 1)});
@@ -328,7 +329,7 @@ class TrainCommand : public Command {
 
   std::string model_ = "resnet20", weights_, data_ = "generated", augment_ = "none", partition_ = "balanced", look_ahead_ = "paper", out_;
   int64_t epochs_ = 10, eval_every_ = 1, log_every_ = 50;
-  bool overwrite_ = false;
+  bool drop_last_ = false, overwrite_ = false;
   TrainerOptions trainer_;
 };
 

@@ -23,11 +23,13 @@ Augmentation parse_augmentation(const std::string& list) {
   return augmentation;
 }
 
-Batches::Batches(const Dataset& dataset, const Pictures& pictures, int64_t batch, bool shuffle, Augmentation augmentation, uint64_t seed)
+Batches::Batches(const Dataset& dataset, const Pictures& pictures, int64_t batch, bool shuffle, Augmentation augmentation, uint64_t seed,
+                 bool drop_last)
     : dataset_(dataset),
       pictures_(pictures),
       batch_(batch),
       shuffle_(shuffle),
+      drop_last_(drop_last),
       augmentation_(shuffle ? augmentation : Augmentation{}),
       seed_(seed),
       order_(size_t(pictures.size())) {
@@ -38,7 +40,9 @@ Batches::Batches(const Dataset& dataset, const Pictures& pictures, int64_t batch
       normalised_.push_back((float(byte) / 255 - dataset.mean[size_t(c)]) / dataset.deviation[size_t(c)]);
 }
 
-int64_t Batches::per_epoch() const { return (pictures_.size() - 1) / batch_ + 1; }
+int64_t Batches::per_epoch() const {
+  return drop_last_ && pictures_.size() >= batch_ ? pictures_.size() / batch_ : (pictures_.size() - 1) / batch_ + 1;
+}
 
 int64_t Batches::size(int64_t index) const { return std::min(batch_, pictures_.size() - index % per_epoch() * batch_); }
 

@@ -23,8 +23,9 @@ Augmentation parse_augmentation(const std::string&);  // "crop,flip", "crop", "n
 // pictures, which must outlive it; each thread uses its own.
 class Batches {
  public:
-  // shuffle: the order of training; else the order of the files, without augmentation.
-  Batches(const Dataset&, const Pictures&, int64_t batch, bool shuffle, Augmentation, uint64_t seed);
+  // shuffle: the order of training; else the order of the files, without augmentation. drop_last: leaves out a short last
+  // mini-batch, unless it is the only one.
+  Batches(const Dataset&, const Pictures&, int64_t batch, bool shuffle, Augmentation, uint64_t seed, bool drop_last = false);
 
   const Shape& image() const { return dataset_.image; }
   int64_t per_epoch() const;
@@ -40,7 +41,7 @@ class Batches {
   const Dataset& dataset_;
   const Pictures& pictures_;
   int64_t batch_;
-  bool shuffle_;
+  bool shuffle_, drop_last_;
   Augmentation augmentation_;
   uint64_t seed_;
   std::vector<float> normalised_;  // channel x 256: what a byte becomes

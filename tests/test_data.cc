@@ -362,6 +362,9 @@ TEST_CASE("batches: counts, also when the last is short") {
   CHECK((all.per_epoch() == 1 && all.size(0) == 23 && all.size(7) == 23));
   CHECK((exact.per_epoch() == 1 && exact.size(1) == 23));
   CHECK((one.per_epoch() == 23 && one.size(22) == 1 && one.size(23) == 1));
+  const Batches dropped(dataset, dataset.train, 5, true, {}, 1, true), only(dataset, dataset.train, 100, true, {}, 1, true);
+  CHECK((dropped.per_epoch() == 4 && dropped.size(3) == 5 && dropped.size(4) == 5));
+  CHECK((only.per_epoch() == 1 && only.size(1) == 23));
   check_has(usage_error([&] { Batches(dataset, dataset.train, 0, true, {}, 1); }), {"batch size 0"});
   check_has(usage_error([&] { Batches(dataset, dataset.test, 5, true, {}, 1); }), {"no pictures"});
 }
