@@ -26,7 +26,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 double memory_mebibytes(const StageSummary& stage) {
   const Stage::MemoryUse& m = stage.memory;
-  return double(m.weights + m.gradient + m.state + m.frames + m.arena) * sizeof(float) / (1 << 20);
+  return double(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena) * sizeof(float) / (1 << 20);
 }
 
 // metrics.jsonl, each line on the disk as soon as it is known.

@@ -60,14 +60,21 @@ class Machine {
     int ahead;
     bool read = false;
   };
+  struct Stashed {
+    size_t position;
+    int64_t version;
+    bool read = false;
+  };
   struct Stage {
     const Program& program;
     size_t position = 0;
     int64_t clock = 0, updates = 0;
-    std::map<Pass, size_t> forwards = {};  // done: their positions
-    std::set<Pass> backwards = {};         // done
-    std::optional<int64_t> gradient = {};  // the mini-batch whose gradient has accumulated since the last update
+    std::map<Pass, size_t> forwards = {};   // done: their positions
+    std::map<Pass, int64_t> versions = {};  // that they read
+    std::set<Pass> backwards = {};          // done
+    std::optional<int64_t> gradient = {};   // the mini-batch whose gradient has accumulated since the last update
     std::optional<Prediction> prediction = {};
+    std::map<int, Stashed> stash = {};  // by slot
     std::vector<AuditedPass> passes = {};
 
     bool done() const { return position == program.size(); }
@@ -139,6 +146,10 @@ class Machine {
         check_prediction_was_read(k);
         stage.prediction = {stage.position, stage.updates, i.ahead};
         break;
+      case Operation::stash:
+        check_stash_was_read(k, i.slot);
+        stage.stash[i.slot] = {stage.position, stage.updates};
+        break;
     }
     ++stage.position;
     return true;
@@ -176,7 +187,15 @@ class Machine {
                         .version = stage.updates,
                         .live = stage.updates,
                         .time = stage.clock};
-    if (i.reads == Reads::stash) wrong(k, "it reads a stash and nothing has been stashed");
+    if (i.reads == Reads::stash) {
+      const auto stashed = stage.stash.find(i.slot);
+      if (stashed == stage.stash.end()) wrong(k, "it reads slot " + std::to_string(i.slot) + " of the stash, where nothing has been put");
+      stashed->second.read = true;
+      pass.version = stashed->second.version;
+      if (pass.backward && pass.version != stage.versions.at(pass_of(i)))
+        wrong(k, "slot " + std::to_string(i.slot) + " of the stash holds version " + std::to_string(pass.version) +
+                     " and its forward read version " + std::to_string(stage.versions.at(pass_of(i))));
+    }
     if (i.reads == Reads::predicted) {
       std::optional<Prediction>& prediction = stage.prediction;
       if (!prediction || prediction->version != stage.updates)
@@ -188,6 +207,7 @@ class Machine {
       pass.version = prediction->version;
       pass.ahead = prediction->ahead;
     }
+    if (!pass.backward) stage.versions[pass_of(i)] = pass.version;
     stage.passes.push_back(pass);
     ++stage.clock;
   }
@@ -195,6 +215,11 @@ class Machine {
   void check_prediction_was_read(size_t k) const {
     const std::optional<Prediction>& prediction = stages_[k].prediction;
     if (prediction && !prediction->read) wrong(k, prediction->position, "no pass reads what it predicts");
+  }
+
+  void check_stash_was_read(size_t k, int slot) const {
+    const auto stashed = stages_[k].stash.find(slot);
+    if (stashed != stages_[k].stash.end() && !stashed->second.read) wrong(k, stashed->second.position, "no pass reads what it stashes");
   }
 
   void check_all_done() const {
@@ -228,6 +253,7 @@ class Machine {
     if (stage.gradient)
       wrong(k, stage.program.size() - 1, "the gradient of mini-batch " + std::to_string(*stage.gradient) + " is used by no step");
     check_prediction_was_read(k);
+    for (const auto& [slot, stashed] : stage.stash) check_stash_was_read(k, slot);
   }
 
   std::vector<Stage> stages_;
@@ -341,7 +367,8 @@ Audit audit(const std::vector<Program>& programs) {
 std::string audit_table(const std::string& method, const Setting& setting, const Audit& audit) {
   std::vector<int> stages;
   for (size_t k = 0; k < audit.frames.size(); ++k) stages.push_back(int(k));
-  const bool predicts = std::count(audit.copies.begin(), audit.copies.end(), 2) > 0;
+  const bool predicts =
+      std::any_of(audit.passes.begin(), audit.passes.end(), [](const AuditedPass& pass) { return pass.reads == Reads::predicted; });
 
   std::string table =
       method + ": " + number(setting.stages, "stage", "stages") + ", " + number(setting.minibatches, "mini-batch", "mini-batches");

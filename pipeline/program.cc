@@ -23,6 +23,7 @@ std::string to_string(Operation operation) {
     case Operation::send_gradient: return "send_gradient";
     case Operation::step: return "step";
     case Operation::predict: return "predict";
+    case Operation::stash: return "stash";
   }
   return "?";
 }
@@ -65,6 +66,64 @@ Program one_forward_one_backward(const Setting& setting, int stage) {
   return program;
 }
 
+Program forward_then_backward(const Setting& setting, int stage) {
+  const int last = setting.stages - 1;
+  Program program;
+  for (int64_t minibatch = 0; minibatch < setting.minibatches; ++minibatch) {
+    auto add = [&](Operation operation, int micro) { program.push_back({.operation = operation, .minibatch = minibatch, .micro = micro}); };
+    for (int micro = 0; micro < setting.micro_batches; ++micro) {
+      add(Operation::receive_activation, micro);
+      add(Operation::forward, micro);
+      if (stage < last) add(Operation::send_activation, micro);
+    }
+    for (int micro = setting.micro_batches - 1; micro >= 0; --micro) {
+      if (stage < last) add(Operation::receive_gradient, micro);
+      add(Operation::backward, micro);
+      if (stage > 0) add(Operation::send_gradient, micro);
+    }
+    add(Operation::step, 0);
+  }
+  return program;
+}
+
+Program with_versions(const Program& plain, const std::function<int64_t(int64_t, int64_t)>& version) {
+  // The version of every pass, and the last place where each version is read.
+  std::map<Pass, int64_t> versions;
+  std::map<int64_t, size_t> last_read;
+  int64_t live = 0;
+  for (size_t p = 0; p < plain.size(); ++p) {
+    const Instruction& i = plain[p];
+    if (i.operation == Operation::forward) versions[pass_of(i)] = version(i.minibatch, live);
+    if (i.operation == Operation::forward || i.operation == Operation::backward) last_read[versions[pass_of(i)]] = p;
+    if (i.operation == Operation::step) ++live;
+  }
+
+  Program program;
+  std::map<int64_t, int> slots;  // of the versions in the stash
+  live = 0;
+  for (size_t p = 0; p < plain.size(); ++p) {
+    Instruction i = plain[p];
+    if (i.operation == Operation::forward || i.operation == Operation::backward) {
+      const int64_t read = versions[pass_of(i)];
+      if (read != live) i.reads = Reads::stash, i.slot = slots.at(read);
+    } else if (i.operation == Operation::step) {
+      for (auto slot = slots.begin(); slot != slots.end();) slot = last_read[slot->first] < p ? slots.erase(slot) : std::next(slot);
+      const auto reader = last_read.find(live);
+      if (reader != last_read.end() && reader->second > p) {
+        std::set<int> taken;
+        for (const auto& [stashed, slot] : slots) taken.insert(slot);
+        int free = 0;
+        while (taken.count(free)) ++free;
+        slots[live] = free;
+        program.push_back({.operation = Operation::stash, .minibatch = i.minibatch, .micro = i.micro, .slot = free});
+      }
+      ++live;
+    }
+    program.push_back(i);
+  }
+  return program;
+}
+
 std::vector<int> true_lags(const Program& program) {
   struct Begun {
     size_t index;  // among the forwards
@@ -103,9 +162,18 @@ int frames_needed(const Program& program) {
   return most;
 }
 
-int copies_needed(const Program& program) {
-  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::predict; }) ? 2 : 1;
+bool predicts(const Program& program) {
+  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::predict; });
 }
+
+int stash_slots(const Program& program) {
+  int slots = 0;
+  for (const Instruction& i : program)
+    if (i.operation == Operation::stash) slots = std::max(slots, i.slot + 1);
+  return slots;
+}
+
+int copies_needed(const Program& program) { return 1 + (predicts(program) ? 1 : 0) + stash_slots(program); }
 
 Program evaluation_program(int stages, int64_t batches, int stage) {
   Program program;

@@ -3,6 +3,7 @@
 // and the run (section, stage, executor, trainer, transport/). A method is a program: for each stage, a list of
 // instructions. The runner, the auditor and the drawing walk that same list, so none of them can disagree.
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ enum class Operation {
   send_gradient,       // to the stage before
   step,                // one update of the latest weights with the gradient accumulated since the last one
   predict,             // writes the predicted copy: where the weights will be `ahead` updates from now
+  stash,               // copies the latest weights to `slot` of the stash, for passes that read them when they are no longer the latest
 };
 std::string to_string(Operation);
 
@@ -31,6 +33,7 @@ struct Instruction {
   int micro = 0;                // micro-batch within the mini-batch
   Reads reads = Reads::latest;  // forward and backward
   int ahead = 0;                // predict, and a forward that reads what it wrote: the updates ahead, s
+  int slot = 0;                 // stash, and a pass that reads it
   bool operator==(const Instruction&) const = default;
 };
 // Of one stage. What is received is used at once and what is made is sent at once: a receive stands directly before its forward
@@ -60,12 +63,25 @@ std::vector<Program> make_programs(const Method&, const Setting&);  // one per s
 // the last micro-batch of each mini-batch. All passes read the latest weights.
 Program one_forward_one_backward(const Setting&, int stage);
 
+// All micro-batches of a mini-batch forward, then all backward from the last to the first, then the update: GPipe's order, which
+// drains the pipeline for every mini-batch. All passes read the latest weights, which do not change in between.
+Program forward_then_backward(const Setting&, int stage);
+
+// The same program, but a pass reads the version of the weights that `version(minibatch, live)` names, live being the newest
+// at its forward: the latest while they are that version, else a stash, written before the step that would overwrite them.
+// Versions do not fall from one forward to the next and are never newer than live.
+Program with_versions(const Program&, const std::function<int64_t(int64_t minibatch, int64_t live)>& version);
+
 // How many updates lie between the forward of each pass and its backward, in the order of the forwards: the true lag.
 std::vector<int> true_lags(const Program&);
 
 // Passes in flight at once at most: the number of activation frames the stage needs.
 int frames_needed(const Program&);
-// 2 where the program predicts, else 1.
+// Whether the program predicts, and so needs the second copy of the parameter store.
+bool predicts(const Program&);
+// Slots of the stash: copies of the weights beyond those of the parameter store. 0 for most methods.
+int stash_slots(const Program&);
+// Copies of the weights in all: the latest, the predicted one, the stash.
 int copies_needed(const Program&);
 
 // Forward-only evaluation of `batches` batches with the latest weights.

@@ -46,6 +46,7 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
     wants_gradient[v] = v > 0;
     if (wants_gradient[v]) backward[v].use(count);
   }
+  forward[model_output].kept = true;  // the backward of the loss reads it, after other forwards perhaps
   for (int v : outputs_) {
     forward[v].use(count);
     if (v > 0) backward[v].use(-1);

@@ -35,15 +35,17 @@ void check_order(const Program& program) {
 Stage::Stage(const Graph& graph, const StageOptions& options)
     : options_(options),
       section_(options.device, graph, options.first_node, options.last_node, options.batches, options.frames),
-      store_(options.device, section_.parameters(), options.copies == 2) {
+      store_(options.device, section_.parameters(), options.predicts) {
   const Device d = options_.device;
   const int64_t n = store_.segments().total;
   const int64_t most = *std::max_element(options_.batches.begin(), options_.batches.end());
   const int states = options_.optimizer->states();
+  stash_ = Memory(d, options_.stash_slots * n);
   statistics_ = Memory(d, section_.statistics().total);
   state_ = Memory(d, states * n);
   latest_ = section_.bind_parameters(store_.latest());
   if (store_.other()) other_ = section_.bind_parameters(store_.other());
+  for (int slot = 0; slot < options_.stash_slots; ++slot) stashed_.push_back(section_.bind_parameters(stash_.data() + slot * n));
   gradient_ = section_.bind_parameters(store_.gradient());
   statistic_bindings_ = section_.bind_statistics(statistics_.data());
   buffers_ = {n, store_.latest(), store_.gradient(), {}, nullptr};
@@ -60,7 +62,14 @@ Stage::Stage(const Graph& graph, const StageOptions& options)
   message_.resize(std::max(section_.inputs().size(), section_.outputs().size()));
 }
 
-const Binding& Stage::weights(Reads reads) const { return reads == Reads::predicted ? other_ : latest_; }
+const Binding& Stage::weights(const Instruction& i) const {
+  switch (i.reads) {
+    case Reads::latest: return latest_;
+    case Reads::predicted: return other_;
+    case Reads::stash: return stashed_[size_t(i.slot)];
+  }
+  return latest_;
+}
 
 void Stage::begin(const Program& program, Feed feed) {
   check_order(program);
@@ -133,6 +142,9 @@ void Stage::advance() {
       buffers_.predicted = store_.other();
       options_.optimizer->predict(options_.device, buffers_, updates_, look_ahead(i.ahead));
       break;
+    case Operation::stash:
+      copy(options_.device, stash_.data() + i.slot * buffers_.n, store_.latest(), size_t(buffers_.n) * sizeof(float));
+      break;
   }
   const bool waits = i.operation == Operation::receive_activation || i.operation == Operation::send_activation ||
                      i.operation == Operation::receive_gradient || i.operation == Operation::send_gradient;
@@ -159,7 +171,7 @@ void Stage::forward(const Instruction& i) {
   const int frame = frame_of(i);
   const int64_t batch = batch_size(i);
   const Device d = options_.device;
-  if (batch > 0) section_.forward(frame, batch, weights(i.reads), statistic_bindings_, {feed_.training, options_.seed, step_key(i)});
+  if (batch > 0) section_.forward(frame, batch, weights(i), statistic_bindings_, {feed_.training, options_.seed, step_key(i)});
   if (feed_.training && i.reads == Reads::predicted && i.micro == 0 && meter_) {
     meter_->at_forward(d, frame, store_.other(), store_.latest());
     frames_[frame].measured = true;
@@ -206,8 +218,7 @@ void Stage::backward(const Instruction& i) {
                                    section_.output_gradient(0, batch).data);
   }
   if (frames_[frame].measured) meter_->at_backward(d, frame, store_.latest());
-  if (batch > 0)
-    section_.backward(frame, batch, weights(i.reads), gradient_, statistic_bindings_, {feed_.training, options_.seed, step_key(i)});
+  if (batch > 0) section_.backward(frame, batch, weights(i), gradient_, statistic_bindings_, {feed_.training, options_.seed, step_key(i)});
   frames_[frame].used = false;
 }
 
@@ -245,8 +256,8 @@ LossTotals Stage::totals() {
 }
 
 Stage::MemoryUse Stage::memory() const {
-  return {store_.segments().total * store_.copies(), store_.segments().total, state_.size(), section_.frame_floats() * options_.frames,
-          section_.arena_floats()};
+  return {store_.segments().total * store_.copies(), stash_.size(),          store_.segments().total, state_.size(),
+          section_.frame_floats() * options_.frames, section_.arena_floats()};
 }
 
 }  // namespace pipecast

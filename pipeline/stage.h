@@ -25,8 +25,9 @@ struct StageOptions {
   int first_node = 0, last_node = 0;  // its nodes of the graph
   std::vector<int64_t> batches;       // sizes of the passes it will see
   int micro_batches = 1;
-  int frames = 1;                     // passes in flight
-  int copies = 1;                     // of the weights: 2 where the program predicts
+  int frames = 1;         // passes in flight
+  bool predicts = false;  // the store holds a second copy
+  int stash_slots = 0;    // copies of the weights beside the store's
   LookAheadMode look_ahead = LookAheadMode::paper;
   const Optimizer* optimizer = nullptr;
   Schedule schedule;
@@ -48,12 +49,12 @@ struct LossTotals {
 // Where one run of programs takes its samples from.
 struct Feed {
   bool training = true;
-  int64_t first_minibatch = 0;    // what mini-batch 0 of the program is, counted over the whole training
-  int64_t updates_per_epoch = 1;  // for the learning-rate schedule
-  Batches* batches = nullptr;     // sizes and labels; each stage has its own
-  Loader* loader = nullptr;       // images, for the first stage
-  std::function<void(int64_t minibatch)> on_minibatch;             // last stage, after the loss of a mini-batch is known
-  std::function<void(int64_t batch, const Tensor&)> on_logits;     // last stage, evaluation: logits on the host
+  int64_t first_minibatch = 0;                                  // what mini-batch 0 of the program is, counted over the whole training
+  int64_t updates_per_epoch = 1;                                // for the learning-rate schedule
+  Batches* batches = nullptr;                                   // sizes and labels; each stage has its own
+  Loader* loader = nullptr;                                     // images, for the first stage
+  std::function<void(int64_t minibatch)> on_minibatch;          // last stage, after the loss of a mini-batch is known
+  std::function<void(int64_t batch, const Tensor&)> on_logits;  // last stage, evaluation: logits on the host
 };
 
 class Stage {
@@ -75,11 +76,12 @@ class Stage {
   float* statistics() const { return statistics_.data(); }
   int64_t updates() const { return updates_; }
   int frames() const { return options_.frames; }
+  int copies() const { return store_.copies() + options_.stash_slots; }  // of the weights
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory: weights (all copies), gradient, optimizer state, frames, arena.
+  // Floats of memory: weights (both copies), stash, gradient, optimizer state, frames, arena.
   struct MemoryUse {
-    int64_t weights, gradient, state, frames, arena;
+    int64_t weights, stash, gradient, state, frames, arena;
   };
   MemoryUse memory() const;
 
@@ -101,14 +103,15 @@ class Stage {
   void send_activation(const Instruction&);
   void backward(const Instruction&);
   void step();
-  const Binding& weights(Reads reads) const;
+  const Binding& weights(const Instruction&) const;
 
   StageOptions options_;
   Section section_;
   ParameterStore store_;
-  Memory statistics_, state_, loss_;  // loss_: totals (16 floats), then loss and hit per row
-  Memory labels_;                     // int32, per frame
+  Memory stash_, statistics_, state_, loss_;  // loss_: totals (16 floats), then loss and hit per row
+  Memory labels_;                             // int32, per frame
   Binding latest_, other_, gradient_, statistic_bindings_;
+  std::vector<Binding> stashed_;  // by slot
   Buffers buffers_;
   std::optional<PredictionMeter> meter_;
   std::vector<InFlight> frames_;

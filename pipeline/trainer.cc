@@ -88,7 +88,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
     s.first_node = model_parts[part].first, s.last_node = model_parts[part + p.partition[k] - 1].last;
     s.batches = sizes;
     s.micro_batches = o.micro_batches;
-    s.frames = std::max(1, frames_needed(programs[k])), s.copies = copies_needed(programs[k]);
+    s.frames = std::max(1, frames_needed(programs[k])), s.predicts = predicts(programs[k]), s.stash_slots = stash_slots(programs[k]);
     s.look_ahead = o.look_ahead;
     s.optimizer = p.optimizer.get();
     s.schedule = o.schedule;
@@ -216,7 +216,7 @@ std::vector<StageSummary> Trainer::summaries() {
     StageSummary s;
     s.first_part = int(part), s.parts = p.partition[k];
     for (const ParameterSpec& spec : stage.store().segments().specs) s.parameters += spec.count();
-    s.copies = stage.store().copies(), s.frames = stage.frames();
+    s.copies = stage.copies(), s.frames = stage.frames();
     s.busy_share = p.train_seconds > 0 ? report.busy_seconds / p.train_seconds : 0;
     s.prediction_error = report.prediction.relative();
     s.memory = stage.memory();

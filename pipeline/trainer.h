@@ -32,9 +32,9 @@ struct TrainerOptions {
 // Per stage, of the passes since the last call.
 struct StageSummary {
   int first_part = 0, parts = 0;
-  int64_t parameters = 0;   // trained weights of the stage
+  int64_t parameters = 0;  // trained weights of the stage
   int copies = 1, frames = 1;
-  double busy_share = 0;    // of the wall time of the last train()
+  double busy_share = 0;        // of the wall time of the last train()
   double prediction_error = 0;  // see PredictionError::relative(); 0 where nothing is predicted
   Stage::MemoryUse memory{};    // floats
 };
@@ -62,7 +62,7 @@ class Trainer {
 
   Weights weights() const;
   void set_weights(const Weights&);
-  int64_t updates() const;  // of the last stage
+  int64_t updates() const;                // of the last stage
   std::vector<StageSummary> summaries();  // since the last call
   const Graph& graph() const;
   const TrainerOptions& options() const;

@@ -94,14 +94,17 @@ TEST_CASE("ten updates on four stages equal an independent emulation in PyTorch"
 
   for (std::string device : devices())
     for (std::string optimizer : {"sgd", "adamw"})
-      for (std::string mode : {"vanilla", "paper", "exact", "decayed"}) {
+      for (std::string mode : {"vanilla", "pipedream", "pipedream-2bw", "paper", "exact", "decayed"}) {
         CAPTURE(device);
         CAPTURE(optimizer);
         CAPTURE(mode);
         TrainerOptions o = tiny_options(4, optimizer);
         o.device = device;
-        o.method = mode == "vanilla" ? "vanilla" : "pipeoptim";
-        if (mode != "vanilla") o.look_ahead = look_ahead_mode(mode);
+        const std::vector<std::string> modes = look_ahead_modes();
+        const bool predicts = std::count(modes.begin(), modes.end(), mode) > 0;
+        o.method = predicts ? "pipeoptim" : mode;
+        if (predicts) o.look_ahead = look_ahead_mode(mode);
+        if (mode == "pipedream-2bw") o.micro_batches = 4;
         o.schedule.name = "cosine", o.schedule.epochs = 2.5;  // of four updates each: ten
         Trainer trainer(tiny_graph(), o);
         trainer.set_weights(from_safetensors(trainer.graph(), with_prefix("initial"), "golden"));
@@ -132,7 +135,7 @@ TEST_CASE("the same seed gives the same bits, in threads and in sequence, run af
   Dataset data = noise_data(22);  // mini-batches of 4, the last one short
   for (std::string device : devices())
     for (std::string optimizer : {"sgd", "adam", "adamw"})
-      for (std::string method : {"vanilla", "pipeoptim"})
+      for (std::string method : {"vanilla", "pipeoptim", "pipedream"})
         for (int stages : {1, 2, 4}) {
           TrainerOptions o = tiny_options(stages, optimizer);
           o.device = device;
@@ -183,6 +186,27 @@ TEST_CASE("micro-batches add up to the gradient of the mini-batch") {
   CHECK(b.samples == 9);
   CHECK(a.loss == doctest::Approx(b.loss).epsilon(1e-6));
   for (size_t i = 0; i < wa.size(); ++i) CHECK(wa[i] == doctest::Approx(wb[i]).epsilon(1e-5));
+}
+
+TEST_CASE("the synchronous methods give the gradient of one stage; PipeDream-2BW does not know how many stages there are") {
+  Dataset data = noise_data(27);  // of batch 8: 8, 8, 8, 3
+  auto train = [&](const std::string& method, int stages) {
+    TrainerOptions o = tiny_options(stages);
+    o.method = method, o.micro_batches = 4, o.batch = 8;
+    Trainer t(tiny_graph(false), o, {8, 3});
+    Batches batches = in_order(data, 8);
+    t.train(batches, 0, 10);
+    return t.weights();
+  };
+  for (std::string method : {"gpipe", "1f1b-flush", "pipedream-2bw"})
+    for (int stages : {2, 4}) {
+      CAPTURE(method);
+      CAPTURE(stages);
+      CHECK(weights_digest(train(method, stages)) == weights_digest(train(method, 1)));
+    }
+  // The order in which the micro-batches' gradients are added differs.
+  std::vector<float> a = train("gpipe", 4).parameter_values, b = train("1f1b-flush", 4).parameter_values;
+  for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-5));
 }
 
 TEST_CASE("evaluation reads the latest weights and changes nothing") {

@@ -142,7 +142,7 @@ def emulate(method, mode, optimizer, base_rate, initial, images, labels):
 
     def predicted(k, i):
         ahead = STAGES - 1 - k if mode == "paper" else min(i, STAGES - 1 - k)
-        if method == "vanilla" or ahead == 0 or updates[k] == 0:
+        if method != "pipeoptim" or ahead == 0 or updates[k] == 0:
             return weights[k]
         rates = [rate(updates[k] + j) for j in range(ahead)]
         if mode == "decayed":
@@ -151,16 +151,17 @@ def emulate(method, mode, optimizer, base_rate, initial, images, labels):
         return [w - reach * d for w, d in zip(weights[k], optimizers[k].direction(updates[k]))]
 
     def forward(k, i):
-        swap_in(k, predicted(k, i))
+        reads = predicted(k, i)
+        swap_in(k, reads)
         x = activations[k].pop(i).clone().requires_grad_(k > 0)
         y = modules[k](x)
-        kept[k][i] = (x, y)
+        kept[k][i] = (x, y, [w.clone() for w in reads])
         if k + 1 < STAGES:
             activations[k + 1][i] = y.detach()
 
     def backward(k, i):
-        x, y = kept[k].pop(i)
-        swap_in(k, weights[k])
+        x, y, stashed = kept[k].pop(i)
+        swap_in(k, stashed if method == "pipedream" else weights[k])
         for p in modules[k].parameters():
             p.grad = None
         if k == STAGES - 1:
@@ -200,6 +201,33 @@ def emulate(method, mode, optimizer, base_rate, initial, images, labels):
     return result
 
 
+def two_buffered(optimizer, base_rate, initial, images, labels):
+    """PipeDream-2BW by its formula: mini-batch b, cut into single samples, forward and backward with the weights of max(0, b - 1) updates."""
+    model = torch.nn.ModuleList([Stem(), Residual(), Narrow(), Head()])
+    for module in model:
+        module.load_state_dict({k: initial[k].clone() for k in module.state_dict()})
+    model.train()
+    parameters = list(model.parameters())
+    history = [[p.data.clone() for p in parameters]]
+    live = optimizer(history[0])
+    for b in range(UPDATES):
+        for p, w in zip(parameters, history[max(0, b - 1)]):
+            p.data.copy_(w)
+            p.grad = None
+        at = b % (IMAGES // BATCH) * BATCH
+        for sample in range(at, at + BATCH):
+            y = images[sample : sample + 1]
+            for module in model:
+                y = module(y)
+            (F.cross_entropy(y, labels[sample : sample + 1]) / BATCH).backward()
+        newest = [w.clone() for w in history[b]]
+        live.update(newest, [p.grad for p in parameters], cosine(b, base_rate, UPDATES), b + 1)
+        history.append(newest)
+    for p, w in zip(parameters, history[UPDATES]):
+        p.data.copy_(w)
+    return {name: value.clone() for module in model for name, value in module.state_dict().items()}
+
+
 def main():
     pixels = torch.randint(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=torch.uint8)  # NHWC
     labels = torch.randint(0, CLASSES, (IMAGES,))
@@ -216,6 +244,8 @@ def main():
 
     put("initial", initial)
     for optimizer, name, base_rate in [(Sgd, "sgd", 0.05), (AdamW, "adamw", 0.01)]:
+        put(f"{name} pipedream-2bw", two_buffered(optimizer, base_rate, initial, images, labels))
+        put(f"{name} pipedream", emulate("pipedream", "paper", optimizer, base_rate, initial, images, labels))
         put(f"{name} vanilla", emulate("vanilla", "paper", optimizer, base_rate, initial, images, labels))
         for mode in ["paper", "exact", "decayed"]:
             put(f"{name} {mode}", emulate("pipeoptim", mode, optimizer, base_rate, initial, images, labels))
