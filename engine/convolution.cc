@@ -1,5 +1,7 @@
 #include "engine/convolution.h"
 
+#include "engine/winograd.h"
+
 namespace pipecast {
 
 std::string to_string(const ConvolutionShape& s) {
@@ -24,13 +26,32 @@ void require_sound(const ConvolutionShape& s) {
   if (wrong) throw UsageError(to_string(s) + ": " + wrong);
 }
 
+// Winograd's tiles pay where most of their 4 x 4 outputs lie inside the image, and where there are enough of them to outweigh
+// transforming the weights. A binary for any x86 processor has only short vectors for them, while oneDNN looks for longer ones.
+bool worth_tiling([[maybe_unused]] const ConvolutionShape& s) {
+#if defined(PIPECAST_ONEDNN) && defined(__x86_64__) && !defined(__AVX__)
+  return false;
+#else
+  const int64_t tiles = s.in.n * ((s.out_h() + 3) / 4) * ((s.out_w() + 3) / 4);
+  return tiles >= 32 && s.out().rows() >= tiles * 8;
+#endif
+}
+
 }  // namespace
+
+std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device d, const ConvolutionShape& s) {
+  const bool suits = s.kernel_h == 3 && s.kernel_w == 3 && s.stride == 1 && s.padding <= 2 && s.dilation == 1 && s.groups == 1 &&
+                     s.in.c % winograd::lanes == 0 && s.out_channels % winograd::lanes == 0;
+  if (d.gpu || !suits) return nullptr;
+  return std::make_unique<winograd::Convolution>(s);
+}
 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
   require_sound(shape);
   std::unique_ptr<ConvolutionPlan> plan;
-  // The libraries refuse an empty batch.
-  if (shape.in.n > 0) plan = d.gpu ? plan_convolution_cudnn(d, shape) : plan_convolution_onednn(d, shape);
+  if (d.gpu && shape.in.n > 0) plan = plan_convolution_cudnn(d, shape);
+  if (!d.gpu && worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
+  if (!plan && shape.in.n > 0) plan = plan_convolution_onednn(d, shape);  // the libraries refuse an empty batch
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Two-dimensional convolution over NHWC images with OHWI weights: oneDNN on the host, cuDNN on the GPU, and a plain
-// loop that is the oracle in tests and the fallback where oneDNN is absent.
+// Two-dimensional convolution over NHWC images with OHWI weights. On the host Winograd's algorithm where it pays, else oneDNN;
+// cuDNN on the GPU; and a plain loop that is the oracle in tests and the fallback where no library is at hand.
 #include <memory>
 
 #include "engine/device.h"
@@ -39,7 +39,9 @@ class ConvolutionPlan {
 // The best plan at hand for the device. Throws UsageError for a shape that cannot be, Error where the library refuses it.
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape&);
 
-std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);   // any device, kernels of our own
+std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);  // any device, kernels of our own
+// Host; null unless 3x3, stride 1, padding 2 at most, no dilation or groups, and channels that fill whole vectors.
+std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device, const ConvolutionShape&);
 std::unique_ptr<ConvolutionPlan> plan_convolution_onednn(Device, const ConvolutionShape&);  // host; null where oneDNN is absent
 std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device, const ConvolutionShape&);   // GPU; null where cuDNN is absent
 

@@ -18,6 +18,12 @@ using Values = std::vector<float>;
 
 namespace {
 
+#ifdef PIPECAST_ONEDNN
+constexpr bool have_onednn = true;
+#else
+constexpr bool have_onednn = false;
+#endif
+
 constexpr float nan_ = std::numeric_limits<float>::quiet_NaN();
 
 Values random_values(int64_t count, uint32_t what) {
@@ -277,17 +283,52 @@ TEST_CASE("the chosen convolution equals the plain one on the host") {
   }
 }
 
-#ifdef PIPECAST_ONEDNN
-TEST_CASE("oneDNN runs none of its reference implementations") {
-  for (const ConvolutionShape& s : network_shapes()) {
+TEST_CASE("Winograd's convolution is the definition, whatever the sizes and the number of threads") {
+  const int before = threads();
+  for (int count : {1, 3})
+    for (int64_t padding : {0, 1, 2})
+      for (auto [h, w] : {std::pair<int64_t, int64_t>{1, 1}, {2, 3}, {4, 4}, {5, 7}, {8, 6}, {13, 9}})
+        for (auto [in, out] : {std::pair<int64_t, int64_t>{16, 16}, {16, 48}, {80, 32}})
+          for (int64_t n : {1, 7}) {
+            const ConvolutionShape s = convolution({n, h, w, in}, out, 3, 1, padding);
+            if (s.in.h + 2 * padding < 3 || s.in.w + 2 * padding < 3) continue;
+            CAPTURE(to_string(s));
+            CAPTURE(count);
+            set_threads(count);
+            const auto plan = plan_convolution_winograd(Device{}, s);
+            const Operands o = operands(s);
+            check_close(run(Device{}, *plan, s, o), by_definition(s, o), 5e-6);
+          }
+  set_threads(before);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 18, 3, 1, 1)) == nullptr);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 18}, 16, 3, 1, 1)) == nullptr);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 3, 2, 1)) == nullptr);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 3, 1, 3)) == nullptr);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 3, 1, 1, 2)) == nullptr);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 3, 1, 1, 1, 2)) == nullptr);
+  CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 1)) == nullptr);
+}
+
+TEST_CASE("oneDNN equals the plain convolution" * doctest::skip(!have_onednn)) {
+  std::vector<ConvolutionShape> shapes = small_shapes();
+  for (const ConvolutionShape& s : large_shapes()) shapes.push_back(s);
+  for (const ConvolutionShape& s : shapes) {
+    const auto plan = plan_convolution_onednn(Device{}, s);
     CAPTURE(to_string(s));
-    const std::string names = plan_convolution(Device{}, s)->implementation();
-    CAPTURE(names);
-    CHECK(names.find("ref") == std::string::npos);
-    CHECK(names.find("plain") == std::string::npos);
+    CAPTURE(plan->implementation());
+    const Operands o = operands(s);
+    check_close(run(Device{}, *plan, s, o), run(Device{}, *plan_convolution_plain(Device{}, s), s, o), 1e-5);
   }
 }
-#endif
+
+TEST_CASE("oneDNN runs none of its reference implementations" * doctest::skip(!have_onednn)) {
+  for (const ConvolutionShape& s : network_shapes()) {
+    CAPTURE(to_string(s));
+    const std::string names = plan_convolution_onednn(Device{}, s)->implementation();
+    CAPTURE(names);
+    CHECK(names.find("ref") == std::string::npos);
+  }
+}
 
 TEST_CASE("plans of several batch sizes take turns with one workspace, in any thread, and repeat their bits") {
   for (Device d : devices()) {
