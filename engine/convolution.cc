@@ -1,5 +1,6 @@
 #include "engine/convolution.h"
 
+#include "engine/gemm.h"
 #include "engine/winograd.h"
 
 namespace pipecast {
@@ -26,6 +27,31 @@ void require_sound(const ConvolutionShape& s) {
   if (wrong) throw UsageError(to_string(s) + ": " + wrong);
 }
 
+// 1x1, stride 1, no padding: with pixels as rows and channels as columns, a product of two matrices as they are stored.
+class MatrixConvolution : public ConvolutionPlan {
+ public:
+  explicit MatrixConvolution(const ConvolutionShape& s) : pixels_(s.in.rows()), inputs_(s.in.c), outputs_(s.out_channels) {}
+
+  int64_t workspace() const override { return 0; }
+  void forward(Device d, const float* x, const float* weight, float* y, float*) override {
+    gemm(d, false, true, pixels_, outputs_, inputs_, x, weight, 0, y);
+  }
+  void backward_input(Device d, const float* dy, const float* weight, float* dx, float*) override {
+    gemm(d, false, false, pixels_, inputs_, outputs_, dy, weight, 0, dx);
+  }
+  void backward_weight(Device d, const float* x, const float* dy, float* dweight, float*) override {
+    gemm(d, true, false, outputs_, inputs_, pixels_, dy, x, 1, dweight);
+  }
+  std::string implementation() const override { return "gemm, gemm, gemm"; }
+
+ private:
+  int64_t pixels_, inputs_, outputs_;
+};
+
+bool is_matrix_product(const ConvolutionShape& s) {
+  return s.kernel_h == 1 && s.kernel_w == 1 && s.stride == 1 && s.padding == 0 && s.groups == 1;
+}
+
 // Winograd's tiles pay where most of their 4 x 4 outputs lie inside the image, and where there are enough of them to outweigh
 // transforming the weights. A binary for any x86 processor has only short vectors for them, while oneDNN looks for longer ones.
 bool worth_tiling([[maybe_unused]] const ConvolutionShape& s) {
@@ -48,10 +74,13 @@ std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device d, const Convo
 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
   require_sound(shape);
+  if (!d.gpu && is_matrix_product(shape)) return std::make_unique<MatrixConvolution>(shape);
   std::unique_ptr<ConvolutionPlan> plan;
-  if (d.gpu && shape.in.n > 0) plan = plan_convolution_cudnn(d, shape);
-  if (!d.gpu && worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
-  if (!plan && shape.in.n > 0) plan = plan_convolution_onednn(d, shape);  // the libraries refuse an empty batch
+  if (shape.in.n > 0) {  // the libraries refuse an empty batch
+    if (d.gpu) plan = plan_convolution_cudnn(d, shape);
+    if (!d.gpu && worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
+    if (!plan) plan = plan_convolution_onednn(d, shape);
+  }
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Two-dimensional convolution over NHWC images with OHWI weights. On the host Winograd's algorithm where it pays, else oneDNN;
-// cuDNN on the GPU; and a plain loop that is the oracle in tests and the fallback where no library is at hand.
+// Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's
+// algorithm where it pays, else oneDNN; on the GPU cuDNN; and a plain loop, the oracle in tests and the fallback.
 #include <memory>
 
 #include "engine/device.h"
