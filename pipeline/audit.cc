@@ -260,98 +260,6 @@ class Machine {
   std::vector<Queue> activations_, gradients_;  // number k: between stages k and k + 1
 };
 
-std::string padded(std::string cell, size_t width) { return cell.append(width - std::min(width, cell.size()), ' '); }
-
-std::string line(const std::string& cells) { return cells.substr(0, cells.find_last_not_of(' ') + 1) + "\n"; }
-
-std::string number(int64_t count, const std::string& one, const std::string& many) {
-  return std::to_string(count) + " " + (count == 1 ? one : many);
-}
-
-// "F3", with micro-batches "F3.1".
-std::string label(const Setting& setting, const AuditedPass& pass) {
-  return (pass.backward ? "B" : "F") + std::to_string(pass.minibatch) + (setting.micro_batches > 1 ? "." + std::to_string(pass.micro) : "");
-}
-
-// A row of numbers, one per stage.
-std::string stage_row(const std::string& what, const std::vector<int>& values) {
-  std::string row = padded(what, 23);
-  for (int value : values) row += padded(std::to_string(value), 4);
-  return line(row);
-}
-
-// A line per forward, with the backwards that run between it and the next one.
-std::string versions_table(const Setting& setting, const Audit& audit) {
-  std::map<std::pair<int, Pass>, int64_t> live_at_backward;
-  for (const AuditedPass& pass : audit.passes)
-    if (pass.backward) live_at_backward[{pass.stage, {pass.minibatch, pass.micro}}] = pass.live;
-
-  size_t label_width = 0, reads_width = 0, forward_width = 0;
-  auto reads = [](const AuditedPass& pass) {
-    return "reads " + to_string(pass.reads) + " v" + std::to_string(pass.version) +
-           (pass.reads == Reads::predicted ? "+" + std::to_string(pass.ahead) : "");
-  };
-  for (const AuditedPass& pass : audit.passes) {
-    label_width = std::max(label_width, label(setting, pass).size());
-    reads_width = std::max(reads_width, reads(pass).size());
-  }
-  auto cell = [&](const AuditedPass& pass) {
-    std::string what =
-        padded(label(setting, pass), label_width) + "  " + padded(reads(pass), reads_width) + "  (live v" + std::to_string(pass.live);
-    if (!pass.backward) what += ", lag " + std::to_string(live_at_backward[{pass.stage, {pass.minibatch, pass.micro}}] - pass.version);
-    return what + ")";
-  };
-  for (const AuditedPass& pass : audit.passes)
-    if (!pass.backward) forward_width = std::max(forward_width, cell(pass).size());
-
-  std::string table;
-  for (size_t k = 0; k < audit.frames.size(); ++k) {
-    table += "\nstage " + std::to_string(k) + "\n";
-    std::string row;
-    for (const AuditedPass& pass : audit.passes) {
-      if (pass.stage != int(k)) continue;
-      const size_t column = pass.backward ? 2 + forward_width + 3 : 2;
-      if (row.size() >= column) table += line(row), row.clear();
-      row = padded(row, column) + cell(pass);
-    }
-    if (!row.empty()) table += line(row);
-  }
-  return table;
-}
-
-// Stages downwards, time to the right, in blocks that fit on a page.
-std::string picture(const Setting& setting, const Audit& audit) {
-  const size_t stages = audit.frames.size(), page_width = 120;
-  std::map<std::pair<int, int64_t>, std::string> cells;
-  int64_t end = 0;
-  size_t width = 0;
-  for (const AuditedPass& pass : audit.passes) {
-    cells[{pass.stage, pass.time}] = label(setting, pass);
-    end = std::max(end, pass.time + 1);
-    width = std::max(width, label(setting, pass).size() + 1);
-  }
-  width = std::max(width, std::to_string(end).size() + 1);
-  const size_t name_width = std::to_string(stages).size() + 8;
-  const int64_t columns = int64_t((page_width - name_width) / width);
-
-  std::string drawing;
-  for (int64_t begin = 0; begin < end; begin += columns) {
-    const int64_t stop = std::min(end, begin + columns);
-    std::string row = padded("time", name_width);
-    for (int64_t time = begin; time < stop; ++time) row += padded(std::to_string(time), width);
-    drawing += "\n" + line(row);
-    for (size_t k = 0; k < stages; ++k) {
-      row = padded("stage " + std::to_string(k), name_width);
-      for (int64_t time = begin; time < stop; ++time) {
-        auto cell = cells.find({int(k), time});
-        row += padded(cell == cells.end() ? "." : cell->second, width);
-      }
-      drawing += line(row);
-    }
-  }
-  return drawing;
-}
-
 }  // namespace
 
 Audit audit(const std::vector<Program>& programs) {
@@ -362,27 +270,6 @@ Audit audit(const std::vector<Program>& programs) {
     audit.frames.push_back(frames_needed(program));
   }
   return audit;
-}
-
-std::string audit_table(const std::string& method, const Setting& setting, const Audit& audit) {
-  std::vector<int> stages;
-  for (size_t k = 0; k < audit.frames.size(); ++k) stages.push_back(int(k));
-  const bool predicts =
-      std::any_of(audit.passes.begin(), audit.passes.end(), [](const AuditedPass& pass) { return pass.reads == Reads::predicted; });
-
-  std::string table =
-      method + ": " + number(setting.stages, "stage", "stages") + ", " + number(setting.minibatches, "mini-batch", "mini-batches");
-  if (setting.micro_batches > 1) table += " of " + std::to_string(setting.micro_batches) + " micro-batches";
-  if (predicts) table += ", look-ahead " + to_string(setting.look_ahead);
-  table +=
-      "\n\n" + stage_row("stage", stages) + stage_row("copies of the weights", audit.copies) + stage_row("activation frames", audit.frames);
-  if (audit.passes.empty()) return table;
-  table += "\nF: forward, B: backward of a mini-batch" + std::string(setting.micro_batches > 1 ? ".micro-batch" : "") +
-           "; v2: the weights after 2 updates" + (predicts ? ", v2+3: predicted 3 updates further" : "") +
-           "; live: the newest;\nlag: the updates from the version of the forward to its backward\n";
-  table += versions_table(setting, audit);
-  table += "\nEvery pass at its earliest, each one tick long:\n" + picture(setting, audit);
-  return table;
 }
 
 std::string audit_json(const std::string& method, const Setting& setting, const Audit& audit) {

@@ -29,7 +29,6 @@ struct Audit {
 // the latest weights or is made and not read, an update has no gradient, more than one mini-batch's, or leaves one unused.
 Audit audit(const std::vector<Program>&);
 
-std::string audit_table(const std::string& method, const Setting&, const Audit&);  // for people
 // {"method","stages","copies","frames","passes":[{"stage","minibatch","micro","pass","reads","version","ahead","live"}]}
 std::string audit_json(const std::string& method, const Setting&, const Audit&);
 

@@ -10,6 +10,7 @@
 
 #include "engine/error.h"
 #include "pipeline/audit.h"
+#include "pipeline/draw.h"
 #include "pipeline/program.h"
 
 using namespace pipecast;
@@ -672,4 +673,22 @@ stage 1  .  F0 B0 F1 B1 F2 B2 .
 
   setting = {2, 0, 1};
   CHECK(contains(audit_table("vanilla", setting, audit(programs_of("vanilla", setting))), "activation frames      0   0\n"));
+}
+
+TEST_CASE("the timeline as SVG has a box per pass and says what each reads") {
+  for (int stages : {1, 4, 16}) {
+    const Setting setting{stages, 20, 1};
+    const Audit result = audit(programs_of("pipeoptim", setting));
+    const std::string svg = draw_svg("pipeoptim", setting, result);
+    auto count = [&](const std::string& part) {
+      size_t n = 0;
+      for (size_t at = svg.find(part); at != std::string::npos; at = svg.find(part, at + 1)) ++n;
+      return n;
+    };
+    CHECK(count("<rect x=") == result.passes.size());
+    CHECK(count("\u2192") == 20 * size_t(stages - 1));  // every forward but the last stage's predicts
+    CHECK(count("stroke-dasharray") == 0);
+    if (stages == 4) CHECK(contains(svg, ">v4\u2192v7</text>"));
+  }
+  CHECK(contains(draw_svg("pipedream", {4, 8, 1}, audit(programs_of("pipedream", {4, 8, 1}))), "stroke-dasharray"));
 }
