@@ -86,7 +86,7 @@ class Help(CommandTest):
     def test_info(self):
         info = json.loads(self.succeed("info", "--json"))
         self.assertIn("resnet20", [model["name"] for model in info["models"]])
-        self.assertEqual([method["name"] for method in info["methods"]][:2], ["pipeoptim", "vanilla"])
+        self.assertLessEqual({"pipeoptim", "vanilla", "pipedream", "gpipe"}, {method["name"] for method in info["methods"]})
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw"])
         self.assertIn("cpu", info["devices"])
         self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "generated"})
