@@ -1,7 +1,6 @@
 #include "engine/convolution.h"
 
 #include "engine/gemm.h"
-#include "engine/winograd.h"
 
 namespace pipecast {
 
@@ -64,13 +63,6 @@ bool worth_tiling([[maybe_unused]] const ConvolutionShape& s) {
 }
 
 }  // namespace
-
-std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device d, const ConvolutionShape& s) {
-  const bool suits = s.kernel_h == 3 && s.kernel_w == 3 && s.stride == 1 && s.padding <= 2 && s.dilation == 1 && s.groups == 1 &&
-                     s.in.c % winograd::lanes == 0 && s.out_channels % winograd::lanes == 0;
-  if (d.gpu || !suits) return nullptr;
-  return std::make_unique<winograd::Convolution>(s);
-}
 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
   require_sound(shape);

@@ -1,4 +1,3 @@
-#pragma once
 // 3x3 convolutions of stride 1 on the host, by Winograd's minimal filtering F(4x4, 3x3): a tile of 4 x 4 outputs costs 36
 // products per pair of channels instead of 144 (Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016).
 //
@@ -17,7 +16,8 @@
 #include "engine/convolution.h"
 #include "engine/launch.h"
 
-namespace pipecast::winograd {
+namespace pipecast {
+namespace {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Vectors of neighbouring channels: as many as one register holds. That many channels are called a panel.
@@ -382,4 +382,13 @@ class Convolution : public ConvolutionPlan {
   int64_t block_, blocks_;              // tiles of a block; floats of a block of inputs and one of outputs
 };
 
-}  // namespace pipecast::winograd
+}  // namespace
+
+std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device d, const ConvolutionShape& s) {
+  const bool suits = s.kernel_h == 3 && s.kernel_w == 3 && s.stride == 1 && s.padding <= 2 && s.dilation == 1 && s.groups == 1 &&
+                     s.in.c % lanes == 0 && s.out_channels % lanes == 0;
+  if (d.gpu || !suits) return nullptr;
+  return std::make_unique<Convolution>(s);
+}
+
+}  // namespace pipecast
