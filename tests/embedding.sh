@@ -2,6 +2,7 @@
 # Installs a build into a temporary folder, compiles the program of docs/embedding.md against it with pkg-config, runs it.
 # Usage: embedding.sh BUILD_FOLDER
 set -euo pipefail
+command -v pkg-config >/dev/null || { echo "pkg-config is not installed: skipped"; exit 77; }
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$(cd "$1" && pwd)
 work=$(mktemp -d)
