@@ -223,9 +223,6 @@ void Stage::backward(const Instruction& i) {
 }
 
 LookAhead Stage::look_ahead(int ahead) {
-  if (ahead > max_look_ahead)
-    throw UsageError("a prediction over " + std::to_string(ahead) + " updates: at most " + std::to_string(max_look_ahead) +
-                     " are possible");
   for (int j = 0; j < ahead; ++j) rates_[j] = options_.schedule.at(updates_ + j, feed_.updates_per_epoch);
   return {options_.look_ahead, {rates_.data(), size_t(ahead)}};
 }

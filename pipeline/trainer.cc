@@ -78,6 +78,11 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
   // Frames and copies do not grow any more once the pipeline is full.
   const Setting setting{o.stages, 4 * o.stages + 4, o.micro_batches, o.look_ahead};
   const std::vector<Program> programs = make_programs(*p.method, setting);
+  for (const Program& program : programs)
+    for (const Instruction& i : program)
+      if (i.ahead > max_look_ahead)
+        throw UsageError("method " + o.method + " predicts " + std::to_string(i.ahead) + " updates ahead with " + std::to_string(o.stages) +
+                         " stages; at most " + std::to_string(max_look_ahead) + " are possible: use fewer stages or another method");
   const std::vector<int64_t> sizes = pass_sizes(batch_sizes, o.micro_batches);
   std::vector<Stage*> stages;
   for (int k = 0, part = 0; k < o.stages; part += p.partition[k++]) {
