@@ -125,4 +125,5 @@ def main():
               f"({result['ratio_lowest']:.3f} to {result['ratio_highest']:.3f})")
 
 
-main()
+if __name__ == "__main__":
+    main()
