@@ -9,7 +9,6 @@
 #include "layers/layers.h"
 #include "models/models.h"
 #include "models/weights.h"
-#include "pipeline/meter.h"
 #include "pipeline/trainer.h"
 
 using namespace pipecast;
@@ -261,19 +260,6 @@ TEST_CASE("reports: copies, frames, busy shares, prediction error") {
     CHECK((s[k].prediction_error > 0) == (k < 3));
     CHECK(s[k].memory.weights >= s[k].parameters * s[k].copies);
   }
-}
-
-TEST_CASE("the meter measures distances to the weights that the backward sees") {
-  std::vector<float> predicted(100), latest(100), later(100);
-  for (int i = 0; i < 100; ++i) predicted[i] = float(i + 2), latest[i] = float(i), later[i] = float(i + 3);
-  PredictionMeter meter(Device{}, 100, 2);
-  meter.at_forward({}, 1, predicted.data(), latest.data());
-  meter.at_backward({}, 1, later.data());
-  PredictionError e = meter.take({});
-  CHECK(e.with == doctest::Approx(100));
-  CHECK(e.without == doctest::Approx(900));
-  CHECK(e.relative() == doctest::Approx(1. / 3));
-  CHECK(meter.take({}).without == 0);
 }
 
 TEST_CASE("values that cross several stages, and values read by several later stages, get their whole gradient") {
