@@ -120,23 +120,13 @@ void Stage::advance() {
     case Operation::receive_activation: receive_activation(i); break;
     case Operation::forward: forward(i); break;
     case Operation::send_activation: send_activation(i); break;
-    case Operation::receive_gradient: {
-      const int64_t batch = batch_size(i);
-      size_t count = 0;
-      for (size_t k = 0; k < section_.outputs().size(); ++k)
-        if (section_.outputs()[k] > 0) message_[count++] = section_.output_gradient(k, batch);
-      gradients_in->receive(options_.device, {i.minibatch, i.micro}, {message_.data(), count});
+    case Operation::receive_gradient:
+      gradients_in->receive(options_.device, {i.minibatch, i.micro}, gradients(section_.outputs(), &Section::output_gradient, i));
       break;
-    }
     case Operation::backward: backward(i); break;
-    case Operation::send_gradient: {
-      const int64_t batch = batch_size(i);
-      size_t count = 0;
-      for (size_t k = 0; k < section_.inputs().size(); ++k)
-        if (section_.inputs()[k] > 0) message_[count++] = section_.input_gradient(k, batch);
-      gradients_out->send(options_.device, {i.minibatch, i.micro}, {message_.data(), count});
+    case Operation::send_gradient:
+      gradients_out->send(options_.device, {i.minibatch, i.micro}, gradients(section_.inputs(), &Section::input_gradient, i));
       break;
-    }
     case Operation::step: step(); break;
     case Operation::predict:
       buffers_.predicted = store_.other();
@@ -150,6 +140,16 @@ void Stage::advance() {
                      i.operation == Operation::receive_gradient || i.operation == Operation::send_gradient;
   if (feed_.training && !waits) busy_ += Clock::now() - start;
   ++position_;
+}
+
+// The gradients that cross a border: of its values, without the model's input, whose gradient nobody wants.
+std::span<const Tensor> Stage::gradients(const std::vector<int>& values, Tensor (Section::*place)(size_t, int64_t) const,
+                                         const Instruction& i) {
+  const int64_t batch = batch_size(i);
+  size_t count = 0;
+  for (size_t k = 0; k < values.size(); ++k)
+    if (values[k] > 0) message_[count++] = (section_.*place)(k, batch);
+  return {message_.data(), count};
 }
 
 void Stage::receive_activation(const Instruction& i) {
@@ -191,7 +191,7 @@ void Stage::forward(const Instruction& i) {
   if (feed_.on_logits) {
     copy(d, host_logits_.data(), logits.data, size_t(logits.shape.count()) * sizeof(float));
     synchronize(d);
-    feed_.on_logits(minibatch, {host_logits_.data(), logits.shape});
+    feed_.on_logits({host_logits_.data(), logits.shape});
   }
   if (!feed_.training) frames_[frame].used = false;
   if (feed_.on_minibatch && i.micro == parts - 1) feed_.on_minibatch(i.minibatch);

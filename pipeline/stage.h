@@ -49,12 +49,12 @@ struct LossTotals {
 // Where one run of programs takes its samples from.
 struct Feed {
   bool training = true;
-  int64_t first_minibatch = 0;                                  // what mini-batch 0 of the program is, counted over the whole training
-  int64_t updates_per_epoch = 1;                                // for the learning-rate schedule
-  Batches* batches = nullptr;                                   // sizes and labels; each stage has its own
-  Loader* loader = nullptr;                                     // images, for the first stage
-  std::function<void(int64_t minibatch)> on_minibatch;          // last stage, after the loss of a mini-batch is known
-  std::function<void(int64_t batch, const Tensor&)> on_logits;  // last stage, evaluation: logits on the host
+  int64_t first_minibatch = 0;                          // what mini-batch 0 of the program is, counted over the whole training
+  int64_t updates_per_epoch = 1;                        // for the learning-rate schedule
+  Batches* batches = nullptr;                           // sizes and labels; each stage has its own
+  Loader* loader = nullptr;                             // images, for the first stage
+  std::function<void(int64_t minibatch)> on_minibatch;  // last stage, after the loss of a mini-batch is known
+  std::function<void(const Tensor&)> on_logits;         // last stage, evaluation: logits on the host
 };
 
 class Stage {
@@ -97,6 +97,8 @@ class Stage {
   int take_frame(const Instruction&);
   uint64_t step_key(const Instruction&) const;
   LookAhead look_ahead(int ahead);
+
+  std::span<const Tensor> gradients(const std::vector<int>& values, Tensor (Section::*place)(size_t, int64_t) const, const Instruction&);
 
   void receive_activation(const Instruction&);
   void forward(const Instruction&);

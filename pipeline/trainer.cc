@@ -169,7 +169,7 @@ Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   feed.training = false;
   if (logits) {
     logits->clear();
-    feed.on_logits = [logits](int64_t, const Tensor& t) { logits->insert(logits->end(), t.data, t.data + t.shape.count()); };
+    feed.on_logits = [logits](const Tensor& t) { logits->insert(logits->end(), t.data, t.data + t.shape.count()); };
   }
   return p.run(data, loader, feed, 0, data.per_epoch());
 }
