@@ -13,9 +13,41 @@
 namespace pipecast {
 namespace {
 
-// What the running statistics tell: the counter is one element, written by the first channel.
+// The running statistics and how a batch of `rows` rows moves them: running = (1 - momentum) * running + momentum * batch, the
+// batch's variance being the unbiased one.
+//
+// Deferred (Kim et al., "torchgpipe", 2020), the batch is the mini-batch: it is joined from its micro-batches by Chan's formula
+// (Chan, Golub and LeVeque 1983), where a and b are two sets of rows, d the difference of their means and s their sums of squared
+// deviations:  mean = mean_a + d * rows_b / rows;  s = s_a + s_b + d^2 * rows_a * rows_b / rows.
+// Every micro-batch moves the statistics from where they were before the mini-batch to where it has got so far, so that
+// whichever happens to be the last leaves them right.
 struct Running {
-  float *mean, *variance, *batches;
+  float *mean, *variance, *batches;  // channels; channels; one element, counted by the first channel
+  // Deferred, else null; 4 x channels: mean and variance before the mini-batch, mean and sum of squared deviations of its rows so far.
+  float* minibatch;
+  int64_t rows_before, rows, channels;  // of the mini-batch so far; of this pass
+  float momentum;
+  HD void add(int64_t c, float batch_mean, float deviations) const {
+    float n = float(rows), mean_before = mean[c], variance_before = variance[c];
+    if (minibatch) {
+      float *old_mean = minibatch + c, *old_variance = old_mean + channels, *joined_mean = old_variance + channels,
+            *joined = joined_mean + channels;
+      if (rows_before == 0) {
+        *old_mean = mean_before, *old_variance = variance_before;
+      } else {
+        mean_before = *old_mean, variance_before = *old_variance;
+        const float a = float(rows_before), d = batch_mean - *joined_mean, share = n / (a + n);
+        batch_mean = *joined_mean + d * share;
+        deviations += *joined + d * d * a * share;
+        n += a;
+      }
+      *joined_mean = batch_mean, *joined = deviations;
+    }
+    const float unbiased = n > 1 ? deviations / (n - 1) : deviations;
+    mean[c] = mean_before + momentum * (batch_mean - mean_before);
+    variance[c] = variance_before + momentum * (unbiased - variance_before);
+    if (c == 0 && rows_before == 0) *batches += 1;
+  }
 };
 
 // Sums are of x - x[0], not of x: subtracting the squared mean from the mean square costs no digits then.
@@ -23,8 +55,9 @@ struct BatchNormStatistics {
   const float *x, *weight;        // rows x channels; channels
   float *mean, *inverse, *scale;  // channels; scale = weight * inverse
   Running running;
+  bool replay;  // leaves `running` as it is
   int64_t rows, channels;
-  float epsilon, momentum;
+  float epsilon;
   HD Sums<2> operator()(int64_t r, int64_t c) const {
     float v = x[r * channels + c] - x[c];
     return {{v, v * v}};
@@ -35,10 +68,7 @@ struct BatchNormStatistics {
     mean[c] = x[c] + shift;
     inverse[c] = 1 / sqrtf(variance + epsilon);
     scale[c] = weight[c] * inverse[c];
-    const float unbiased = rows > 1 ? variance * n / (n - 1) : variance;
-    running.mean[c] += momentum * (mean[c] - running.mean[c]);
-    running.variance[c] += momentum * (unbiased - running.variance[c]);
-    if (c == 0) *running.batches += 1;
+    if (!replay) running.add(c, mean[c], variance * n);
   }
 };
 
@@ -123,21 +153,22 @@ class BatchNorm : public Layer {
             {"running_var", {options_.channels}, {Initial::constant, 1}},
             {"num_batches_tracked", {}, {Initial::constant, 0}, true}};
   }
-  // Saved: mean, inverse. Workspace: forward scale; backward scale, average, slope.
+  // Saved: mean, inverse. Workspace: forward scale; backward scale, average, slope. Shared: see Running.
   Needs prepare(Device, std::span<const Shape>) override {
-    return {.input = true, .output = options_.relu, .saved = 2 * options_.channels, .workspace = 3 * options_.channels};
+    const int64_t channels = options_.channels;
+    return {.input = true, .output = options_.relu, .saved = 2 * channels, .workspace = 3 * channels, .shared = 4 * channels};
   }
 
   void forward(const Pass& p) override {
     const int64_t rows = p.y.shape.rows(), channels = options_.channels;
     const float *x = p.x[0].data, *weight = p.weight[0], *bias = p.weight[1];
-    const Running running{p.statistics[0], p.statistics[1], p.statistics[2]};
+    Running running{p.statistics[0], p.statistics[1], p.statistics[2], nullptr, 0, rows, channels, options_.momentum};
+    if (p.deferred) running.minibatch = p.shared, running.rows_before = p.samples_before * (rows / p.y.shape.n);
     const float* mean = p.training ? p.saved : running.mean;
     float* scale = p.workspace;
     if (p.training)
-      columns<2>(
-          p.device, rows, channels,
-          BatchNormStatistics{x, weight, p.saved, p.saved + channels, scale, running, rows, channels, options_.epsilon, options_.momentum});
+      columns<2>(p.device, rows, channels,
+                 BatchNormStatistics{x, weight, p.saved, p.saved + channels, scale, running, p.replay, rows, channels, options_.epsilon});
     else map(p.device, channels, BatchNormScale{weight, running.variance, scale, options_.epsilon});
     choose(options_.add, [&](auto add) {
       choose(options_.relu, [&](auto relu) {

@@ -37,6 +37,7 @@ class Convolution : public Layer {
     return {.input = true, .workspace = planned->plan->workspace()};
   }
   double flops(std::span<const Shape> x) const override { return shape(x[0]).flops(); }
+  bool splits() const override { return true; }
 
   void forward(const Pass& p) override {
     plan(p).forward(p.device, p.x[0].data, p.weight[0], p.y.data, p.workspace);
@@ -44,9 +45,11 @@ class Convolution : public Layer {
     if (options_.bias) map(p.device, y.rows(), y.c, BiasForward{p.weight[1], p.y.data, y.c});
   }
   void backward(const Pass& p) override {
-    plan(p).backward_weight(p.device, p.x[0].data, p.dy.data, p.dweight[0], p.workspace);
     const Shape& y = p.dy.shape;
-    if (options_.bias) columns<1>(p.device, y.rows(), y.c, BiasBackward{p.dy.data, p.dweight[1], y.c});
+    if (!p.dweight.empty()) {
+      plan(p).backward_weight(p.device, p.x[0].data, p.dy.data, p.dweight[0], p.workspace);
+      if (options_.bias) columns<1>(p.device, y.rows(), y.c, BiasBackward{p.dy.data, p.dweight[1], y.c});
+    }
     if (p.dx[0].data) plan(p).backward_input(p.device, p.dy.data, p.weight[0], p.dx[0].data, p.workspace);
   }
 

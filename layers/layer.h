@@ -17,18 +17,25 @@ namespace pipecast {
 
 // What a layer keeps from forward to backward, and what it needs while it runs, for given shapes.
 struct Needs {
-  bool input = false;      // backward reads x: it is kept
-  bool output = false;     // backward reads y: it is kept
-  int64_t saved = 0;       // floats of its own, kept per pass in flight
-  int64_t workspace = 0;   // floats of scratch, not kept
+  bool input = false;     // backward reads x: it is kept
+  bool output = false;    // backward reads y: it is kept
+  int64_t saved = 0;      // floats of its own, kept per pass in flight
+  int64_t workspace = 0;  // floats of scratch, not kept
+  int64_t shared = 0;     // floats of its own, kept from pass to pass: one place for all passes
 };
 
 // Everything that one forward or backward call may touch. Null where a call has no use for it.
 struct Pass {
   Device device;
   bool training = true;
-  uint64_t seed = 0;   // random numbers are keyed by (seed, layer, step, element)
-  uint64_t step = 0;   // which pass this is: the same in its forward and its backward
+  uint64_t seed = 0;  // random numbers are keyed by (seed, layer, step, element)
+  uint64_t step = 0;  // which pass this is: the same in its forward and its backward
+
+  // The pass is a micro-batch, and statistics are to be the whole mini-batch's, updated once (torchgpipe's deferred batch norm).
+  // The micro-batches of a mini-batch run forward one after another, in order; none is empty.
+  bool deferred = false;
+  int64_t samples_before = 0;  // deferred: in the micro-batches of this mini-batch that ran forward; 0 begins a new mini-batch
+  bool replay = false;         // a forward that has run before runs again: it leaves statistics and `shared` as they are
 
   std::span<const Tensor> x;   // inputs
   Tensor y;                    // output: assigned by forward
@@ -36,10 +43,11 @@ struct Pass {
   Tensor dy;                   // gradient of the output: read by backward
 
   std::span<float* const> weight;      // in the order of Layer::parameters(); forward and backward only read them
-  std::span<float* const> dweight;     // accumulated by backward
+  std::span<float* const> dweight;     // accumulated by backward; empty in the input half of a layer that splits
   std::span<float* const> statistics;  // in the order of Layer::statistics(); forward in training updates them
   float* saved = nullptr;              // Needs::saved floats, written by forward, read by backward
   float* workspace = nullptr;          // Needs::workspace floats
+  float* shared = nullptr;             // Needs::shared floats, which only forward touches
 };
 
 class Layer {
@@ -62,6 +70,10 @@ class Layer {
   virtual Needs prepare(Device, std::span<const Shape> x) = 0;
   // Multiply-adds times two of one forward pass; 0 where it is small.
   virtual double flops(std::span<const Shape>) const { return 0; }
+
+  // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
+  // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.
+  virtual bool splits() const { return false; }
 
   virtual void forward(const Pass&) = 0;
   virtual void backward(const Pass&) = 0;

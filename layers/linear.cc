@@ -25,6 +25,7 @@ class Linear : public Layer {
   }
   Needs prepare(Device, std::span<const Shape>) override { return {.input = true}; }
   double flops(std::span<const Shape> x) const override { return 2.0 * double(x[0].n) * double(in_ * out_); }
+  bool splits() const override { return true; }
 
   void forward(const Pass& p) override {
     const int64_t n = p.y.shape.n;
@@ -33,8 +34,10 @@ class Linear : public Layer {
   }
   void backward(const Pass& p) override {
     const int64_t n = p.dy.shape.n;
-    gemm(p.device, true, false, out_, in_, n, p.dy.data, p.x[0].data, 1, p.dweight[0]);
-    if (bias_) columns<1>(p.device, n, out_, BiasBackward{p.dy.data, p.dweight[1], out_});
+    if (!p.dweight.empty()) {
+      gemm(p.device, true, false, out_, in_, n, p.dy.data, p.x[0].data, 1, p.dweight[0]);
+      if (bias_) columns<1>(p.device, n, out_, BiasBackward{p.dy.data, p.dweight[1], out_});
+    }
     if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.data, p.weight[0], 0, p.dx[0].data);
   }
 

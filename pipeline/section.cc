@@ -15,7 +15,7 @@ struct AddInto {
 
 }  // namespace
 
-Section::Section(Device device, const Graph& graph, int first, int last, std::vector<int64_t> batches, int frames)
+Section::Section(Device device, const Graph& graph, int first, int last, std::vector<int64_t> batches, int frames, bool split_backward)
     : device_(device), first_(first), last_(last), shapes_(graph.shapes(1)) {
   const auto& nodes = graph.nodes();
   const int values = int(nodes.size()) + 1, model_output = int(nodes.size());
@@ -35,7 +35,7 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
 
   // Time of a pass: forward runs node i at i - first; backward runs it at last - 1 - i. The borders are before and after.
   struct Use {
-    bool kept = false;  // backward reads it: it lies in the frame
+    bool kept = false;  // backward, or its weight half, reads it after other passes ran: it lies in the frame
     int first = 1 << 30, last = -1;
     void use(int time) { first = std::min(first, time), last = std::max(last, time); }
   };
@@ -52,13 +52,14 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
     if (v > 0) backward[v].use(-1);
   }
 
-  int64_t most = 0, workspace = 0, spare = 0;
+  int64_t most = 0, workspace = 0, spare = 0, shared = 0;
   for (int64_t batch : batches) most = std::max(most, batch);
   size_t fan_in = 0;
   for (int i = first; i < last; ++i) {
     const Node& node = nodes[i];
     Run run;
     run.node = &node;
+    run.splits = split_backward && node.layer->splits();
     Needs needs;
     std::vector<Shape> x(node.inputs.size());
     for (int64_t batch : batches) {
@@ -66,6 +67,7 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
       Needs n = node.layer->prepare(device, x);
       needs.input |= n.input, needs.output |= n.output;
       needs.saved = std::max(needs.saved, n.saved), needs.workspace = std::max(needs.workspace, n.workspace);
+      needs.shared = std::max(needs.shared, n.shared);
     }
     workspace = std::max(workspace, needs.workspace);
     fan_in = std::max(fan_in, x.size());
@@ -75,12 +77,15 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
     forward[made].kept |= needs.output;
     wants_gradient[made] = true;
     backward[made].use(backward_time);
+    backward[made].kept = run.splits;
     for (int v : node.inputs) {
       run.wanted.push_back(wants_gradient[v]);
       if (wants_gradient[v]) backward[v].use(backward_time);
     }
     run.saved_offset = frame_floats_;
     frame_floats_ += aligned(needs.saved);
+    run.shared_offset = shared;
+    shared += aligned(needs.shared);
     run.adds.assign(node.inputs.size(), false);
     runs_.push_back(std::move(run));
   }
@@ -110,8 +115,10 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
       if (forward[v].kept) values_[v] = {frame_floats_, true}, frame_floats_ += floats;
       else in_forward.push_back({floats, forward[v].first, forward[v].last}), forward_value.push_back(v);
     }
-    if (backward[v].last >= backward[v].first)
-      in_backward.push_back({floats, backward[v].first, backward[v].last}), backward_value.push_back(v);
+    if (backward[v].last >= backward[v].first) {
+      if (backward[v].kept) gradients_[v] = {frame_floats_, true}, frame_floats_ += floats;
+      else in_backward.push_back({floats, backward[v].first, backward[v].last}), backward_value.push_back(v);
+    }
   }
   Layout a = lay_out(in_forward), b = lay_out(in_backward);
   for (size_t k = 0; k < forward_value.size(); ++k) values_[forward_value[k]] = {a.offsets[k], false};
@@ -120,6 +127,7 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   workspace_offset_ = spare_offset_ + spare;
   arena_ = Memory(device, workspace_offset_ + aligned(workspace));
   frames_ = Memory(device, frame_floats_ * frames);
+  shared_ = Memory(device, shared);
 }
 
 float* Section::place(const Place& p, int frame) const {
@@ -128,7 +136,7 @@ float* Section::place(const Place& p, int frame) const {
 }
 
 Tensor Section::value(int frame, int value, int64_t batch) const { return {place(values_[value], frame), shape(value, batch)}; }
-Tensor Section::gradient(int value, int64_t batch) const { return {place(gradients_[value], 0), shape(value, batch)}; }
+Tensor Section::gradient(int frame, int value, int64_t batch) const { return {place(gradients_[value], frame), shape(value, batch)}; }
 
 Binding Section::bind(const Segments& segments, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const {
   Binding binding;
@@ -148,12 +156,14 @@ Pass Section::pass(size_t k, int frame, int64_t batch, const Binding& weights, c
   Pass pass;
   pass.device = device_;
   pass.training = options.training, pass.seed = options.seed, pass.step = options.step;
+  pass.deferred = options.deferred, pass.samples_before = options.samples_before, pass.replay = options.replay;
   pass.x = {x_.data(), inputs};
   pass.y = value(frame, first_ + int(k) + 1, batch);
   pass.weight = weights.node(k);
   pass.statistics = statistics.node(k);
   pass.saved = frames_.data() + frame * frame_floats_ + run.saved_offset;
   pass.workspace = arena_.data() + workspace_offset_;
+  pass.shared = shared_.data() + run.shared_offset;
   return pass;
 }
 
@@ -162,25 +172,28 @@ void Section::forward(int frame, int64_t batch, const Binding& weights, const Bi
 }
 
 void Section::backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics,
-                       const PassOptions& options) {
+                       const PassOptions& options, Half half) {
   for (size_t k = runs_.size(); k-- > 0;) {
     const Run& run = runs_[k];
+    if (half == Half::weight && !run.splits) continue;
     Pass p = pass(k, frame, batch, weights, statistics, options);
     const std::vector<int>& inputs = run.node->inputs;
     float* spare = arena_.data() + spare_offset_;
     for (size_t j = 0; j < inputs.size(); ++j) {
       if (!values_[inputs[j]].in_frame) x_[j].data = nullptr;  // its place holds something else by now
-      dx_[j] = run.wanted[j] ? gradient(inputs[j], batch) : Tensor{nullptr, shape(inputs[j], batch)};
-      if (run.adds[j]) dx_[j].data = spare, spare += aligned(dx_[j].shape.count());
+      const bool assigned = run.wanted[j] && half != Half::weight;
+      dx_[j] = assigned ? gradient(frame, inputs[j], batch) : Tensor{nullptr, shape(inputs[j], batch)};
+      if (assigned && run.adds[j]) dx_[j].data = spare, spare += aligned(dx_[j].shape.count());
     }
     if (!values_[first_ + int(k) + 1].in_frame) p.y.data = nullptr;
     p.dx = {dx_.data(), inputs.size()};
-    p.dy = gradient(first_ + int(k) + 1, batch);
-    p.dweight = gradients.node(k);
+    p.dy = gradient(frame, first_ + int(k) + 1, batch);
+    if (!run.splits || half != Half::input) p.dweight = gradients.node(k);
     run.node->layer->backward(p);
+    if (half == Half::weight) continue;
     for (size_t j = 0; j < inputs.size(); ++j)
       if (run.adds[j]) {
-        Tensor sum = gradient(inputs[j], batch);
+        Tensor sum = gradient(frame, inputs[j], batch);
         map(device_, sum.shape.count(), AddInto{sum.data, dx_[j].data});
       }
   }

@@ -4,6 +4,8 @@
 // What backward will read again lies in a frame, one for every pass in flight. Everything else of a pass (activations that
 // backward does not read, gradients, the libraries' scratch) lies in one arena that all passes of the stage share, where
 // tensors that are never alive at the same time share their place. All of it is taken in the constructor.
+//
+// A backward may come in two halves, for which the gradients that the second half reads lie in the frame too.
 #include <span>
 #include <vector>
 
@@ -20,17 +22,26 @@ struct Binding {
   std::span<float* const> node(size_t i) const { return {pointers.data() + first[i], first[i + 1] - first[i]}; }
 };
 
-// What a pass is given besides its data.
+// What a pass is given besides its data: see Pass in layers/layer.h.
 struct PassOptions {
   bool training = true;
-  uint64_t seed = 0, step = 0;  // see Pass in layers/layer.h
+  uint64_t seed = 0, step = 0;
+  bool deferred = false;
+  int64_t samples_before = 0;
+  bool replay = false;
 };
+
+// The input half assigns the gradients of the inputs, the weight half accumulates those of the parameters: an earlier stage waits
+// for the first only (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024). Layers that do not split (Layer::splits) do
+// everything in the input half.
+enum class Half { both, input, weight };
 
 class Section {
  public:
   // Nodes [first, last) of the graph, for passes of any of the batch sizes and up to `frames` of them in flight.
-  // The layers are prepared for the calling thread's number of threads.
-  Section(Device, const Graph&, int first, int last, std::vector<int64_t> batches, int frames);
+  // The layers are prepared for the calling thread's number of threads. split_backward: backward comes in halves; without it
+  // there is nothing left for the weight half.
+  Section(Device, const Graph&, int first, int last, std::vector<int64_t> batches, int frames, bool split_backward = false);
 
   // The values that cross the section's borders, in ascending order. A value that is made before the section and read after
   // it is in both. The last section's output is the model's.
@@ -38,11 +49,11 @@ class Section {
   const std::vector<int>& outputs() const { return outputs_; }
 
   // Places at the borders for a batch size. Input and output of a frame are valid from the receipt to the end of the pass;
-  // the gradients from their receipt to the end of the backward.
+  // the gradients from their receipt to the end of the backward (of its input half).
   Tensor input(int frame, size_t i, int64_t batch) const { return value(frame, inputs_[i], batch); }
   Tensor output(int frame, size_t i, int64_t batch) const { return value(frame, outputs_[i], batch); }
-  Tensor output_gradient(size_t i, int64_t batch) const { return gradient(outputs_[i], batch); }
-  Tensor input_gradient(size_t i, int64_t batch) const { return gradient(inputs_[i], batch); }
+  Tensor output_gradient(int frame, size_t i, int64_t batch) const { return gradient(frame, outputs_[i], batch); }
+  Tensor input_gradient(size_t i, int64_t batch) const { return gradient(0, inputs_[i], batch); }  // the same place for all frames
 
   const Segments& parameters() const { return parameters_; }
   const Segments& statistics() const { return statistics_; }
@@ -50,8 +61,10 @@ class Section {
   Binding bind_statistics(float* base) const { return bind(statistics_, base, &Layer::statistics); }
 
   void forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions&);
-  // Reads the output gradients, accumulates the parameters' gradients, assigns the input gradients.
-  void backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics, const PassOptions&);
+  // Reads the output gradients, accumulates the parameters' gradients, assigns the input gradients. The weight half of a pass comes
+  // after its input half, with the same arguments; other passes may run in between, in other frames.
+  void backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics, const PassOptions&,
+                Half = Half::both);
 
   int64_t frame_floats() const { return frame_floats_; }
   int64_t arena_floats() const { return arena_.size(); }
@@ -64,13 +77,15 @@ class Section {
   };
   struct Run {  // a node of the section
     const Node* node;
+    bool splits = false;       // its backward comes in halves
     int64_t saved_offset = 0;  // in the frame
-    std::vector<bool> adds;  // per input: its gradient is added to what later readers left, not the first to be written
+    int64_t shared_offset = 0;
+    std::vector<bool> adds;    // per input: its gradient is added to what later readers left, not the first to be written
     std::vector<bool> wanted;  // per input: somebody wants its gradient
   };
 
   Tensor value(int frame, int value, int64_t batch) const;
-  Tensor gradient(int value, int64_t batch) const;
+  Tensor gradient(int frame, int value, int64_t batch) const;
   float* place(const Place&, int frame) const;
   Binding bind(const Segments&, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const;
   Shape shape(int value, int64_t batch) const { return shapes_[value].batch(batch); }
@@ -84,8 +99,8 @@ class Section {
   Segments parameters_, statistics_;
   std::vector<Place> values_, gradients_;  // by value of the graph
   int64_t frame_floats_ = 0, workspace_offset_ = 0, spare_offset_ = 0;
-  Memory frames_, arena_;
-  std::vector<Tensor> x_, dx_;  // arguments of the pass that runs
+  Memory frames_, arena_, shared_;  // shared_: Needs::shared of all layers
+  std::vector<Tensor> x_, dx_;      // arguments of the pass that runs
 };
 
 }  // namespace pipecast

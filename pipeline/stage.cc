@@ -121,11 +121,14 @@ void Stage::advance() {
     case Operation::forward: forward(i); break;
     case Operation::send_activation: send_activation(i); break;
     case Operation::receive_gradient:
-      gradients_in->receive(options_.device, {i.minibatch, i.micro}, gradients(section_.outputs(), &Section::output_gradient, i));
+      gradients_in->receive(options_.device, {i.minibatch, i.micro}, gradients(section_.outputs(), [&](size_t k) {
+                              return section_.output_gradient(frame_of(i), k, batch_size(i));
+                            }));
       break;
     case Operation::backward: backward(i); break;
     case Operation::send_gradient:
-      gradients_out->send(options_.device, {i.minibatch, i.micro}, gradients(section_.inputs(), &Section::input_gradient, i));
+      gradients_out->send(options_.device, {i.minibatch, i.micro},
+                          gradients(section_.inputs(), [&](size_t k) { return section_.input_gradient(k, batch_size(i)); }));
       break;
     case Operation::step: step(); break;
     case Operation::predict:
@@ -143,12 +146,11 @@ void Stage::advance() {
 }
 
 // The gradients that cross a border: of its values, without the model's input, whose gradient nobody wants.
-std::span<const Tensor> Stage::gradients(const std::vector<int>& values, Tensor (Section::*place)(size_t, int64_t) const,
-                                         const Instruction& i) {
-  const int64_t batch = batch_size(i);
+template <class Place>
+std::span<const Tensor> Stage::gradients(const std::vector<int>& values, const Place& place) {
   size_t count = 0;
   for (size_t k = 0; k < values.size(); ++k)
-    if (values[k] > 0) message_[count++] = (section_.*place)(k, batch);
+    if (values[k] > 0) message_[count++] = place(k);
   return {message_.data(), count};
 }
 
@@ -215,7 +217,7 @@ void Stage::backward(const Instruction& i) {
     const int64_t most = labels_.size() / options_.frames;
     softmax_cross_entropy_backward(d, batch, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
                                    options_.label_smoothing, 1.f / float(feed_.batches->size(feed_.first_minibatch + i.minibatch)),
-                                   section_.output_gradient(0, batch).data);
+                                   section_.output_gradient(frame, 0, batch).data);
   }
   if (frames_[frame].measured) meter_->at_backward(d, frame, store_.latest());
   if (batch > 0) section_.backward(frame, batch, weights(i), gradient_, statistic_bindings_, {feed_.training, options_.seed, step_key(i)});

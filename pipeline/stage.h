@@ -98,7 +98,8 @@ class Stage {
   uint64_t step_key(const Instruction&) const;
   LookAhead look_ahead(int ahead);
 
-  std::span<const Tensor> gradients(const std::vector<int>& values, Tensor (Section::*place)(size_t, int64_t) const, const Instruction&);
+  template <class Place>
+  std::span<const Tensor> gradients(const std::vector<int>& values, const Place&);
 
   void receive_activation(const Instruction&);
   void forward(const Instruction&);

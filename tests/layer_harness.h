@@ -136,6 +136,7 @@ class Flight {
     pass_.weight = weight_, pass_.dweight = dweight_, pass_.statistics = statistics_;
     pass_.saved = nothing(needs_.saved);
     pass_.workspace = nothing(needs_.workspace);
+    pass_.shared = nothing(needs_.shared);
   }
 
   void forward() {
@@ -150,10 +151,13 @@ class Flight {
     if (!needs_.output) at(pass_.y.data).poison();
     check_guards();
     if (needs_.workspace) at(pass_.workspace).poison();
+    if (needs_.shared) CHECK(same(at(pass_.shared).get(), Values(size_t(needs_.shared), NAN)));  // of deferred passes only
   }
-  void backward() {
+  // In halves: the two calls that make up a backward of a layer that splits.
+  void backward(bool in_halves = false) {
     const int64_t before = allocations;
-    layer_.backward(pass_);
+    if (in_halves) backward_in_halves();
+    else layer_.backward(pass_);
     allocated_ += allocations - before;
     for (const Tensor& dx : dx_) made_.dx.push_back(dx.data ? at(dx.data).get() : Values());
     for (size_t i = 0; i < weight_.size(); ++i) {
@@ -174,6 +178,20 @@ class Flight {
   }
 
  private:
+  // Neither half has a use for y, and only the second for x.
+  void backward_in_halves() {
+    Pass input_half = pass_, weight_half = pass_;
+    input_half.dweight = {};
+    for (Tensor& x : x_) at(x.data).poison();
+    at(pass_.y.data).poison();
+    layer_.backward(input_half);
+    for (size_t i = 0; i < x_.size(); ++i) at(x_[i].data).set(given_.x[i]);
+    std::vector<Tensor> nowhere = dx_;
+    for (Tensor& dx : nowhere) dx.data = nullptr;
+    weight_half.dx = nowhere;
+    if (needs_.workspace) at(pass_.workspace).poison();
+    layer_.backward(weight_half);
+  }
   void check_guards() const {
     for (const auto& buffer : buffers_) buffer->get();
   }
@@ -336,6 +354,15 @@ inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options 
   CHECK(same(first.made(), alone));
   CHECK(same(second.made(), other_alone));
   if (!options.library) CHECK(first.allocated() + second.allocated() == 0);  // not the first pass of this layer
+
+  if (layer.splits()) {
+    for (const TestDevice& on : test_devices()) {
+      Flight halves(layer, on.device, given);
+      halves.forward();
+      halves.backward(true);
+      CHECK(same(halves.made(), run(layer, on.device, given)));
+    }
+  }
 
   // The gradient of an input that nobody wants is not computed, and the others do not change.
   for (size_t skipped = 0; skipped < shapes.size(); ++skipped) {
