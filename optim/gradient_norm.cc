@@ -19,9 +19,7 @@ struct ColumnSquares {
 struct TotalOfSquares {
   const float *last_row, *partial;
   float* total;
-  HD Sums<1> operator()(int64_t i, int64_t) const {
-    return {{i < width ? partial[i] : last_row[i - width] * last_row[i - width]}};
-  }
+  HD Sums<1> operator()(int64_t i, int64_t) const { return {{i < width ? partial[i] : last_row[i - width] * last_row[i - width]}}; }
   HD void done(int64_t, Sums<1> s) const { *total = s.v[0]; }
 };
 

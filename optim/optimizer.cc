@@ -19,7 +19,7 @@ struct NamedOptimizer {
   const char* name;
   std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
 };
-constexpr NamedOptimizer optimizers[] = {{"sgd", make_sgd}, {"adam", make_adam}, {"adamw", make_adamw},
+constexpr NamedOptimizer optimizers[] = {{"sgd", make_sgd},     {"adam", make_adam},       {"adamw", make_adamw},
                                          {"nadam", make_nadam}, {"rmsprop", make_rmsprop}, {"muon", make_muon}};
 
 template <class Table>
@@ -52,16 +52,15 @@ double LookAhead::distance() const {
 
 void LookAhead::check_reach(const char* optimizer) const {
   if (rates.size() > size_t(max_look_ahead))
-    throw UsageError(std::string("look-ahead 'decayed' with ") + optimizer + " reaches " + std::to_string(max_look_ahead) + " updates, not " +
-                     std::to_string(rates.size()) + ": use fewer stages or another look-ahead");
+    throw UsageError(std::string("look-ahead 'decayed' with ") + optimizer + " reaches " + std::to_string(max_look_ahead) +
+                     " updates, not " + std::to_string(rates.size()) + ": use fewer stages or another look-ahead");
 }
 
 std::vector<Matrix> matrices(const Segments& segments) {
   std::vector<Matrix> found;
   for (size_t i = 0; i < segments.specs.size(); ++i) {
     const ParameterSpec& spec = segments.specs[i];
-    if (spec.shape.size() >= 2 && spec.count() > 0)
-      found.push_back({segments.offsets[i], spec.shape[0], spec.count() / spec.shape[0]});
+    if (spec.shape.size() >= 2 && spec.count() > 0) found.push_back({segments.offsets[i], spec.shape[0], spec.count() / spec.shape[0]});
   }
   return found;
 }

@@ -255,12 +255,8 @@ LossTotals Stage::totals() {
 }
 
 Stage::MemoryUse Stage::memory() const {
-  return {store_.segments().total * store_.copies(),
-          stash_.size(),
-          store_.segments().total,
-          state_.size() + scratch_.size(),
-          section_.frame_floats() * options_.frames,
-          section_.arena_floats()};
+  return {store_.segments().total * store_.copies(), stash_.size(),          store_.segments().total, state_.size() + scratch_.size(),
+          section_.frame_floats() * options_.frames, section_.arena_floats()};
 }
 
 }  // namespace pipecast

@@ -268,8 +268,7 @@ TEST_CASE("every look-ahead equals its formula") {
           Values values = random_values(options, 37, 5);
           if (t == 0) values.state[0].assign(37, 0), values.state[1].assign(37, 0);
           Doubles expected(37);
-          for (size_t i = 0; i < 37; ++i)
-            expected[i] = direct(options, mode, t, ahead, values, i);
+          for (size_t i = 0; i < 37; ++i) expected[i] = direct(options, mode, t, ahead, values, i);
           const Values before = values;
           predict({}, *optimizer, values, t, {mode, ahead});
           CHECK(same_bits(values, before));
@@ -462,8 +461,12 @@ TEST_CASE("Muon equals PyTorch's, and AdamW where there is no matrix") {
 }
 
 TEST_CASE("spike compensation equals its formula") {
-  const OptimizerOptions compensating[] = {sgd(0, 0.1f), sgd(0.9f, 0.1f), sgd(0.8f, 0.1f, 0.3f), adam("adam", 0.8f, 0.99f, 0.05f, 0.1f),
-                                           adam("adamw", 0.9f, 0.999f, 0.05f, 0.1f), rmsprop(0, 0.9f, 0.05f, 0.1f),
+  const OptimizerOptions compensating[] = {sgd(0, 0.1f),
+                                           sgd(0.9f, 0.1f),
+                                           sgd(0.8f, 0.1f, 0.3f),
+                                           adam("adam", 0.8f, 0.99f, 0.05f, 0.1f),
+                                           adam("adamw", 0.9f, 0.999f, 0.05f, 0.1f),
+                                           rmsprop(0, 0.9f, 0.05f, 0.1f),
                                            rmsprop(0.8f, 0.9f, 0.05f, 0.1f)};
   constexpr size_t n = 37;
   for (const OptimizerOptions& o : compensating)
