@@ -1,19 +1,28 @@
-// Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019): one update, weight decay c coupled or decoupled.
-// With betas b1, b2, learning rate r, at update number t:
+// Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and NAdam (Dozat 2016): one update, weight decay c coupled or
+// decoupled. With betas b1, b2, learning rate r, at update number t:
 //
-//   adam   g' = g + c w                          adamw   g' = g,  w *= 1 - r c
+//   adam   g' = g + c w                          adamw, nadam   g' = g,  w *= 1 - r c
 //   m  = b1 m + (1 - b1) g'
 //   v  = b2 v + (1 - b2) g'^2
-//   w -= r / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + epsilon)
+//   w -= r x / (sqrt(v) / sqrt(1 - b2^t) + epsilon)
+//
+//   adam, adamw  x = m / (1 - b1^t)
+//   nadam        x = mu_(t+1) m / (1 - P_(t+1)) + (1 - mu_t) g' / (1 - P_t),  P_t = mu_1 ... mu_t
+//                mu_t = b1 (1 - 0.96^(t psi) / 2),  psi the momentum decay; formula as in torch.optim.NAdam
+//
+// Spike compensation of a gradient that comes n updates late, the analogue of that of SGD (sgd.cc), for adam and adamw:
+// b1^n m + (1 - b1^n) g' in place of m. The state is as without it. NAdam has its own weighting of the fresh gradient.
 //
 // Look-ahead after t updates along d = m / (1 - b1^t) / (sqrt(v) / sqrt(1 - b2^t) + epsilon), s updates ahead:
 //
 //   paper     w - s r d
-//   released  the same, epsilon being 1e-8 whatever the optimizer's
+//   released  the same, epsilon being 1e-8 whatever the optimizer's (nadam, of which there is no released code: as paper)
 //   exact     w - (r_1 + ... + r_s) d
 //   decayed   s updates with g = 0 in m and v held: each with its own bias corrections, rate and decay
+//
+// NAdam takes the same d: its x mixes m with gradients that have not come, whose best guess is m / (1 - b1^t), and the two
+// weights of x add up to about 1. In decayed x is what zero gradients leave, mu_(t+1) m / (1 - P_(t+1)).
 #include <cmath>
-#include <numeric>
 #include <type_traits>
 
 #include "engine/math.h"
@@ -54,15 +63,18 @@ template <class LookAheadRule>
 struct AdamStep {
   float *w, *m, *v, *predicted;
   const float* g;
+  float scale;        // of the gradient
   float keep, decay;  // adam: 1, c; adamw: 1 - r c, 0
   float beta1, rest1, beta2, rest2, rate, root, epsilon;
+  float along_mean, along_gradient;  // rate times these make x; adam in time: 1, 0
   LookAheadRule look_ahead;
 
   HD void operator()(int64_t i) const {
-    float gradient = fma_(decay, w[i], g[i]);
+    float gradient = fma_(decay, w[i], scale * g[i]);
     float mean = fma_(beta1, m[i], rest1 * gradient);
     float square = fma_(beta2, v[i], rest2 * gradient * gradient);
-    float weight = fma_(-rate, direction(mean, sqrtf(square), root, epsilon), keep * w[i]);
+    float toward = fma_(along_mean, mean, along_gradient * gradient);
+    float weight = fma_(-rate, direction(toward, sqrtf(square), root, epsilon), keep * w[i]);
     m[i] = mean, v[i] = square, w[i] = weight;
     if constexpr (!std::is_same_v<LookAheadRule, AdamNoLookAhead>) predicted[i] = look_ahead(weight, mean, square);
   }
@@ -79,20 +91,11 @@ struct AdamPredict {
 
 class Adam : public Optimizer {
  public:
-  Adam(const OptimizerOptions& options, bool decoupled) : o_(options), decoupled_(decoupled) {}
+  enum Kind { adam, adamw, nadam };
+  Adam(const OptimizerOptions& options, Kind kind) : o_(options), kind_(kind) {}
 
   int states() const override { return 2; }
-
-  void step(Device d, const Buffers& b, int64_t t, float rate, const LookAhead& ahead) const override {
-    auto run = [&](auto look_ahead) {
-      map(d, b.n,
-          AdamStep<decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, keep(rate), decoupled_ ? 0 : o_.weight_decay,
-                                         o_.beta1, 1 - o_.beta1, o_.beta2, 1 - o_.beta2, corrected(rate, t), root(t), o_.epsilon,
-                                         look_ahead});
-    };
-    if (b.predicted) with_look_ahead(t, ahead, run);
-    else run(AdamNoLookAhead{});
-  }
+  bool compensates() const override { return kind_ != nadam; }
 
   void predict(Device d, const Buffers& b, int64_t t, const LookAhead& ahead) const override {
     with_look_ahead(t, ahead, [&](auto look_ahead) {
@@ -101,40 +104,60 @@ class Adam : public Optimizer {
   }
 
  private:
-  float keep(double rate) const { return decoupled_ ? float(1 - rate * o_.weight_decay) : 1; }
+  void update(Device d, const Buffers& b, const Update& u, const LookAhead& ahead) const override {
+    const double kept = std::pow(double(o_.beta1), u.late);
+    float rate = corrected(u.rate, u.t), along_mean = float(kept), along_gradient = float(1 - kept);
+    if (kind_ == nadam) rate = u.rate, along_mean = float(nadam_mean(u.t)), along_gradient = float((1 - mu(u.t)) / (1 - mu_product(u.t)));
+    auto run = [&](auto look_ahead) {
+      map(d, b.n,
+          AdamStep<decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, u.gradient_scale, keep(u.rate),
+                                         kind_ == adam ? o_.weight_decay : 0, o_.beta1, 1 - o_.beta1, o_.beta2, 1 - o_.beta2, rate,
+                                         root(u.t), o_.epsilon, along_mean, along_gradient, look_ahead});
+    };
+    if (b.predicted) with_look_ahead(u.t, ahead, run);
+    else run(AdamNoLookAhead{});
+  }
+
+  float keep(double rate) const { return kind_ == adam ? 1 : float(1 - rate * o_.weight_decay); }
   float corrected(double rate, int64_t t) const { return float(rate / (1 - std::pow(double(o_.beta1), double(t)))); }
   float root(int64_t t) const { return float(1 / std::sqrt(1 - std::pow(double(o_.beta2), double(t)))); }
+
+  // NAdam's mu_t, P_t, and the weight of m in x.
+  double mu(int64_t t) const { return double(o_.beta1) * (1 - 0.5 * std::pow(0.96, double(t) * double(o_.momentum_decay))); }
+  double mu_product(int64_t t) const {
+    double product = 1;
+    for (int64_t i = 1; i <= t && product > 1e-17; ++i) product *= mu(i);  // what is smaller is lost in 1 - P
+    return product;
+  }
+  double nadam_mean(int64_t t) const { return mu(t + 1) / (1 - mu_product(t + 1)); }
 
   // run(rule) with the rule of the look-ahead after t updates.
   template <class Run>
   void with_look_ahead(int64_t t, const LookAhead& ahead, const Run& run) const {
     if (t == 0 || ahead.rates.empty()) return run(AdamLine{0, 1, 1});
-    const double first = double(ahead.rates.size()) * ahead.rates[0];
-    switch (ahead.mode) {
-      case LookAheadMode::paper: return run(AdamLine{corrected(first, t), root(t), o_.epsilon});
-      case LookAheadMode::released: return run(AdamLine{corrected(first, t), root(t), 1e-8f});
-      case LookAheadMode::exact:
-        return run(AdamLine{corrected(std::accumulate(ahead.rates.begin(), ahead.rates.end(), 0.0), t), root(t), o_.epsilon});
-      case LookAheadMode::decayed: break;
+    if (ahead.mode != LookAheadMode::decayed) {
+      const bool released = ahead.mode == LookAheadMode::released && kind_ != nadam;
+      return run(AdamLine{corrected(ahead.distance(), t), root(t), released ? 1e-8f : o_.epsilon});
     }
-    if (ahead.rates.size() > size_t(max_look_ahead))
-      throw UsageError("look-ahead 'decayed' with Adam reaches " + std::to_string(max_look_ahead) + " updates, not " +
-                       std::to_string(ahead.rates.size()) + ": use fewer stages or another look-ahead");
-    AdamDecayed rule{o_.beta1, decoupled_ ? 0 : float((1 - double(o_.beta1)) * o_.weight_decay), o_.epsilon, int(ahead.rates.size()), {}};
+    ahead.check_reach("Adam");
+    const float coupled = kind_ == adam ? float((1 - double(o_.beta1)) * o_.weight_decay) : 0;
+    AdamDecayed rule{o_.beta1, coupled, o_.epsilon, int(ahead.rates.size()), {}};
     for (int j = 0; j < rule.updates; ++j) {
-      float rate = ahead.rates[j];
-      rule.update[j] = {keep(rate), corrected(rate, t + 1 + j), root(t + 1 + j)};
+      const float rate = ahead.rates[j];
+      const int64_t number = t + 1 + j;
+      rule.update[j] = {keep(rate), kind_ == nadam ? float(rate * nadam_mean(number)) : corrected(rate, number), root(number)};
     }
     run(rule);
   }
 
   OptimizerOptions o_;
-  bool decoupled_;
+  Kind kind_;
 };
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& options) { return std::make_unique<Adam>(options, false); }
-std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions& options) { return std::make_unique<Adam>(options, true); }
+std::unique_ptr<Optimizer> make_adam(const OptimizerOptions& options) { return std::make_unique<Adam>(options, Adam::adam); }
+std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions& options) { return std::make_unique<Adam>(options, Adam::adamw); }
+std::unique_ptr<Optimizer> make_nadam(const OptimizerOptions& options) { return std::make_unique<Adam>(options, Adam::nadam); }
 
 }  // namespace pipecast

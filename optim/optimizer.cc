@@ -1,6 +1,7 @@
 #include "optim/optimizer.h"
 
 #include <cmath>
+#include <numeric>
 
 namespace pipecast {
 namespace {
@@ -18,7 +19,8 @@ struct NamedOptimizer {
   const char* name;
   std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
 };
-constexpr NamedOptimizer optimizers[] = {{"sgd", make_sgd}, {"adam", make_adam}, {"adamw", make_adamw}};
+constexpr NamedOptimizer optimizers[] = {{"sgd", make_sgd},     {"adam", make_adam},       {"adamw", make_adamw},
+                                         {"nadam", make_nadam}, {"rmsprop", make_rmsprop}, {"muon", make_muon}};
 
 template <class Table>
 std::vector<std::string> names(const Table& table) {
@@ -43,6 +45,32 @@ std::string to_string(LookAheadMode mode) {
   return {};
 }
 
+double LookAhead::distance() const {
+  if (mode == LookAheadMode::exact) return std::accumulate(rates.begin(), rates.end(), 0.0);
+  return rates.empty() ? 0 : double(rates.size()) * rates[0];
+}
+
+void LookAhead::check_reach(const char* optimizer) const {
+  if (rates.size() > size_t(max_look_ahead))
+    throw UsageError(std::string("look-ahead 'decayed' with ") + optimizer + " reaches " + std::to_string(max_look_ahead) +
+                     " updates, not " + std::to_string(rates.size()) + ": use fewer stages or another look-ahead");
+}
+
+std::vector<Matrix> matrices(const Segments& segments) {
+  std::vector<Matrix> found;
+  for (size_t i = 0; i < segments.specs.size(); ++i) {
+    const ParameterSpec& spec = segments.specs[i];
+    if (spec.shape.size() >= 2 && spec.count() > 0) found.push_back({segments.offsets[i], spec.shape[0], spec.count() / spec.shape[0]});
+  }
+  return found;
+}
+
+void Optimizer::step(Device d, const Buffers& b, const Update& u, const LookAhead& ahead) const {
+  if (u.late > 0 && !compensates())
+    throw UsageError("spike compensation is not defined for this optimizer: use sgd without Nesterov momentum, adam, adamw or rmsprop");
+  update(d, b, u, ahead);
+}
+
 std::vector<std::string> optimizer_names() { return names(optimizers); }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& o) {
@@ -65,6 +93,8 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& o) {
   in_range("beta1", o.beta1, o.beta1 >= 0 && o.beta1 < 1, "at least 0 and below 1");
   in_range("beta2", o.beta2, o.beta2 >= 0 && o.beta2 < 1, "at least 0 and below 1");
   in_range("epsilon", o.epsilon, o.epsilon > 0, "a number above 0");
+  in_range("momentum decay", o.momentum_decay, o.momentum_decay >= 0, "a number that is not negative");
+  in_range("alpha", o.alpha, o.alpha >= 0 && o.alpha < 1, "at least 0 and below 1");
   require(!o.nesterov || o.name != "sgd" || (o.momentum > 0 && o.dampening == 0),
           "Nesterov momentum needs a momentum above 0 and no dampening");
   if (!mistakes.empty()) throw UsageError(mistakes);

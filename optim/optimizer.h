@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/device.h"
+#include "engine/parameters.h"
 
 namespace pipecast {
 
@@ -27,26 +28,59 @@ std::vector<std::string> look_ahead_modes();
 struct LookAhead {
   LookAheadMode mode = LookAheadMode::paper;
   std::span<const float> rates;
+  float gradient_scale = 1;  // read by predict() alone: that of the last update, whose gradient it may read
+
+  // What a direction is multiplied by in paper and released (s r_1) and in exact (r_1 + ... + r_s); not meant for decayed.
+  double distance() const;
+  // Throws UsageError where `decayed` reaches further than max_look_ahead updates; `optimizer` is named in the sentence.
+  void check_reach(const char* optimizer) const;
 };
-constexpr int max_look_ahead = 64;  // updates; `decayed` Adam passes one coefficient an update to its kernel
+constexpr int max_look_ahead = 64;  // updates; `decayed` Adam and RMSprop pass their coefficients, some an update, to the kernel
+
+// One update of the weights.
+struct Update {
+  int64_t t = 0;  // its number, 1 for the first
+  float rate = 0;
+  // Spike compensation (Kosson et al., MLSys 2021): the gradient comes this many updates late, and the update makes up at once
+  // for what it would have moved meanwhile. It changes the update alone; look-aheads go along the same state as without it.
+  int late = 0;
+  float gradient_scale = 1;  // every element of the gradient is multiplied by it where it is read (clipping by norm)
+};
+
+// A parameter that is a matrix, row-major, `offset` floats into the flat buffers.
+struct Matrix {
+  int64_t offset = 0, rows = 0, columns = 0;
+};
+// In rising order of offsets: [out,in] as it is, a convolution [O,H,W,I] as O x HWI; vectors are no matrices.
+std::vector<Matrix> matrices(const Segments&);
 
 // The flat buffers of a stage, n floats each. `state` has Optimizer::states() buffers, zero before the first update.
 struct Buffers {
   int64_t n = 0;
   float* w = nullptr;        // latest weights: read and written
-  const float* g = nullptr;  // gradient; predict() reads that of the last step: SGD's released, and SGD without momentum
+  const float* g = nullptr;  // gradient; predict() reads that of the last step: released, and without momentum, of SGD and RMSprop
   std::array<float*, 3> state = {};
   float* predicted = nullptr;  // assigned by predict(), and by step() where it is not null
+  // For Muon alone: the matrices among the parameters, and Optimizer::scratch() floats, whose content means nothing between calls.
+  std::span<const Matrix> matrices;
+  float* scratch = nullptr;
 };
 
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
   virtual int states() const = 0;  // flat buffers of state
-  // The update number t (1 for the first) with learning rate `rate`; then, if b.predicted, the look-ahead from the new weights.
-  virtual void step(Device, const Buffers& b, int64_t t, float rate, const LookAhead&) const = 0;
+  // Floats of workspace for parameters with these matrices.
+  virtual int64_t scratch(std::span<const Matrix>) const { return 0; }
+  // Whether it knows what to do with a late gradient.
+  virtual bool compensates() const = 0;
+  // One update; then, if b.predicted, the look-ahead from the new weights. Throws UsageError for a late gradient unless compensates().
+  void step(Device, const Buffers& b, const Update&, const LookAhead&) const;
   // The look-ahead alone, after t updates: predicted is assigned, nothing else changes.
   virtual void predict(Device, const Buffers& b, int64_t t, const LookAhead&) const = 0;
+
+ private:
+  virtual void update(Device, const Buffers&, const Update&, const LookAhead&) const = 0;
 };
 
 // What can be chosen; each optimizer reads what it has a use for.
@@ -56,6 +90,8 @@ struct OptimizerOptions {
   bool nesterov = false;
   float weight_decay = 0;
   float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
+  float momentum_decay = 0.004f;  // NAdam's psi
+  float alpha = 0.99f;            // RMSprop's
 };
 // Throws UsageError for an unknown name or values out of range; several mistakes are reported together, one a line.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions&);
@@ -65,5 +101,8 @@ std::vector<std::string> optimizer_names();
 std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions&);    // v = u v + (1 - dampening) (g + wd w); w -= rate * v (nesterov: g + u v)
 std::unique_ptr<Optimizer> make_adam(const OptimizerOptions&);   // Kingma and Ba 2015; weight decay is added to the gradient
 std::unique_ptr<Optimizer> make_adamw(const OptimizerOptions&);  // Loshchilov and Hutter 2019; weight decay is decoupled
+std::unique_ptr<Optimizer> make_nadam(const OptimizerOptions&);  // Dozat 2016, as PyTorch has it; weight decay is decoupled
+std::unique_ptr<Optimizer> make_rmsprop(const OptimizerOptions&);  // Tieleman and Hinton 2012, as PyTorch has it, not centered
+std::unique_ptr<Optimizer> make_muon(const OptimizerOptions&);     // Jordan et al. 2024; AdamW for what is no matrix
 
 }  // namespace pipecast

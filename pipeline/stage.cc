@@ -48,7 +48,9 @@ Stage::Stage(const Graph& graph, const StageOptions& options)
   for (int slot = 0; slot < options_.stash_slots; ++slot) stashed_.push_back(section_.bind_parameters(stash_.data() + slot * n));
   gradient_ = section_.bind_parameters(store_.gradient());
   statistic_bindings_ = section_.bind_statistics(statistics_.data());
-  buffers_ = {n, store_.latest(), store_.gradient(), {}, nullptr};
+  matrices_ = matrices(store_.segments());
+  scratch_ = Memory(d, options_.optimizer->scratch(matrices_));
+  buffers_ = {n, store_.latest(), store_.gradient(), {}, nullptr, matrices_, scratch_.data()};
   for (int k = 0; k < states; ++k) buffers_.state[k] = state_.data() + k * n;
   if (store_.other() && n > 0) meter_.emplace(d, n, options_.frames);
   frames_.resize(options_.frames);
@@ -235,7 +237,7 @@ void Stage::step() {
   const float rate = options_.schedule.at(updates_, feed_.updates_per_epoch);
   ++updates_;
   buffers_.predicted = predicts ? store_.other() : nullptr;
-  options_.optimizer->step(options_.device, buffers_, updates_, rate,
+  options_.optimizer->step(options_.device, buffers_, {updates_, rate},
                            predicts ? look_ahead((*program_)[position_ + 1].ahead) : LookAhead{});
   gradient_is_used_ = true;
   if (predicts) ++position_;
@@ -255,7 +257,7 @@ LossTotals Stage::totals() {
 }
 
 Stage::MemoryUse Stage::memory() const {
-  return {store_.segments().total * store_.copies(), stash_.size(),          store_.segments().total, state_.size(),
+  return {store_.segments().total * store_.copies(), stash_.size(),          store_.segments().total, state_.size() + scratch_.size(),
           section_.frame_floats() * options_.frames, section_.arena_floats()};
 }
 

@@ -79,7 +79,7 @@ class Stage {
   int copies() const { return store_.copies() + options_.stash_slots; }  // of the weights
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory: weights (both copies), stash, gradient, optimizer state, frames, arena.
+  // Floats of memory: weights (both copies), stash, gradient, optimizer state and workspace, frames, arena.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
   };
@@ -112,9 +112,11 @@ class Stage {
   Section section_;
   ParameterStore store_;
   Memory stash_, statistics_, state_, loss_;  // loss_: totals (16 floats), then loss and hit per row
+  Memory scratch_;                            // the optimizer's workspace
   Memory labels_;                             // int32, per frame
   Binding latest_, other_, gradient_, statistic_bindings_;
   std::vector<Binding> stashed_;  // by slot
+  std::vector<Matrix> matrices_;
   Buffers buffers_;
   std::optional<PredictionMeter> meter_;
   std::vector<InFlight> frames_;

@@ -87,7 +87,7 @@ class Help(CommandTest):
         info = json.loads(self.succeed("info", "--json"))
         self.assertIn("resnet20", [model["name"] for model in info["models"]])
         self.assertLessEqual({"pipeoptim", "vanilla", "pipedream", "gpipe"}, {method["name"] for method in info["methods"]})
-        self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw"])
+        self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
         self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "generated"})
         self.assertIn(info["version"], self.succeed("--version"))

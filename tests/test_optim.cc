@@ -7,6 +7,8 @@
 
 #include "engine/memory.h"
 #include "engine/safetensors.h"
+#include "optim/gradient_norm.h"
+#include "optim/history.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
@@ -28,18 +30,22 @@ struct Numbers {
 struct Values {
   Floats w, g, predicted;
   std::array<Floats, 2> state;
+  std::vector<Matrix> matrices;  // Muon alone looks at them
 };
 
 // Weights of order 1, some of them zero, gradients and a plausible state; predicted is poisoned.
-Values random_values(int64_t n, uint32_t seed) {
+Values random_values(const OptimizerOptions& options, int64_t n, uint32_t seed) {
   Numbers number{seed};
-  Values v{Floats(n), Floats(n), Floats(n, nan_), {Floats(n), Floats(n)}};
+  Values v{Floats(n), Floats(n), Floats(n, nan_), {Floats(n), Floats(n)}, {}};
+  if (n >= 37) v.matrices = {{16, 2, 8}};
+  if (n >= 1025) v.matrices = {{16, 2, 8}, {32, 8, 2}, {96, 24, 20}};
   for (int64_t i = 0; i < n; ++i) {
     v.w[i] = i % 11 == 3 ? 0 : number() + (i % 2 ? 0.5f : -0.5f);
     v.g[i] = number();
     v.state[0][i] = number();
     v.state[1][i] = 0.001f + 0.01f * std::abs(number());
   }
+  if (options.name == "rmsprop") std::swap(v.state[0], v.state[1]);  // its mean square comes first
   return v;
 }
 
@@ -51,7 +57,8 @@ void on_device(Device d, const Optimizer& optimizer, bool predict, Values& value
   std::pair<Memory*, Floats*> all[] = {
       {&w, &values.w}, {&g, &values.g}, {&predicted, &values.predicted}, {&first, &values.state[0]}, {&second, &values.state[1]}};
   for (auto [memory, host] : all) copy(d, memory->data(), host->data(), host->size() * sizeof(float));
-  Buffers b{n, w.data(), g.data(), {}, predict ? predicted.data() : nullptr};
+  Memory scratch(d, optimizer.scratch(values.matrices));
+  Buffers b{n, w.data(), g.data(), {}, predict ? predicted.data() : nullptr, values.matrices, scratch.data()};
   if (optimizer.states() > 0) b.state[0] = first.data();
   if (optimizer.states() > 1) b.state[1] = second.data();
   call(b);
@@ -59,8 +66,8 @@ void on_device(Device d, const Optimizer& optimizer, bool predict, Values& value
   synchronize(d);
 }
 
-void step(Device d, const Optimizer& optimizer, Values& values, int64_t t, float rate, const LookAhead& ahead, bool predict) {
-  on_device(d, optimizer, predict, values, [&](const Buffers& b) { optimizer.step(d, b, t, rate, ahead); });
+void step(Device d, const Optimizer& optimizer, Values& values, const Update& update, const LookAhead& ahead, bool predict) {
+  on_device(d, optimizer, predict, values, [&](const Buffers& b) { optimizer.step(d, b, update, ahead); });
 }
 void predict(Device d, const Optimizer& optimizer, Values& values, int64_t t, const LookAhead& ahead) {
   on_device(d, optimizer, true, values, [&](const Buffers& b) { optimizer.predict(d, b, t, ahead); });
@@ -91,6 +98,13 @@ OptimizerOptions sgd(float momentum, float decay, float dampening = 0, bool nest
 OptimizerOptions adam(const char* name, float beta1, float beta2, float epsilon, float decay) {
   return {name, 0.9f, 0, false, decay, beta1, beta2, epsilon};
 }
+OptimizerOptions nadam(float momentum_decay, float epsilon, float decay) {
+  return {.name = "nadam", .weight_decay = decay, .epsilon = epsilon, .momentum_decay = momentum_decay};
+}
+OptimizerOptions rmsprop(float momentum, float alpha, float epsilon, float decay) {
+  return {.name = "rmsprop", .momentum = momentum, .weight_decay = decay, .epsilon = epsilon, .alpha = alpha};
+}
+OptimizerOptions muon(float decay, float epsilon) { return {.name = "muon", .weight_decay = decay, .epsilon = epsilon}; }
 
 const std::vector<OptimizerOptions> all_options = {
     sgd(0, 0),
@@ -102,6 +116,10 @@ const std::vector<OptimizerOptions> all_options = {
     adam("adam", 0.9f, 0.999f, 1e-8f, 0),
     adam("adam", 0.8f, 0.99f, 0.05f, 0.1f),
     adam("adamw", 0.9f, 0.999f, 0.05f, 0.1f),
+    nadam(0.5f, 0.05f, 0.1f),
+    rmsprop(0, 0.99f, 0.01f, 0.1f),
+    rmsprop(0.8f, 0.9f, 0.05f, 0.1f),
+    muon(0.1f, 0.05f),
 };
 const LookAheadMode all_modes[] = {LookAheadMode::paper, LookAheadMode::released, LookAheadMode::exact, LookAheadMode::decayed};
 const Floats rates = {0.02f, 0.05f, 0.01f, 0.04f, 0.03f, 0.005f, 0.06f};
@@ -111,8 +129,25 @@ std::string describe(const OptimizerOptions& o) {
          std::to_string(o.nesterov) + " decay " + std::to_string(o.weight_decay) + " epsilon " + std::to_string(o.epsilon);
 }
 
-// A look-ahead of one element, from the formulas of docs/look-ahead.md, in double and update by update.
-double direct(const OptimizerOptions& o, LookAheadMode mode, int64_t t, std::span<const float> r, double w, double g, double m, double v) {
+// NAdam's weight of the momentum in update number t.
+double nadam_mean(const OptimizerOptions& o, double t) {
+  auto mu = [&](double i) { return double(o.beta1) * (1 - 0.5 * std::pow(0.96, i * double(o.momentum_decay))); };
+  double product = 1;
+  for (double i = 1; i <= t + 1; ++i) product *= mu(i);
+  return mu(t + 1) / (1 - product);
+}
+
+// The factor of Muon's orthogonal step at an element; 0 where it belongs to no matrix.
+double muon_scale(const Values& values, size_t element) {
+  for (const Matrix& m : values.matrices)
+    if (int64_t(element) >= m.offset && int64_t(element) < m.offset + m.rows * m.columns)
+      return m.rows > m.columns ? std::sqrt(double(m.rows) / double(m.columns)) : 1;
+  return 0;
+}
+
+// The look-ahead at one element, from the formulas of docs/look-ahead.md, in double and update by update.
+double direct(const OptimizerOptions& o, LookAheadMode mode, int64_t t, std::span<const float> r, const Values& values, size_t element) {
+  double w = values.w[element], g = values.g[element], m = values.state[0][element], v = values.state[1][element];
   if (t == 0) return w;
   const double c = o.weight_decay, b1 = o.beta1, b2 = o.beta2, u = o.momentum, s = double(r.size());
   if (r.empty()) return w;
@@ -134,17 +169,35 @@ double direct(const OptimizerOptions& o, LookAheadMode mode, int64_t t, std::spa
     }
     return w;
   }
+  if (o.name == "rmsprop") {
+    std::swap(m, v);
+    const double deviation = std::sqrt(v) + o.epsilon, direction = u > 0 ? m : g / deviation;
+    if (mode == LookAheadMode::paper) return w - s * r[0] * direction;
+    if (mode == LookAheadMode::exact) return w - sum * direction;
+    if (mode == LookAheadMode::released) return w - s * r[0] * g / deviation;
+    for (float rate : r) m = u * m + c * w / deviation, w -= rate * m;
+    return w;
+  }
+  if (const double scale = muon_scale(values, element); o.name == "muon" && scale > 0) {
+    if (mode == LookAheadMode::exact) return w - sum * scale * v;
+    if (mode != LookAheadMode::decayed) return w - s * r[0] * scale * v;
+    for (float rate : r) w = w * (1 - rate * c) - rate * scale * v;
+    return w;
+  }
   auto toward = [&](double mean, double updates, double epsilon) {
     return mean / (1 - std::pow(b1, updates)) / (std::sqrt(v) / std::sqrt(1 - std::pow(b2, updates)) + epsilon);
   };
   if (mode == LookAheadMode::paper) return w - s * r[0] * toward(m, double(t), o.epsilon);
-  if (mode == LookAheadMode::released) return w - s * r[0] * toward(m, double(t), 1e-8);
+  if (mode == LookAheadMode::released) return w - s * r[0] * toward(m, double(t), o.name == "nadam" ? double(o.epsilon) : 1e-8);
   if (mode == LookAheadMode::exact) return w - sum * toward(m, double(t), o.epsilon);
   double updates = double(t);
   for (float rate : r) {
-    if (o.name == "adamw") w *= 1 - rate * c, m = b1 * m;
-    else m = b1 * m + (1 - b1) * c * w;
-    w -= rate * toward(m, ++updates, o.epsilon);
+    if (o.name == "adam") m = b1 * m + (1 - b1) * c * w;
+    else w *= 1 - rate * c, m = b1 * m;
+    ++updates;
+    // NAdam has its own weight in place of Adam's bias correction.
+    const double weight = o.name == "nadam" ? nadam_mean(o, updates) * (1 - std::pow(b1, updates)) : 1;
+    w -= rate * weight * toward(m, updates, o.epsilon);
   }
   return w;
 }
@@ -180,15 +233,18 @@ TEST_CASE("updates equal PyTorch's") {
       {"adam", adam("adam", 0.9f, 0.999f, 1e-8f, 0)},
       {"adam_decay", adam("adam", 0.8f, 0.99f, 1e-3f, 0.1f)},
       {"adamw", adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f)},
+      {"nadam", nadam(0.004f, 1e-8f, 0.1f)},
+      {"rmsprop", rmsprop(0, 0.99f, 1e-8f, 0)},
+      {"rmsprop_momentum", rmsprop(0.8f, 0.9f, 1e-3f, 0.1f)},
   };
   for (const auto& [name, options] : cases) {
     CAPTURE(name);
     auto optimizer = make_optimizer(options);
-    Values values{start, Floats(n), Floats(n), {Floats(n), Floats(n)}};
+    Values values{start, Floats(n), Floats(n), {Floats(n), Floats(n)}, {}};
     Floats kept;
     for (size_t t = 1; t <= golden_rates.size(); ++t) {
       values.g.assign(gradients.begin() + (t - 1) * n, gradients.begin() + t * n);
-      step({}, *optimizer, values, int64_t(t), golden_rates[t - 1], {}, false);
+      step({}, *optimizer, values, {int64_t(t), golden_rates[t - 1]}, {}, false);
       if (t == 1 || t == 2 || t == 12) kept.insert(kept.end(), values.w.begin(), values.w.end());
     }
     CHECK(difference(kept, tensor(std::string(name) + ".weights")) < 1e-6);
@@ -209,11 +265,10 @@ TEST_CASE("every look-ahead equals its formula") {
           CAPTURE(t);
           CAPTURE(s);
           const std::span<const float> ahead(rates.data(), s);
-          Values values = random_values(37, 5);
+          Values values = random_values(options, 37, 5);
           if (t == 0) values.state[0].assign(37, 0), values.state[1].assign(37, 0);
           Doubles expected(37);
-          for (size_t i = 0; i < 37; ++i)
-            expected[i] = direct(options, mode, t, ahead, values.w[i], values.g[i], values.state[0][i], values.state[1][i]);
+          for (size_t i = 0; i < 37; ++i) expected[i] = direct(options, mode, t, ahead, values, i);
           const Values before = values;
           predict({}, *optimizer, values, t, {mode, ahead});
           CHECK(same_bits(values, before));
@@ -230,12 +285,13 @@ TEST_CASE("the modes differ where they should, so that comparing them means some
     auto optimizer = make_optimizer(options);
     std::vector<Floats> predicted;
     for (LookAheadMode mode : all_modes) {
-      Values values = random_values(37, 5);
+      Values values = random_values(options, 37, 5);
       predict({}, *optimizer, values, 4, {mode, ahead});
       predicted.push_back(values.predicted);
     }
-    // Paper and released are the same for SGD without momentum, and for Adam as far as its epsilon is 1e-8.
-    const bool same = options.name == "sgd" ? options.momentum == 0 : options.epsilon == 1e-8f;
+    // Paper and released are the same without momentum, for NAdam, and for Adam as far as its epsilon is 1e-8.
+    const bool has_momentum = options.name == "sgd" || options.name == "rmsprop";
+    const bool same = has_momentum ? options.momentum == 0 : options.name == "nadam" || options.epsilon == 1e-8f;
     for (size_t a = 0; a < 4; ++a)
       for (size_t b = a + 1; b < 4; ++b)
         if (a == 0 && b == 1 && same) CHECK(difference(predicted[a], predicted[b]) == 0);
@@ -257,10 +313,10 @@ TEST_CASE("a step that predicts is a step and then a prediction, bit for bit") {
             set_threads(threads_wanted);
             auto optimizer = make_optimizer(options);
             const LookAhead ahead{mode, {rates.data(), s}};
-            Values fused = random_values(n, 7), apart = fused;
+            Values fused = random_values(options, n, 7), apart = fused;
             for (int64_t t = 3; t <= 4; ++t) {
-              step({}, *optimizer, fused, t, 0.03f, ahead, true);
-              step({}, *optimizer, apart, t, 0.03f, ahead, false);
+              step({}, *optimizer, fused, {t, 0.03f}, ahead, true);
+              step({}, *optimizer, apart, {t, 0.03f}, ahead, false);
               predict({}, *optimizer, apart, t, ahead);
               CHECK(same_bits(fused, apart));
               CHECK(same_bits(fused.predicted, apart.predicted));
@@ -279,8 +335,8 @@ TEST_CASE("the number of threads changes no bit") {
     for (int count : {1, 2}) {
       set_threads(count);
       Values& values = results[count - 1];
-      values = random_values(50021, 9);
-      step({}, *optimizer, values, 2, 0.03f, {LookAheadMode::decayed, rates}, true);
+      values = random_values(options, 50021, 9);
+      step({}, *optimizer, values, {2, 0.03f}, {LookAheadMode::decayed, rates}, true);
     }
     set_threads(before);
     CHECK(same_bits(results[0], results[1]));
@@ -297,10 +353,10 @@ TEST_CASE("every device equals the host") {
           CAPTURE(to_string(mode));
           CAPTURE(n);
           auto optimizer = make_optimizer(options);
-          Values host = random_values(n, 11), there = host;
+          Values host = random_values(options, n, 11), there = host;
           for (int64_t t = 1; t <= 2; ++t) {
-            step({}, *optimizer, host, t, 0.03f, {mode, rates}, true);
-            step(d, *optimizer, there, t, 0.03f, {mode, rates}, true);
+            step({}, *optimizer, host, {t, 0.03f}, {mode, rates}, true);
+            step(d, *optimizer, there, {t, 0.03f}, {mode, rates}, true);
           }
           CHECK(difference(there.predicted, host.predicted) < 1e-6);
           there.predicted.assign(n, nan_);
@@ -319,47 +375,239 @@ TEST_CASE("decayed is where updates with zero gradients lead") {
   options.push_back(sgd(0.5f, 0, 0, true));
   for (const OptimizerOptions& o : options)
     for (size_t s : {1, 3, 7}) {
+      if (o.name == "muon") continue;  // holds its direction
       CAPTURE(describe(o));
       CAPTURE(s);
       auto optimizer = make_optimizer(o);
-      Values values = random_values(n, 13);
+      Values values = random_values(o, n, 13);
       for (Floats& state : values.state) state.assign(n, 0);
       Numbers number{17};
       for (int64_t t = 1; t <= 3; ++t) {
         for (float& g : values.g) g = number();
-        step({}, *optimizer, values, t, 0.05f, {LookAheadMode::decayed, {rates.data(), s}}, t == 3);
+        step({}, *optimizer, values, {t, 0.05f}, {LookAheadMode::decayed, {rates.data(), s}}, t == 3);
       }
-      const Floats held = values.state[1];
+      const bool coupled = o.name == "adam" || o.name == "rmsprop";
+      Floats& square = values.state[o.name == "rmsprop" ? 0 : 1];
+      const double kept = o.name == "rmsprop" ? o.alpha : o.beta2;
+      const Floats held = square;
       values.g.assign(n, 0);
       for (size_t j = 0; j < s; ++j) {
-        // Adam's second moment is held: it is set to what this update turns into the value held.
+        // The mean square is held: it is set to what this update turns into the value held.
         if (o.name != "sgd")
           for (size_t i = 0; i < n; ++i) {
-            double g = o.name == "adam" ? double(o.weight_decay) * values.w[i] : 0;
-            values.state[1][i] = float((held[i] - (1 - double(o.beta2)) * g * g) / double(o.beta2));
+            double g = coupled ? double(o.weight_decay) * values.w[i] : 0;
+            square[i] = float((held[i] - (1 - kept) * g * g) / kept);
           }
-        step({}, *optimizer, values, int64_t(4 + j), rates[j], {}, false);
+        step({}, *optimizer, values, {int64_t(4 + j), rates[j]}, {}, false);
       }
       CHECK(difference(values.predicted, values.w) < 1e-6);
     }
 }
 
-TEST_CASE("Adam's decayed look-ahead has a limit, and says so") {
-  auto optimizer = make_optimizer(adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f));
-  Values values = random_values(5, 3);
-  const Floats many(max_look_ahead + 1, 0.001f);
-  CHECK_THROWS_AS(predict({}, *optimizer, values, 2, {LookAheadMode::decayed, many}), UsageError);
-  const std::span<const float> most(many.data(), max_look_ahead);
-  predict({}, *optimizer, values, 2, {LookAheadMode::decayed, most});
-  for (size_t i = 0; i < 5; ++i) {
-    double expected = direct(adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f), LookAheadMode::decayed, 2, most, values.w[i], 0, values.state[0][i],
-                             values.state[1][i]);
-    CHECK(values.predicted[i] == doctest::Approx(expected).epsilon(1e-6));
+TEST_CASE("the decayed look-ahead of Adam and of RMSprop has a limit, and says so") {
+  for (const OptimizerOptions& options : {adam("adamw", 0.9f, 0.999f, 1e-8f, 0.1f), rmsprop(0.8f, 0.9f, 1e-3f, 0.1f)}) {
+    CAPTURE(describe(options));
+    auto optimizer = make_optimizer(options);
+    Values values = random_values(options, 5, 3);
+    const Floats many(max_look_ahead + 1, 0.001f);
+    CHECK_THROWS_AS(predict({}, *optimizer, values, 2, {LookAheadMode::decayed, many}), UsageError);
+    const std::span<const float> most(many.data(), max_look_ahead);
+    predict({}, *optimizer, values, 2, {LookAheadMode::decayed, most});
+    for (size_t i = 0; i < 5; ++i)
+      CHECK(values.predicted[i] == doctest::Approx(direct(options, LookAheadMode::decayed, 2, most, values, i)).epsilon(1e-6));
   }
 }
 
+TEST_CASE("Muon equals PyTorch's, and AdamW where there is no matrix") {
+  const SafeTensors golden = read_safetensors(GOLDEN_DIR "/optim.safetensors");
+  Segments segments;
+  segments.add({"wide", {3, 8}, {}});
+  segments.add({"tall", {12, 5}, {}});
+  segments.add({"vector", {7}, {}});
+  segments.add({"convolution", {4, 2, 2, 3}, {}});
+  const size_t n = size_t(segments.total), packed = golden.tensors.at("muon.start").floats().size();
+  // Between a tensor of the file, its parameters one after another, and the flat buffer.
+  auto exchange = [&](float* file, Floats& buffer, bool into_buffer) {
+    for (size_t i = 0; i < segments.specs.size(); ++i)
+      for (int64_t j = 0; j < segments.specs[i].count(); ++j, ++file)
+        if (float& place = buffer[size_t(segments.offsets[i] + j)]; into_buffer) place = *file;
+        else *file = place;
+  };
+  auto packed_values = [&](Floats& buffer) {
+    Floats file(packed);
+    exchange(file.data(), buffer, false);
+    return file;
+  };
+  auto tensor = [&](const char* name) { return golden.tensors.at(name).floats(); };
+  Values values{Floats(n), Floats(n), Floats(n), {Floats(n), Floats(n)}, matrices(segments)};
+  CHECK(values.matrices.size() == 3);
+  Floats start = tensor("muon.start"), gradients = tensor("muon.gradients"), golden_rates = tensor("rates"), kept;
+  exchange(start.data(), values.w, true);
+  auto optimizer = make_optimizer(muon(0.1f, 1e-8f));
+  for (size_t t = 1; t <= golden_rates.size(); ++t) {
+    exchange(gradients.data() + (t - 1) * packed, values.g, true);
+    step({}, *optimizer, values, {int64_t(t), golden_rates[t - 1]}, {}, false);
+    const Floats now = packed_values(values.w);
+    if (t == 1 || t == 2 || t == 12) kept.insert(kept.end(), now.begin(), now.end());
+  }
+  CHECK(difference(kept, tensor("muon.weights")) < 1e-6);
+  CHECK(difference(packed_values(values.state[0]), tensor("muon.state0")) < 1e-6);
+  CHECK(difference(packed_values(values.state[1]), tensor("muon.state1")) < 1e-5);  // Newton-Schulz magnifies rounding
+  // The padding between the parameters stays zero.
+  double all = 0, of_parameters = 0;
+  for (float w : values.w) all += std::abs(double(w));
+  for (float w : packed_values(values.w)) of_parameters += std::abs(double(w));
+  CHECK(all == doctest::Approx(of_parameters).epsilon(1e-12));
+}
+
+TEST_CASE("spike compensation equals its formula") {
+  const OptimizerOptions compensating[] = {sgd(0, 0.1f),
+                                           sgd(0.9f, 0.1f),
+                                           sgd(0.8f, 0.1f, 0.3f),
+                                           adam("adam", 0.8f, 0.99f, 0.05f, 0.1f),
+                                           adam("adamw", 0.9f, 0.999f, 0.05f, 0.1f),
+                                           rmsprop(0, 0.9f, 0.05f, 0.1f),
+                                           rmsprop(0.8f, 0.9f, 0.05f, 0.1f)};
+  constexpr size_t n = 37;
+  for (const OptimizerOptions& o : compensating)
+    for (int late : {1, 3, 7}) {
+      CAPTURE(describe(o));
+      CAPTURE(late);
+      auto optimizer = make_optimizer(o);
+      CHECK(optimizer->compensates());
+      Values values = random_values(o, n, 19);
+      for (Floats& state : values.state) state.assign(n, 0);
+      Values in_time = values;
+      Doubles w(values.w.begin(), values.w.end()), m(n), v(n);
+      Numbers number{23};
+      for (int64_t t = 1; t <= 5; ++t) {
+        for (size_t i = 0; i < n; ++i) {
+          values.g[i] = in_time.g[i] = number();
+          const double rate = 0.05f, u = o.momentum, c = o.weight_decay, b1 = o.beta1, b2 = o.beta2;
+          // The weights that a gradient has in what moved meanwhile, and in what is left, summed term by term.
+          double meanwhile = 0, left = 1, mean_left = 1;
+          for (int j = 0; j < late; ++j) meanwhile += left, left *= u, mean_left *= b1;
+          double g = values.g[i] + (o.name == "adamw" ? 0 : c * w[i]);
+          if (o.name == "sgd") {
+            const double share = t == 1 || u == 0 ? 1 : 1 - double(o.dampening);
+            m[i] = u * m[i] + share * g;
+            w[i] -= rate * (u > 0 ? left * m[i] + meanwhile * share * g : g);
+          } else if (o.name == "rmsprop") {
+            v[i] = o.alpha * v[i] + (1 - double(o.alpha)) * g * g;
+            const double q = g / (std::sqrt(v[i]) + o.epsilon);
+            m[i] = u * m[i] + q;
+            w[i] -= rate * (u > 0 ? left * m[i] + meanwhile * q : q);
+          } else {
+            if (o.name == "adamw") w[i] *= 1 - rate * c;
+            m[i] = b1 * m[i] + (1 - b1) * g, v[i] = b2 * v[i] + (1 - b2) * g * g;
+            const double mean = (mean_left * m[i] + (1 - mean_left) * g) / (1 - std::pow(b1, double(t)));
+            w[i] -= rate * mean / (std::sqrt(v[i] / (1 - std::pow(b2, double(t)))) + o.epsilon);
+          }
+        }
+        step({}, *optimizer, values, {t, 0.05f, late}, {LookAheadMode::paper, {rates.data(), 3}}, true);
+        step({}, *optimizer, in_time, {t, 0.05f}, {}, false);
+      }
+      CHECK(difference(values.w, w) < 1e-6);
+      const LookAhead ahead{LookAheadMode::paper, {rates.data(), 3}};
+      for (size_t i = 0; i < n; ++i)
+        CHECK(values.predicted[i] == doctest::Approx(direct(o, ahead.mode, 5, ahead.rates, values, i)).epsilon(1e-5));
+      const bool without_momentum = (o.name == "sgd" || o.name == "rmsprop") && o.momentum == 0;
+      if (without_momentum) CHECK(same_bits(values, in_time));
+      else CHECK(difference(values.w, in_time.w) > 1e-3);
+    }
+  for (const OptimizerOptions& o : {sgd(0.9f, 0, 0, true), nadam(0.004f, 1e-8f, 0), muon(0, 1e-8f)}) {
+    auto optimizer = make_optimizer(o);
+    Values values = random_values(o, n, 19);
+    CHECK_FALSE(optimizer->compensates());
+    CHECK_THROWS_WITH_AS(step({}, *optimizer, values, {2, 0.05f, 1}, {}, false), doctest::Contains("spike compensation"), UsageError);
+    step({}, *optimizer, values, {2, 0.05f}, {}, false);
+  }
+}
+
+TEST_CASE("a scaled gradient is what the update and every look-ahead read") {
+  for (const OptimizerOptions& options : all_options)
+    for (LookAheadMode mode : all_modes)
+      for (float scale : {0.25f, 0.3f}) {
+        CAPTURE(describe(options));
+        CAPTURE(to_string(mode));
+        auto optimizer = make_optimizer(options);
+        const LookAhead ahead{mode, {rates.data(), 3}, scale};
+        Values scaled = random_values(options, 37, 29), clipped = scaled, apart = scaled;
+        for (float& g : clipped.g) g *= scale;
+        const Floats gradient = scaled.g;
+        step({}, *optimizer, scaled, {2, 0.05f, 0, scale}, {mode, {rates.data(), 3}}, true);
+        step({}, *optimizer, clipped, {2, 0.05f}, {mode, {rates.data(), 3}}, true);
+        step({}, *optimizer, apart, {2, 0.05f, 0, scale}, {}, false);
+        predict({}, *optimizer, apart, 2, ahead);
+        CHECK(same_bits(scaled.g, gradient));
+        CHECK(same_bits(scaled.w, clipped.w));
+        for (int i = 0; i < 2; ++i) CHECK(same_bits(scaled.state[i], clipped.state[i]));
+        CHECK(same_bits(scaled.predicted, clipped.predicted));
+        CHECK(same_bits(apart.predicted, clipped.predicted));
+      }
+}
+
+TEST_CASE("the sum of the squares of a gradient") {
+  std::vector<Device> devices = other_devices();
+  devices.push_back({});
+  for (Device d : devices)
+    for (int64_t n : {0, 1, 63, 64, 65, 1000, 40013}) {
+      CAPTURE(n);
+      Numbers number{31};
+      Floats values(size_t(n) + 1, nan_);  // what follows the gradient is not read
+      double expected = 0;
+      for (int64_t i = 0; i < n; ++i) values[size_t(i)] = number(), expected += double(values[size_t(i)]) * values[size_t(i)];
+      Memory x(d, n + 1), sums(d, square_sum_floats);
+      copy(d, x.data(), values.data(), values.size() * sizeof(float));
+      const Floats poison(square_sum_floats, nan_);
+      copy(d, sums.data(), poison.data(), poison.size() * sizeof(float));
+      synchronize(d);
+      double results[2];
+      for (int count : {1, 2}) {
+        const int before = threads();
+        set_threads(count);
+        square_sum(d, n, x.data(), sums.data());
+        results[count - 1] = read_square_sum(d, sums.data());
+        set_threads(before);
+      }
+      CHECK(results[0] == results[1]);
+      CHECK(std::abs(results[0] - expected) <= 1e-6 * expected);
+    }
+}
+
+TEST_CASE("looking back equals PipeMare's recurrence") {
+  std::vector<Device> devices = other_devices();
+  devices.push_back({});
+  constexpr size_t n = 37;
+  for (Device d : devices)
+    for (int tau : {0, 1, 3, 7}) {
+      CAPTURE(tau);
+      Numbers number{37};
+      Floats w(n), corrected(n);
+      for (float& x : w) x = number();
+      Doubles change(n), expected(n);
+      Memory weights(d, n), average(d, n), result(d, n);
+      copy(d, average.data(), w.data(), n * sizeof(float));
+      const double kept = tau > 0 ? std::pow(0.135, 1.0 / tau) : 0;
+      for (int t = 0; t < 20; ++t) {
+        for (size_t i = 0; i < n; ++i) {
+          const double before = w[i];
+          w[i] += 0.1f * number();
+          change[i] = kept * change[i] + (1 - kept) * (w[i] - before);
+          expected[i] = w[i] - tau * change[i];
+        }
+        copy(d, weights.data(), w.data(), n * sizeof(float));
+        look_back(d, n, weights.data(), average.data(), result.data(), tau);
+        copy(d, corrected.data(), result.data(), n * sizeof(float));
+        synchronize(d);
+        CHECK(difference(corrected, expected) < 2e-6);
+        if (tau > 0) CHECK(difference(corrected, w) > 1e-3);
+      }
+    }
+}
+
 TEST_CASE("optimizers and look-aheads are chosen by name, and mistakes are named together") {
-  CHECK(optimizer_names() == std::vector<std::string>{"sgd", "adam", "adamw"});
+  CHECK(optimizer_names() == std::vector<std::string>{"sgd", "adam", "adamw", "nadam", "rmsprop", "muon"});
   CHECK(make_optimizer({})->states() == 1);
   CHECK(make_optimizer(sgd(0, 0))->states() == 0);
   CHECK(make_optimizer(adam("adam", 0.9f, 0.999f, 1e-8f, 0))->states() == 2);
@@ -375,6 +623,12 @@ TEST_CASE("optimizers and look-aheads are chosen by name, and mistakes are named
     }
     return {};
   };
+  CHECK(make_optimizer(rmsprop(0, 0.99f, 1e-8f, 0))->states() == 1);
+  CHECK(make_optimizer(rmsprop(0.9f, 0.99f, 1e-8f, 0))->states() == 2);
+  CHECK(mistakes(nadam(-1, 1e-8f, 0)).find("momentum decay is -1") == 0);
+  CHECK(mistakes(nadam(nan_, 1e-8f, 0)).find("momentum decay is nan") == 0);
+  CHECK(mistakes(rmsprop(0, 1, 1e-8f, 0)).find("alpha is 1") == 0);
+  CHECK(mistakes(rmsprop(0, -0.5f, 1e-8f, 0)).find("alpha is -0.5") == 0);
   CHECK(mistakes({}).empty());
   CHECK(mistakes(sgd(0.9f, 0, 1)).empty());
   CHECK(mistakes(adam("adam", 0, 0, 1e-8f, 0)).empty());
