@@ -1,6 +1,7 @@
 #include "app/run_result.h"
 
 #include <algorithm>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 namespace pipecast {
@@ -14,6 +15,17 @@ double median(std::vector<double> values) {
   return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
+std::vector<Json> read_metrics(const std::string& path) {
+  std::vector<Json> lines;
+  std::ifstream stream(path);
+  for (std::string text; std::getline(stream, text);) {
+    Json line = Json::parse(text, nullptr, false);
+    if (line.is_discarded()) break;
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
 RunResult run_result(const std::vector<Json>& metrics) {
   RunResult result;
   std::vector<double> speeds;
@@ -22,7 +34,9 @@ RunResult run_result(const std::vector<Json>& metrics) {
     const Json& event = line["event"];
     if (event == "start")
       for (const Json& stage : line["stages"]) result.stages.push_back({stage["copies"], stage["memory_mebibytes"], 0});
+    if (event == "step") result.epochs_done = line["epochs"];
     if (event == "epoch") {
+      result.epochs_done = line["epoch"];
       result.epochs.push_back(line);
       speeds.push_back(line["images_per_second"]);
       if (line["test_accuracy"].is_number())
@@ -32,6 +46,7 @@ RunResult run_result(const std::vector<Json>& metrics) {
         if (const Json& error = line["stages"][k]["prediction_error"]; error.is_number())
           result.stages[k].prediction_error += error.get<double>();
     }
+    if (event == "diverged") result.diverged = line["epoch"];
     if (event == "done") {
       result.done = true;
       result.test_accuracy = line["test_accuracy"];

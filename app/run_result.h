@@ -14,7 +14,9 @@ struct StageResult {
 };
 
 struct RunResult {
-  bool done = false;                                 // it came to its end; what stands below is meant for runs that did
+  bool done = false;                                 // it came to its end
+  int64_t diverged = 0;                              // the epoch after which the loss was no longer a number; 0: it always was
+  double epochs_done = 0;                            // so far
   double test_accuracy = 0, best_test_accuracy = 0;  // from 0 to 1: at the end, and the best of all evaluations
   double images_per_second = 0;                      // of training, the median over the epochs
   double seconds = 0;                                // in all
@@ -23,6 +25,8 @@ struct RunResult {
   std::vector<nlohmann::ordered_json> epochs;  // the lines of the epochs
 };
 
+// The lines of a run's metrics.jsonl, up to one that is not complete; none where no file is.
+std::vector<nlohmann::ordered_json> read_metrics(const std::string& path);
 RunResult run_result(const std::vector<nlohmann::ordered_json>& metrics);
 
 // Of an odd number of values the middle one, else the mean of the two in the middle; 0 of none.

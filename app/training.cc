@@ -70,8 +70,10 @@ class Run {
       row["test_loss"] = result.loss, row["test_accuracy"] = result.accuracy;
     }
     end_epoch(last, std::move(row));
-    if (!std::isfinite(outcome.loss + result.loss))
+    if (!std::isfinite(outcome.loss + result.loss)) {
+      metrics_.write({{"event", "diverged"}, {"epoch", last}});
       throw Error("the loss is no longer a number after epoch " + std::to_string(last) + ": lower --lr, or add --warmup-epochs");
+    }
   }
 
   Outcome result;  // of the last evaluation
