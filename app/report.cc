@@ -77,6 +77,7 @@ std::string chart(const std::string& title, const std::vector<Curve>& curves) {
   svg += format("<text x=\"%g\" y=\"%g\" text-anchor=\"end\">epoch</text>", width - right, height - 4);
   std::string legend;
   for (size_t i = 0; i < curves.size(); ++i) {
+    if (curves[i].points.empty()) continue;
     const char* colour = colours[i % std::size(colours)];
     const std::string name = escaped(curves[i].name);
     std::string line, upper, lower;

@@ -388,6 +388,7 @@ class Compare(CommandTest):
             self.assertEqual((entries[0]["test_accuracy"]["mean"], entries[0]["copies"]), (None, [1, 1]))
             self.assertEqual(entries[1]["runs"][0]["outcome"], "done")
         self.assertIn("| vanilla+lr=1e9 | - | - | diverged at epoch 1 |", (self.folder / "out" / "compare.md").read_text())
+        self.assertEqual((self.folder / "out" / "report.html").read_text().count("vanilla+lr=1e9"), 2)  # table and configuration, no curve
 
     def test_failure_is_a_row(self):
         run = self.folder / "out" / "vanilla-1"
