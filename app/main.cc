@@ -21,6 +21,7 @@ int main(int count, char** arguments) {
   try {
     std::vector<std::unique_ptr<Command>> commands;
     commands.push_back(train_command());
+    commands.push_back(compare_command());
     commands.push_back(eval_command());
     commands.push_back(audit_command());
     commands.push_back(draw_command());

@@ -74,23 +74,26 @@ template void Options::number(const std::string&, uint64_t&, const std::string&,
 template void Options::number(const std::string&, float&, const std::string&, const std::string&, float);
 template void Options::number(const std::string&, double&, const std::string&, const std::string&, double);
 
-void Options::numbers(const std::string& name, std::vector<double>& values, const std::string& placeholder, const std::string& help) {
+template <class T>
+void Options::numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help) {
   auto set = [&values, name](const std::string& text) {
     values.clear();
     for (size_t begin = 0, end = 0; !text.empty() && end != std::string::npos; begin = end + 1) {
       end = text.find(',', begin);
-      values.push_back(parse_number(name, text.substr(begin, end - begin), std::numeric_limits<double>::lowest()));
+      values.push_back(parse_number(name, text.substr(begin, end - begin), std::numeric_limits<T>::lowest()));
     }
   };
   auto get = [&values] {
     std::vector<std::string> texts;
-    for (double value : values) texts.push_back(to_text(value));
+    for (T value : values) texts.push_back(to_text(value));
     std::string text = list(texts);
     std::erase(text, ' ');
     return text;
   };
   add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = get, .is_text = true});
 }
+template void Options::numbers(const std::string&, std::vector<double>&, const std::string&, const std::string&);
+template void Options::numbers(const std::string&, std::vector<uint64_t>&, const std::string&, const std::string&);
 
 bool Options::given(const std::string& name) const {
   for (const Entry& entry : entries_)
@@ -165,8 +168,7 @@ void report_unknown(const Called& called, Mistakes& mistakes) {
   bool value_may_follow = false;
   for (const std::string& argument : called.app->remaining()) {
     if (argument.starts_with("-")) {
-      const std::string name = argument.substr(0, argument.find('=')), text = unknown_name("option", name, known);
-      mistakes.add(text.substr(0, text.find("Known:")) + "'pipecast " + called.command->name + " --help' lists them");
+      mistakes.add(unknown_option(argument.substr(0, argument.find('=')), known, called.command->name));
     } else if (!value_may_follow) {
       mistakes.add("'" + argument + "' is not understood: options begin with --, and a value follows its option");
     }
@@ -226,6 +228,11 @@ void run_command_line(int count, char** arguments, const std::vector<std::unique
   if (rest.empty()) throw UsageError("which command? There are " + list(names) + "; see pipecast --help");
   throw UsageError(rest[0].starts_with("-") ? "the command comes first, as in: pipecast train " + rest[0]
                                             : unknown_name("command", rest[0], names));
+}
+
+std::string unknown_option(const std::string& name, const std::vector<std::string>& known, const std::string& command) {
+  const std::string text = unknown_name("option", name, known);  // its list of all that are known would be long
+  return text.substr(0, text.find("Known:")) + "'pipecast " + command + " --help' lists them";
 }
 
 std::string list(const std::vector<std::string>& names) {

@@ -52,8 +52,9 @@ class Options {
   template <class T>
   void number(const std::string& name, T& value, const std::string& placeholder, const std::string& help,
               T least = std::numeric_limits<T>::lowest());
-  // "0.1,0.2"
-  void numbers(const std::string& name, std::vector<double>& values, const std::string& placeholder, const std::string& help);
+  // double or uint64_t: "0.1,0.2"
+  template <class T>
+  void numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help);
   // The option made last says where something is, not what a run is: written_config() leaves it out.
   void not_in_config() { entries_.back().in_config = false; }
 
@@ -86,6 +87,9 @@ class Command {
 
 // Runs the command that the arguments ask for, or prints help. Throws UsageError for what no command understands.
 void run_command_line(int count, char** arguments, const std::vector<std::unique_ptr<Command>>& commands);
+
+// The sentence for an option that the command does not know.
+std::string unknown_option(const std::string& name, const std::vector<std::string>& known, const std::string& command);
 
 // "a, b, c": the names of a table's rows.
 std::string list(const std::vector<std::string>& names);

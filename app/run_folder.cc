@@ -32,7 +32,8 @@ void RunFolder::create(const std::string& configuration) const {
   std::error_code failure;
   fs::create_directories(path_, failure);
   if (failure) throw UsageError("folder '" + path_ + "' cannot be made: " + failure.message() + "; choose another --out");
-  for (const std::string& file : {metrics(), weights(), report()}) fs::remove(file, failure);
+  for (const std::string& file : {weights(), report()}) fs::remove(file, failure);
+  write_file(metrics(), "");
   write_file(config(), configuration);
 }
 

@@ -14,11 +14,13 @@ class RunFolder {
   std::string weights() const { return path_ + "/weights.safetensors"; }
   std::string report() const { return path_ + "/report.html"; }
 
+  std::string log() const { return path_ + "/log.txt"; }  // what a run printed that another command started
+
   // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.
   void check_free(bool overwrite) const;
   // Throws UsageError where no finished run is.
   void check_finished() const;
-  // Makes the folder, without the files of an earlier run, and writes the configuration.
+  // Makes the folder, without the files of an earlier run, and writes the configuration and metrics without a line.
   void create(const std::string& configuration) const;
 
  private:

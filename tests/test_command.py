@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import statistics
 import struct
 import subprocess
 import sys
@@ -77,7 +78,7 @@ class Help(CommandTest):
     def test_help_gets_one_started(self):
         text = self.succeed("--help")
         self.assertIn("pipecast train --data generated --stages 4", text)
-        for command in ("train", "eval", "audit", "export", "import", "info"):
+        for command in ("train", "compare", "eval", "audit", "export", "import", "info"):
             self.assertIn("\n  " + command + " ", text)
             own = self.succeed(command, "--help")
             self.assertIn("Usage: pipecast " + command, own)
@@ -308,8 +309,116 @@ class Training(CommandTest):
         self.assertEqual(result.returncode, 1)
         self.assertRegex(result.stderr, r"\Apipecast: the loss is no longer a number.*\n\Z")
         self.assertFalse((self.folder / "run" / "weights.safetensors").exists())
-        self.assertNotEqual(self.metrics("run")[-1]["event"], "done")
+        self.assertEqual(self.metrics("run")[-1], {"event": "diverged", "epoch": 1})
         self.refuse(["eval", "--run", "run"], "training did not come to the end")
+
+
+class Compare(CommandTest):
+    COMPARE = ["compare", *TRAIN[1:], "--stages", 2, "--lr", ".02", "--out", "out"]
+
+    def compare(self, *arguments):
+        """The lines that name a run, and the entries of compare.json."""
+        out = self.succeed(*self.COMPARE, *arguments)
+        return [line for line in out.splitlines() if line.startswith("run ")], self.entries()
+
+    def entries(self):
+        return json.loads((self.folder / "out" / "compare.json").read_text())["entries"]
+
+    def test_table(self):
+        arguments = ["--epochs", 2, "--seeds", "1,2", "--methods", "vanilla+lr-milestones=1,,2,pipeoptim:exact+lr=.01+nesterov=true"]
+        lines, entries = self.compare(*arguments)
+        self.assertEqual([line.split(": ")[0] for line in lines], [f"run {i} of 4" for i in range(1, 5)])
+        self.assertEqual([entry["entry"] for entry in entries], ["vanilla+lr-milestones=1,2", "pipeoptim:exact+lr=.01+nesterov=true"])
+        folders = ["vanilla+lr-milestones=1-2-%d", "pipeoptim-exact+lr=.01+nesterov=true-%d"]
+        for entry, folder, copies in zip(entries, folders, ([1, 1], [2, 1])):
+            metrics = [self.metrics("out/" + folder % seed) for seed in (1, 2)]
+            epochs = [[line for line in lines if line["event"] == "epoch"] for lines in metrics]
+            for key, of in (("test_accuracy", lambda lines: lines[-1]["test_accuracy"]),
+                            ("best_test_accuracy", lambda lines: max(line["test_accuracy"] for line in lines))):
+                values = [of(lines) for lines in epochs]
+                self.assertEqual(entry[key]["values"], values)
+                self.assertAlmostEqual(entry[key]["mean"], statistics.mean(values))
+                self.assertAlmostEqual(entry[key]["deviation"], statistics.stdev(values))
+            speeds = [statistics.median(line["images_per_second"] for line in lines) for lines in epochs]
+            self.assertAlmostEqual(entry["images_per_second"], statistics.median(speeds))
+            self.assertEqual(entry["copies"], copies)
+            self.assertEqual(entry["memory_mebibytes"], [stage["memory_mebibytes"] for stage in metrics[0][0]["stages"]])
+            errors = [statistics.mean(line["stages"][k]["prediction_error"] for lines in epochs for line in lines) for k in (0, 1)]
+            for error, expected in zip(entry["prediction_error"], errors):
+                self.assertAlmostEqual(error or 0, expected)
+            self.assertEqual([error is None for error in entry["prediction_error"]], [copies[0] == 1, True])
+            self.assertEqual([run["weights_digest"] for run in entry["runs"]], [lines[-1]["weights_digest"] for lines in metrics])
+        self.assertEqual((self.folder / "out" / "compare.md").read_text().count("\n| "), 3)
+        report = (self.folder / "out" / "report.html").read_text()
+        self.assertEqual((report.count("<svg"), report.count("fill-opacity")), (3, 6))
+        for outside in ("http", "src=", "<link", "<script", "nan", "inf"):
+            self.assertNotIn(outside, report)
+
+        # A run is what `train` makes of the same options, and serves other commands.
+        digest = self.train("alone", "--epochs", 2, "--stages", 2, "--lookahead", "exact", "--lr", ".01", "--nesterov", "--seed", 2)
+        self.assertEqual(entries[1]["runs"][1]["weights_digest"], digest)
+        run = "out/" + folders[1] % 2
+        self.assertEqual((self.folder / run / "config").read_text(), (self.folder / "alone" / "config").read_text())
+        result = json.loads(self.succeed("eval", "--run", run, "--json"))
+        self.assertEqual(result["test_accuracy"], entries[1]["runs"][1]["test_accuracy"])
+
+    def test_finished_runs_are_kept(self):
+        lines, first = self.compare("--methods", "vanilla,gpipe", "--seeds", "1")
+        self.assertEqual(first[0]["test_accuracy"]["deviation"], None)
+        # One that was cut off is repeated, and new ones are added.
+        metrics = self.folder / "out" / "gpipe-1" / "metrics.jsonl"
+        metrics.write_text(metrics.read_text()[:-9])
+        lines, second = self.compare("--methods", "vanilla,gpipe", "--seeds", "1,2", "--parallel", 3)
+        self.assertEqual({line.split(": ")[1]: "kept" in line for line in lines},
+                         {"vanilla, seed 1": True, "vanilla, seed 2": False, "gpipe, seed 1": False, "gpipe, seed 2": False})
+        self.assertEqual(second[0]["runs"][0], first[0]["runs"][0])
+        self.assertEqual(second[1]["runs"][0]["weights_digest"], first[1]["runs"][0]["weights_digest"])
+        self.refuse([*self.COMPARE, "--methods", "vanilla", "--seeds", "1", "--momentum", ".8"],
+                    "'out/vanilla-1' holds a run of another configuration: momentum is '0.9' there and '0.8' now", "--overwrite")
+        lines, third = self.compare("--methods", "vanilla", "--seeds", "1", "--momentum", ".8", "--overwrite")
+        self.assertNotIn("kept", lines[0])
+        self.assertNotEqual(third[0]["runs"][0]["weights_digest"], first[0]["runs"][0]["weights_digest"])
+
+    def test_divergence_is_a_row(self):
+        for again in (False, True):
+            lines, entries = self.compare("--methods", "vanilla+lr=1e9,vanilla", "--seeds", "1")
+            self.assertIn("diverged at epoch 1", lines[0])
+            self.assertEqual(["kept" in line for line in lines], [again, again])
+            self.assertEqual(entries[0]["runs"], [{"seed": 1, "folder": "out/vanilla+lr=1e9-1", "outcome": "diverged", "epoch": 1}])
+            self.assertEqual((entries[0]["test_accuracy"]["mean"], entries[0]["copies"]), (None, [1, 1]))
+            self.assertEqual(entries[1]["runs"][0]["outcome"], "done")
+        self.assertIn("| vanilla+lr=1e9 | - | - | diverged at epoch 1 |", (self.folder / "out" / "compare.md").read_text())
+        self.assertEqual((self.folder / "out" / "report.html").read_text().count("vanilla+lr=1e9"), 2)  # table and configuration, no curve
+
+    def test_failure_is_a_row(self):
+        run = self.folder / "out" / "vanilla-1"
+        (run / "weights.safetensors" / "in the way").mkdir(parents=True)
+        for name in ("config", "metrics.jsonl"):
+            (run / name).write_text("")
+        result = self.run_command(*self.COMPARE, "--methods", "vanilla,gpipe", "--seeds", "1", "--overwrite")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stderr, r"\Apipecast: 1 of 2 runs failed; .*\n\Z")
+        failed, done = (entry["runs"][0] for entry in self.entries())
+        self.assertEqual((failed["outcome"], done["outcome"]), ("failed", "done"))
+        self.assertIn("failed with exit code 1", failed["failure"])
+        self.assertTrue(failed["failure"].endswith((run / "log.txt").read_text().splitlines()[-1]))
+        self.assertIn("weights.safetensors", failed["failure"])
+
+    def test_mistakes(self):
+        def refuse(methods, *expected, mistakes=1):
+            self.refuse([*self.COMPARE, "--seeds", "1", "--methods", methods], *expected, mistakes=mistakes)
+
+        refuse("vanila,gpipe:papr,vanilla+lr=abc,gpipe+lrr=1,gpipe+2", "entry 'vanila': unknown method 'vanila'", "entry 'gpipe:papr': unknown",
+               "entry 'vanilla+lr=abc': option --lr", "did you mean 'lr'?", "'+2' is not understood", mistakes=5)
+        refuse("vanilla,gpipe+lr=-1,gpipe+lr=-1+stages=3", "entries 'gpipe+lr=-1', 'gpipe+lr=-1+stages=3': learning rate is -1")
+        refuse("pipedream-2bw", "entry 'pipedream-2bw': ")  # fewer micro-batches than stages
+        refuse("vanilla+seed=2", "--seeds")
+        refuse("vanilla,gpipe,vanilla", "'out/vanilla-1' would hold two runs")
+        for seeds in ("", "1,x", "-1", "1.5"):
+            self.refuse([*self.COMPARE, f"--seeds={seeds}"], "--seeds")
+        (self.folder / "out").mkdir()
+        (self.folder / "out" / "config").write_text("")
+        refuse("vanilla", "is the folder of a single run")
 
 
 class Weights(CommandTest):

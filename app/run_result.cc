@@ -1,0 +1,62 @@
+#include "app/run_result.h"
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace pipecast {
+
+using Json = nlohmann::ordered_json;
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+std::vector<Json> read_metrics(const std::string& path) {
+  std::vector<Json> lines;
+  std::ifstream stream(path);
+  for (std::string text; std::getline(stream, text);) {
+    Json line = Json::parse(text, nullptr, false);
+    if (line.is_discarded()) break;
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
+RunResult run_result(const std::vector<Json>& metrics) {
+  RunResult result;
+  std::vector<double> speeds;
+  int evaluations = 0;
+  for (const Json& line : metrics) {
+    const Json& event = line["event"];
+    if (event == "start")
+      for (const Json& stage : line["stages"]) result.stages.push_back({stage["copies"], stage["memory_mebibytes"], 0});
+    if (event == "step") result.epochs_done = line["epochs"];
+    if (event == "epoch") {
+      result.epochs_done = line["epoch"];
+      result.epochs.push_back(line);
+      speeds.push_back(line["images_per_second"]);
+      if (line["test_accuracy"].is_number())
+        result.best_test_accuracy = std::max(result.best_test_accuracy, line["test_accuracy"].get<double>());
+      evaluations += !line["stages"].empty();
+      for (size_t k = 0; k < line["stages"].size(); ++k)
+        if (const Json& error = line["stages"][k]["prediction_error"]; error.is_number())
+          result.stages[k].prediction_error += error.get<double>();
+    }
+    if (event == "diverged") result.diverged = line["epoch"];
+    if (event == "done") {
+      result.done = true;
+      result.test_accuracy = line["test_accuracy"];
+      result.seconds = line["seconds"];
+      result.digest = line["weights_digest"];
+    }
+  }
+  for (StageResult& stage : result.stages) stage.prediction_error /= std::max(1, evaluations);
+  result.images_per_second = median(speeds);
+  return result;
+}
+
+}  // namespace pipecast

@@ -1,0 +1,35 @@
+#pragma once
+// What came out of a run, from the lines of its metrics.jsonl.
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace pipecast {
+
+struct StageResult {
+  int copies = 1;  // of the weights
+  double memory_mebibytes = 0;
+  double prediction_error = 0;  // mean over the epochs; 0 where nothing is predicted
+};
+
+struct RunResult {
+  bool done = false;                                 // it came to its end
+  int64_t diverged = 0;                              // the epoch after which the loss was no longer a number; 0: it always was
+  double epochs_done = 0;                            // so far
+  double test_accuracy = 0, best_test_accuracy = 0;  // from 0 to 1: at the end, and the best of all evaluations
+  double images_per_second = 0;                      // of training, the median over the epochs
+  double seconds = 0;                                // in all
+  std::string digest;                                // of the weights
+  std::vector<StageResult> stages;
+  std::vector<nlohmann::ordered_json> epochs;  // the lines of the epochs
+};
+
+// The lines of a run's metrics.jsonl, up to one that is not complete; none where no file is.
+std::vector<nlohmann::ordered_json> read_metrics(const std::string& path);
+RunResult run_result(const std::vector<nlohmann::ordered_json>& metrics);
+
+// Of an odd number of values the middle one, else the mean of the two in the middle; 0 of none.
+double median(std::vector<double> values);
+
+}  // namespace pipecast

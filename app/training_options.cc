@@ -1,0 +1,109 @@
+#include "app/training_options.h"
+
+#include <algorithm>
+
+#include "pipeline/partition.h"
+
+namespace pipecast {
+
+TrainingOptions::TrainingOptions() {
+  trainer.optimizer.weight_decay = 5e-4f;
+  trainer.schedule.name = "cosine";
+}
+
+void TrainingOptions::declare(Options& o) {
+  OptimizerOptions& optimizer = trainer.optimizer;
+  Schedule& schedule = trainer.schedule;
+  o.group("Model and data");
+  o.text("model", model, "NAME", list_names(model_entries()));
+  o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
+  o.text("data", data, "FORMAT:DIR", "cifar10:DIR, generated or generated:SIZE; see pipecast info");
+  o.number("batch", trainer.batch, "N", "images per mini-batch", int64_t(1));
+  o.number("epochs", epochs, "N", "passes over the training images", int64_t(1));
+  o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
+  o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short");
+  o.number("label-smoothing", trainer.label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);
+  o.group("Pipeline");
+  o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1);
+  o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+  o.text("method", trainer.method, "NAME", list_names(methods()));
+  o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
+  o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
+  o.group("Optimizer");
+  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()));
+  o.number("lr", schedule.rate, "RATE", "learning rate");
+  o.number("momentum", optimizer.momentum, "U", "sgd");
+  o.number("dampening", optimizer.dampening, "D", "sgd: share of the gradient that momentum leaves out");
+  o.flag("nesterov", optimizer.nesterov, "sgd: Nesterov momentum");
+  o.number("weight-decay", optimizer.weight_decay, "C", "L2 for sgd and adam, decoupled for adamw");
+  o.number("beta1", optimizer.beta1, "B", "adam, adamw: decay of the mean");
+  o.number("beta2", optimizer.beta2, "B", "adam, adamw: decay of the mean square");
+  o.number("epsilon", optimizer.epsilon, "E", "adam, adamw: added to the root of the mean square");
+  o.group("Learning rate");
+  o.text("lr-schedule", schedule.name, "NAME", list(schedule_names()));
+  o.number("warmup-epochs", schedule.warmup_epochs, "N", "linear warm-up, may be a fraction");
+  o.number("lr-step-epochs", schedule.step_epochs, "N", "step: epochs from one drop to the next");
+  o.numbers("lr-milestones", schedule.milestones, "LIST", "multi-step: epochs at which the rate drops, as in 60,80");
+  o.number("lr-gamma", schedule.gamma, "G", "step, multi-step: factor of a drop");
+  o.number("lr-power", schedule.power, "P", "polynomial: the exponent");
+  o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end");
+  o.group("Run");
+  o.number("eval-every", eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", int64_t(1));
+  o.number("log-every", log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
+  o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
+  o.text("device", trainer.device, "NAME", "cpu or cuda");
+  o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
+  o.text("executor", trainer.executor, "NAME", list(executor_names()) + "; the numbers are the same");
+}
+
+TrainingInput TrainingOptions::resolve() {
+  if (trainer.threads == 0) trainer.threads = threads();
+  trainer.schedule.epochs = double(epochs);
+  TrainingInput input;
+  ModelOptions model_options;
+  Mistakes mistakes;
+  mistakes.check([&] { find_method(trainer.method); });
+  mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
+  mistakes.check([&] { make_optimizer(trainer.optimizer); });
+  mistakes.check([&] { trainer.schedule.validate(); });
+  mistakes.check([&] { parse_augmentation(augment); });
+  mistakes.check([&] { DeviceOwner device(trainer.device); });
+  const std::vector<std::string> executors = executor_names();
+  if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
+    mistakes.add(unknown_name("executor", trainer.executor, executors));
+  if (trainer.label_smoothing >= 1)
+    mistakes.add(format("label smoothing is %g: it must be at least 0 and below 1", trainer.label_smoothing));
+  mistakes.check([&] {
+    input.dataset = load_dataset(data);
+    model_options = {input.dataset.image, input.dataset.classes};
+  });
+  mistakes.check([&] { input.graph = make_model(model, model_options); });
+  if (input.graph) mistakes.check([&] { resolve_partition(*input.graph); });
+  if (input.graph && !weights.empty()) mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
+  mistakes.report();
+  return input;
+}
+
+void TrainingOptions::resolve_partition(const Graph& graph) {
+  if (partition == "balanced") {
+    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.batch), trainer.stages);
+    return;
+  }
+  if (partition == "measured") {
+    const int share = std::max(1, trainer.threads / trainer.stages);
+    trainer.partition = pipecast::partition(measured_costs(graph, trainer.batch, trainer.device, share), trainer.stages);
+    // What was measured goes into the configuration: another measurement might come out otherwise.
+    partition.clear();
+    for (int parts : trainer.partition) partition += (partition.empty() ? "" : ",") + std::to_string(parts);
+    return;
+  }
+  if (partition.find_first_not_of("0123456789,") != std::string::npos)
+    throw UsageError(unknown_name("partition", partition, {"balanced", "measured", "3,3,3,2"}));
+  trainer.partition = parse_partition(partition, int(graph.parts().size()), trainer.stages);
+}
+
+std::string run_configuration(const Options& options) {
+  return "# pipecast " PIPECAST_VERSION ": 'pipecast train --config FILE --out RUN' repeats this run.\n" + options.written_config();
+}
+
+}  // namespace pipecast

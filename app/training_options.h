@@ -1,0 +1,42 @@
+#pragma once
+// The options of a training run, for every command that trains. A new option is a variable here, a line in declare() and, where its
+// value can be wrong, a line in resolve().
+#include <optional>
+#include <string>
+
+#include "app/options.h"
+#include "app/weights_file.h"
+#include "data/dataset.h"
+#include "models/graph.h"
+#include "pipeline/trainer.h"
+
+namespace pipecast {
+
+// What the options name, loaded.
+struct TrainingInput {
+  Dataset dataset;
+  std::optional<Graph> graph;         // the model
+  std::optional<NamedWeights> start;  // --weights
+};
+
+struct TrainingOptions {
+  TrainingOptions();
+  // Binds the options to the variables below, which must stay where they are.
+  void declare(Options&);
+  // Loads the input and fills in what was left to the machine: threads, partition, the schedule's length. Throws UsageError with
+  // everything that is wrong, a line each.
+  TrainingInput resolve();
+
+  std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper";
+  int64_t epochs = 10, eval_every = 1, log_every = 50;
+  bool drop_last = false;
+  TrainerOptions trainer;
+
+ private:
+  void resolve_partition(const Graph&);
+};
+
+// The configuration that a run's folder keeps.
+std::string run_configuration(const Options&);
+
+}  // namespace pipecast
