@@ -158,11 +158,17 @@ void describe(const TrainingOptions& options, const Dataset& dataset, Trainer& t
   Json rows = Json::array();
   std::string table = "stage  parts                        parameters  copies  frames       memory\n";
   for (const StageSummary& stage : stages) {
-    const std::string first = parts[size_t(stage.first_part)].name, last = parts[size_t(stage.first_part + stage.parts - 1)].name;
+    std::string owns;
+    int owned = 0;
+    for (const auto& [first, count] : stage.parts) {
+      const std::string begin = parts[size_t(first)].name, end = parts[size_t(first + count - 1)].name;
+      owns += (owns.empty() ? "" : ", ") + (begin == end ? begin : begin + " to " + end);
+      owned += count;
+    }
     parameters += stage.parameters;
-    table += format("%5zu  %-28s %10lld  %6d  %6d  %7.1f MiB\n", rows.size(), (first == last ? first : first + " to " + last).c_str(),
+    table += format("%5zu  %-28s %10lld  %6d  %6d  %7.1f MiB\n", rows.size(), owns.c_str(),
                     (long long)(stage.parameters), stage.copies, stage.frames, memory_mebibytes(stage));
-    rows.push_back({{"parts", stage.parts},
+    rows.push_back({{"parts", owned},
                     {"parameters", stage.parameters},
                     {"copies", stage.copies},
                     {"frames", stage.frames},

@@ -7,6 +7,7 @@
 namespace pipecast {
 
 TrainingOptions::TrainingOptions() {
+  trainer.optimizer.name.clear();  // the method may have one
   trainer.optimizer.weight_decay = 5e-4f;
   trainer.schedule.name = "cosine";
 }
@@ -29,16 +30,24 @@ void TrainingOptions::declare(Options& o) {
   o.text("method", trainer.method, "NAME", list_names(methods()));
   o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
   o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
+  o.number("chunks", trainer.chunks, "N", "stretches of the model per stage, for interleaved; 0: as many as the method takes by itself", 0);
+  o.text("recompute", recompute, "WHEN", "activations made again for the backward: " + list(recompute_modes()) + " (of a mini-batch)");
+  o.flag("deferred-batch-norm", trainer.deferred_batch_norm, "running statistics are those of mini-batches, not of micro-batches");
+  o.number("sync-epochs", trainer.synchronous_epochs, "N", "train synchronously first, may be a fraction", 0.0);
+  o.number("rescale-epochs", trainer.rescale_epochs, "N", "pipemare: epochs until all stages have the full learning rate", 0.0);
   o.group("Optimizer");
-  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()));
+  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()) + "; unless given: sgd, or what the method is defined with");
   o.number("lr", schedule.rate, "RATE", "learning rate");
-  o.number("momentum", optimizer.momentum, "U", "sgd");
+  o.number("momentum", optimizer.momentum, "U", "sgd, rmsprop, muon");
   o.number("dampening", optimizer.dampening, "D", "sgd: share of the gradient that momentum leaves out");
   o.flag("nesterov", optimizer.nesterov, "sgd: Nesterov momentum");
-  o.number("weight-decay", optimizer.weight_decay, "C", "L2 for sgd and adam, decoupled for adamw");
-  o.number("beta1", optimizer.beta1, "B", "adam, adamw: decay of the mean");
-  o.number("beta2", optimizer.beta2, "B", "adam, adamw: decay of the mean square");
-  o.number("epsilon", optimizer.epsilon, "E", "adam, adamw: added to the root of the mean square");
+  o.number("weight-decay", optimizer.weight_decay, "C", "L2 for sgd, adam and rmsprop, decoupled for adamw, nadam and muon");
+  o.number("beta1", optimizer.beta1, "B", "adam, adamw, nadam, muon's vectors: decay of the mean");
+  o.number("beta2", optimizer.beta2, "B", "adam, adamw, nadam, muon's vectors: decay of the mean square");
+  o.number("epsilon", optimizer.epsilon, "E", "added to the root of the mean square");
+  o.number("momentum-decay", optimizer.momentum_decay, "PSI", "nadam");
+  o.number("alpha", optimizer.alpha, "A", "rmsprop: decay of the mean square");
+  o.number("clip-norm", trainer.clip_norm, "NORM", "scale gradients above this norm down to it (asynchronous: per stage); 0: none", 0.f);
   o.group("Learning rate");
   o.text("lr-schedule", schedule.name, "NAME", list(schedule_names()));
   o.number("warmup-epochs", schedule.warmup_epochs, "N", "linear warm-up, may be a fraction");
@@ -62,8 +71,13 @@ TrainingInput TrainingOptions::resolve() {
   TrainingInput input;
   ModelOptions model_options;
   Mistakes mistakes;
-  mistakes.check([&] { find_method(trainer.method); });
+  const Method* method = nullptr;
+  mistakes.check([&] {
+    method = &find_method(trainer.method);
+    resolve_optimizer(*method);
+  });
   mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
+  mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
   mistakes.check([&] { make_optimizer(trainer.optimizer); });
   mistakes.check([&] { trainer.schedule.validate(); });
   mistakes.check([&] { parse_augmentation(augment); });
@@ -78,20 +92,34 @@ TrainingInput TrainingOptions::resolve() {
     model_options = {input.dataset.image, input.dataset.classes};
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
-  if (input.graph) mistakes.check([&] { resolve_partition(*input.graph); });
+  if (input.graph && method) {
+    const int chunks = trainer.chunks > 0 ? trainer.chunks : method->chunks;
+    mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
+  }
   if (input.graph && !weights.empty()) mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
   mistakes.report();
   return input;
 }
 
-void TrainingOptions::resolve_partition(const Graph& graph) {
+void TrainingOptions::resolve_optimizer(const Method& method) {
+  OptimizerOptions& optimizer = trainer.optimizer;
+  if (optimizer.name.empty()) {
+    optimizer.name = method.optimizer.empty() ? "sgd" : method.optimizer;
+    if (method.beta1 > 0) optimizer.beta1 = method.beta1;
+  }
+  if (!method.optimizer.empty() && optimizer.name != method.optimizer)
+    throw UsageError("method " + method.name + " is defined with the optimizer " + method.optimizer + ", not " + optimizer.name +
+                     ": leave --optimizer out, or choose another method");
+}
+
+void TrainingOptions::resolve_partition(const Graph& graph, int stretches) {
   if (partition == "balanced") {
-    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.batch), trainer.stages);
+    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.batch), stretches);
     return;
   }
   if (partition == "measured") {
     const int share = std::max(1, trainer.threads / trainer.stages);
-    trainer.partition = pipecast::partition(measured_costs(graph, trainer.batch, trainer.device, share), trainer.stages);
+    trainer.partition = pipecast::partition(measured_costs(graph, trainer.batch, trainer.device, share), stretches);
     // What was measured goes into the configuration: another measurement might come out otherwise.
     partition.clear();
     for (int parts : trainer.partition) partition += (partition.empty() ? "" : ",") + std::to_string(parts);
@@ -99,7 +127,7 @@ void TrainingOptions::resolve_partition(const Graph& graph) {
   }
   if (partition.find_first_not_of("0123456789,") != std::string::npos)
     throw UsageError(unknown_name("partition", partition, {"balanced", "measured", "3,3,3,2"}));
-  trainer.partition = parse_partition(partition, int(graph.parts().size()), trainer.stages);
+  trainer.partition = parse_partition(partition, int(graph.parts().size()), stretches);
 }
 
 std::string run_configuration(const Options& options) {

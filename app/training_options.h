@@ -27,13 +27,15 @@ struct TrainingOptions {
   // everything that is wrong, a line each.
   TrainingInput resolve();
 
-  std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper";
+  std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper",
+              recompute = "never";
   int64_t epochs = 10, eval_every = 1, log_every = 50;
   bool drop_last = false;
   TrainerOptions trainer;
 
  private:
-  void resolve_partition(const Graph&);
+  void resolve_optimizer(const Method&);
+  void resolve_partition(const Graph&, int stretches);
 };
 
 // The configuration that a run's folder keeps.

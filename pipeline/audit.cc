@@ -5,23 +5,17 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
-#include <tuple>
 #include <utility>
-
-#include "engine/error.h"
 
 namespace pipecast {
 namespace {
 
-using Pass = std::pair<int64_t, int>;  // mini-batch, micro-batch
-Pass pass_of(const Instruction& i) { return {i.minibatch, i.micro}; }
-std::string text(Pass pass) { return "mini-batch " + std::to_string(pass.first) + "." + std::to_string(pass.second); }
-std::string text(const Instruction& i) { return to_string(i.operation) + " of " + text(pass_of(i)); }
+std::string text(const Instruction& i) { return to_string(i.operation) + " of " + to_string(i.tag()); }
 
 // All messages that went one way between two neighbours.
 struct Queue {
   struct Message {
-    Pass pass;
+    Tag pass;        // as the receiver calls it
     size_t position;  // of the instruction that sent it
     int64_t time;
   };
@@ -32,7 +26,8 @@ struct Queue {
 // The stages with their clocks. A pass takes one tick, everything else none.
 class Machine {
  public:
-  explicit Machine(const std::vector<Program>& programs) : activations_(programs.size()), gradients_(programs.size()) {
+  explicit Machine(const std::vector<Program>& programs)
+      : chunks_(chunks(programs)), activations_(programs.size()), gradients_(programs.size()) {
     for (const Program& program : programs) stages_.push_back({program});
   }
 
@@ -45,110 +40,143 @@ class Machine {
     }
     check_all_done();
     check_all_received();
-    std::vector<AuditedPass> passes;
-    for (size_t k = 0; k < stages_.size(); ++k) {
-      check_end(k);
-      passes.insert(passes.end(), stages_[k].passes.begin(), stages_[k].passes.end());
-    }
-    return passes;
+    for (size_t k = 0; k < stages_.size(); ++k) check_end(k);
+    return passes();
   }
 
  private:
-  struct Prediction {
-    size_t position;
+  // The content of a copy beside the latest weights: the predicted one, or a slot of the stash.
+  struct Copy {
+    size_t position;  // of the instruction that made it
     int64_t version;
-    int ahead;
+    int ahead = 0;
+    bool predicted = false;
     bool read = false;
   };
-  struct Stashed {
-    size_t position;
-    int64_t version;
-    bool read = false;
+  struct Begun {
+    size_t position;  // of its forward
+    int64_t version;  // that it read
+    bool kept;        // its activations are there
+    bool backward = false, awaits_weight_half = false;
   };
   struct Stage {
     const Program& program;
     size_t position = 0;
     int64_t clock = 0, updates = 0;
-    std::map<Pass, size_t> forwards = {};   // done: their positions
-    std::map<Pass, int64_t> versions = {};  // that they read
-    std::set<Pass> backwards = {};          // done
-    std::optional<int64_t> gradient = {};   // the mini-batch whose gradient has accumulated since the last update
-    std::optional<Prediction> prediction = {};
-    std::map<int, Stashed> stash = {};  // by slot
-    std::vector<AuditedPass> passes = {};
+    std::map<Tag, Begun> passes = {};
+    int awaiting_weight_half = 0;
+    std::optional<int64_t> gradient = {};  // the mini-batch whose gradient has accumulated since the last update
+    std::optional<Copy> prediction = {};
+    std::map<int, Copy> stash = {};  // by slot
+    std::vector<AuditedPass> audited = {};
 
     bool done() const { return position == program.size(); }
+    const Instruction& next() const { return program[position]; }
   };
 
+  std::vector<AuditedPass> passes() const {
+    std::vector<AuditedPass> passes;
+    for (const Stage& stage : stages_) passes.insert(passes.end(), stage.audited.begin(), stage.audited.end());
+    return passes;
+  }
+
   [[noreturn]] void wrong(size_t k, size_t position, const std::string& what) const {
-    throw UsageError("the program of stage " + std::to_string(k) + " is wrong at instruction " + std::to_string(position) + ", " +
-                     text(stages_[k].program[position]) + ": " + what);
+    throw AuditFault("the program of stage " + std::to_string(k) + " is wrong at instruction " + std::to_string(position) + ", " +
+                         text(stages_[k].program[position]) + ": " + what,
+                     passes(), {{int(k), stages_[k].clock}});
   }
   [[noreturn]] void wrong(size_t k, const std::string& what) const { wrong(k, stages_[k].position, what); }
 
-  // Whether the instruction beside this one (before: -1, after: +1) is this operation of the same pass.
-  bool beside(size_t k, int where, Operation operation) const {
+  // Whether the instruction beside this one (before: -1, after: +1) is such an operation of the same pass.
+  template <class Is>
+  bool beside(size_t k, int where, Is is) const {
     const Stage& stage = stages_[k];
     const size_t other = stage.position + size_t(where);  // past the end also where it is before the beginning
-    return other < stage.program.size() && stage.program[other].operation == operation &&
-           pass_of(stage.program[other]) == pass_of(stage.program[stage.position]);
+    return other < stage.program.size() && is(stage.program[other].operation) && stage.program[other].tag() == stage.next().tag();
   }
+  static auto is(Operation operation) {
+    return [operation](Operation other) { return other == operation; };
+  }
+
+  // The ends of the model.
+  bool first(size_t k, int chunk) const { return k == 0 && chunk == 0; }
+  bool last(size_t k, int chunk) const { return k + 1 == stages_.size() && chunk + 1 == chunks_; }
+  // Queue number k goes between stages k and k + 1, the last one round to stage 0.
+  size_t before(size_t k) const { return (k + stages_.size() - 1) % stages_.size(); }
 
   // Carries out the next instruction of stage k; false where it must wait or there is none.
   bool advance(size_t k) {
     Stage& stage = stages_[k];
     if (stage.done()) return false;
-    const Instruction& i = stage.program[stage.position];
-    const bool first = k == 0, last = k == stages_.size() - 1;
+    const Instruction& i = stage.next();
+    if (i.chunk < 0) wrong(k, "the chunk is below 0");
+    const auto begun = stage.passes.find(i.tag());
+    const bool known = begun != stage.passes.end();
     switch (i.operation) {
       case Operation::receive_activation:
-        if (!beside(k, +1, Operation::forward)) wrong(k, "the forward of this pass does not follow directly");
-        if (!first && !take(k, activations_[k - 1])) return false;
+        if (!beside(k, +1, is(Operation::forward))) wrong(k, "the forward of this pass does not follow directly");
+        if (!first(k, i.chunk) && !take(k, activations_[before(k)])) return false;
         break;
       case Operation::forward:
-        if (!beside(k, -1, Operation::receive_activation))
+        if (!beside(k, -1, is(Operation::receive_activation)))
           wrong(k, "the receive_activation of this pass does not stand directly before it");
-        if (!stage.forwards.insert({pass_of(i), stage.position}).second) wrong(k, "it has run before");
-        record(k, i);
+        if (known) wrong(k, "it has run before");
+        stage.passes[i.tag()] = {stage.position, record(k, i), i.keep};
         break;
       case Operation::send_activation:
-        if (last) wrong(k, "there is no stage after it");
-        if (!beside(k, -1, Operation::forward)) wrong(k, "the forward of this pass does not stand directly before it");
-        if (!send(k, activations_[k])) return false;
+        if (last(k, i.chunk)) wrong(k, "there is no stage after it");
+        if (!beside(k, -1, is(Operation::forward))) wrong(k, "the forward of this pass does not stand directly before it");
+        if (!send(k, activations_[k], i.chunk + (k + 1 == stages_.size() ? 1 : 0))) return false;
         break;
       case Operation::receive_gradient:
-        if (last) wrong(k, "there is no stage after it");
-        if (!beside(k, +1, Operation::backward)) wrong(k, "the backward of this pass does not follow directly");
+        if (last(k, i.chunk)) wrong(k, "there is no stage after it");
+        if (!beside(k, +1, is_backward)) wrong(k, "the backward of this pass does not follow directly");
         if (!take(k, gradients_[k])) return false;
         break;
+      case Operation::recompute:
+        if (!known) wrong(k, "it comes before its forward");
+        if (begun->second.kept) wrong(k, "the activations are still there");
+        begun->second.kept = true;
+        record(k, i);
+        break;
       case Operation::backward:
-        if (!stage.forwards.count(pass_of(i))) wrong(k, "it comes before its forward");
-        if (!last && !beside(k, -1, Operation::receive_gradient))
+      case Operation::backward_input:
+        if (!known) wrong(k, "it comes before its forward");
+        if (!last(k, i.chunk) && !beside(k, -1, is(Operation::receive_gradient)))
           wrong(k, "the receive_gradient of this pass does not stand directly before it");
-        if (!stage.backwards.insert(pass_of(i)).second) wrong(k, "it has run before");
+        if (begun->second.backward) wrong(k, "it has run before");
+        if (!begun->second.kept) wrong(k, "its forward kept no activations and no recompute has made them again");
         if (stage.gradient && *stage.gradient != i.minibatch)
           wrong(k, "the gradient of mini-batch " + std::to_string(*stage.gradient) + " has not been used by a step yet");
+        begun->second.backward = true;
+        if (i.operation == Operation::backward_input) begun->second.awaits_weight_half = true, ++stage.awaiting_weight_half;
         stage.gradient = i.minibatch;
         record(k, i);
         break;
+      case Operation::backward_weight:
+        if (!known || !begun->second.awaits_weight_half) wrong(k, "no backward_input of this pass waits for it");
+        begun->second.awaits_weight_half = false, --stage.awaiting_weight_half;
+        record(k, i);
+        break;
       case Operation::send_gradient:
-        if (first) wrong(k, "there is no stage before it");
-        if (!beside(k, -1, Operation::backward)) wrong(k, "the backward of this pass does not stand directly before it");
-        if (!send(k, gradients_[k - 1])) return false;
+        if (first(k, i.chunk)) wrong(k, "there is no stage before it");
+        if (!beside(k, -1, is_backward)) wrong(k, "the backward of this pass does not stand directly before it");
+        if (!send(k, gradients_[before(k)], i.chunk - (k == 0 ? 1 : 0))) return false;
         break;
       case Operation::step:
         if (!stage.gradient) wrong(k, "no backward has run since the last step");
         if (*stage.gradient != i.minibatch) wrong(k, "the gradient is that of mini-batch " + std::to_string(*stage.gradient));
+        if (stage.awaiting_weight_half > 0)
+          wrong(k, std::to_string(stage.awaiting_weight_half) + " backward_weight of its passes have not run");
         stage.gradient.reset();
         ++stage.updates;
         break;
       case Operation::predict:
-        check_prediction_was_read(k);
-        stage.prediction = {stage.position, stage.updates, i.ahead};
+        if (stage.prediction) check_was_read(k, *stage.prediction, "predicts");
+        stage.prediction = Copy{stage.position, stage.updates, i.ahead, true};
         break;
       case Operation::stash:
-        check_stash_was_read(k, i.slot);
-        stage.stash[i.slot] = {stage.position, stage.updates};
+        stash(k, i);
         break;
     }
     ++stage.position;
@@ -160,104 +188,128 @@ class Machine {
     Stage& stage = stages_[k];
     if (queue.taken.size() == queue.sent.size()) return false;
     const Queue::Message& message = queue.sent[queue.taken.size()];
-    if (message.pass != pass_of(stage.program[stage.position])) wrong(k, "the message that arrives is that of " + text(message.pass));
+    if (message.pass != stage.next().tag()) wrong(k, "the message that arrives is that of " + to_string(message.pass));
     stage.clock = std::max(stage.clock, message.time);
     queue.taken.push_back(stage.clock);
     return true;
   }
 
   // Puts a message into a queue; false while the queue is full.
-  bool send(size_t k, Queue& queue) {
+  bool send(size_t k, Queue& queue, int chunk) {
     Stage& stage = stages_[k];
     const size_t number = queue.sent.size();
     if (number - queue.taken.size() == link_capacity) return false;
     if (number >= link_capacity) stage.clock = std::max(stage.clock, queue.taken[number - link_capacity]);
-    queue.sent.push_back({pass_of(stage.program[stage.position]), stage.position, stage.clock});
+    Tag pass = stage.next().tag();
+    pass.chunk = chunk;
+    queue.sent.push_back({pass, stage.position, stage.clock});
     return true;
   }
 
-  // A forward or a backward: which weights does it read?
-  void record(size_t k, const Instruction& i) {
+  void stash(size_t k, const Instruction& i) {
+    Stage& stage = stages_[k];
+    if (i.slot < 0) wrong(k, "the slot is below 0");
+    if (i.reads == Reads::stash) wrong(k, "it can copy the latest or the predicted weights, not a slot of the stash");
+    if (i.reads == Reads::predicted && !stage.prediction) wrong(k, "nothing has been predicted");
+    const auto stashed = stage.stash.find(i.slot);
+    if (stashed != stage.stash.end()) check_was_read(k, stashed->second, "stashes");
+    Copy copy = {stage.position, stage.updates};
+    if (i.reads == Reads::predicted) {
+      stage.prediction->read = true;
+      copy = *stage.prediction;
+      copy.position = stage.position, copy.read = false;
+    }
+    stage.stash[i.slot] = copy;
+  }
+
+  // A pass: which weights does it read? Returns their version.
+  int64_t record(size_t k, const Instruction& i) {
     Stage& stage = stages_[k];
     AuditedPass pass = {.stage = int(k),
                         .minibatch = i.minibatch,
                         .micro = i.micro,
-                        .backward = i.operation == Operation::backward,
+                        .chunk = i.chunk,
+                        .operation = i.operation,
                         .reads = i.reads,
                         .version = stage.updates,
                         .live = stage.updates,
                         .time = stage.clock};
     if (i.reads == Reads::stash) {
-      const auto stashed = stage.stash.find(i.slot);
-      if (stashed == stage.stash.end()) wrong(k, "it reads slot " + std::to_string(i.slot) + " of the stash, where nothing has been put");
-      stashed->second.read = true;
-      pass.version = stashed->second.version;
-      if (pass.backward && pass.version != stage.versions.at(pass_of(i)))
+      const auto found = stage.stash.find(i.slot);
+      if (found == stage.stash.end()) wrong(k, "it reads slot " + std::to_string(i.slot) + " of the stash, where nothing has been put");
+      Copy& stashed = found->second;
+      stashed.read = true;
+      pass.version = stashed.version, pass.ahead = stashed.ahead;
+      // Weights are stashed for a pass to read twice.
+      const auto begun = stage.passes.find(i.tag());
+      if (!stashed.predicted && begun != stage.passes.end() && begun->second.version != pass.version)
         wrong(k, "slot " + std::to_string(i.slot) + " of the stash holds version " + std::to_string(pass.version) +
-                     " and its forward read version " + std::to_string(stage.versions.at(pass_of(i))));
+                     " and its forward read version " + std::to_string(begun->second.version));
     }
     if (i.reads == Reads::predicted) {
-      std::optional<Prediction>& prediction = stage.prediction;
-      if (!prediction || prediction->version != stage.updates)
-        wrong(k, "it reads predicted weights and none were predicted since the last step");
-      if (prediction->ahead != i.ahead)
+      if (!stage.prediction || stage.updates - stage.prediction->version != i.age)
+        wrong(k, i.age == 0 ? "it reads predicted weights and none were predicted since the last step"
+                            : "it reads weights predicted " + std::to_string(i.age) + " updates before, and they are not");
+      Copy& prediction = *stage.prediction;
+      if (prediction.ahead != i.ahead)
         wrong(k, "it reads weights predicted " + std::to_string(i.ahead) + " updates ahead and the last prediction was " +
-                     std::to_string(prediction->ahead) + " ahead");
-      prediction->read = true;
-      pass.version = prediction->version;
-      pass.ahead = prediction->ahead;
+                     std::to_string(prediction.ahead) + " ahead");
+      prediction.read = true;
+      pass.version = prediction.version, pass.ahead = prediction.ahead;
     }
-    if (!pass.backward) stage.versions[pass_of(i)] = pass.version;
-    stage.passes.push_back(pass);
+    stage.audited.push_back(pass);
     ++stage.clock;
+    return pass.version;
   }
 
-  void check_prediction_was_read(size_t k) const {
-    const std::optional<Prediction>& prediction = stages_[k].prediction;
-    if (prediction && !prediction->read) wrong(k, prediction->position, "no pass reads what it predicts");
-  }
-
-  void check_stash_was_read(size_t k, int slot) const {
-    const auto stashed = stages_[k].stash.find(slot);
-    if (stashed != stages_[k].stash.end() && !stashed->second.read) wrong(k, stashed->second.position, "no pass reads what it stashes");
+  void check_was_read(size_t k, const Copy& copy, const std::string& what) const {
+    if (!copy.read) wrong(k, copy.position, "no pass reads what it " + what);
   }
 
   void check_all_done() const {
     std::string waiting;
+    std::vector<AuditFault::Mark> marks;
     for (size_t k = 0; k < stages_.size(); ++k) {
       const Stage& stage = stages_[k];
       if (stage.done()) continue;
-      const Instruction& i = stage.program[stage.position];
+      const Instruction& i = stage.next();
       const bool sends = i.operation == Operation::send_activation || i.operation == Operation::send_gradient;
       const bool upward = i.operation == Operation::send_activation || i.operation == Operation::receive_gradient;
-      const size_t other = upward ? k + 1 : k - 1;
+      const size_t other = upward ? (k + 1) % stages_.size() : before(k);
       waiting += (waiting.empty() ? "" : "; ") + std::string("stage ") + std::to_string(k) + " waits at instruction " +
                  std::to_string(stage.position) + ", " + text(i) + ", for " + (sends ? "a free place on the link to" : "a message of") +
                  " stage " + std::to_string(other) + (stages_[other].done() ? ", which has finished" : "");
+      marks.push_back({int(k), stage.clock});
     }
-    if (!waiting.empty()) throw UsageError("the programs deadlock: " + waiting);
+    if (!waiting.empty()) throw AuditFault("the programs deadlock: " + waiting, passes(), marks);
   }
 
   // Nothing may be left over when the programs are through.
   void check_all_received() const {
-    for (size_t k = 0; k < stages_.size(); ++k)
-      for (const auto& [queue, sender, receiver] : {std::tuple(&activations_[k], k, k + 1), std::tuple(&gradients_[k], k + 1, k)})
-        if (queue->taken.size() < queue->sent.size())
-          wrong(sender, queue->sent[queue->taken.size()].position, "stage " + std::to_string(receiver) + " never receives it");
+    for (size_t k = 0; k < stages_.size(); ++k) {
+      const size_t next = (k + 1) % stages_.size();
+      auto check = [&](const Queue& queue, size_t sender, size_t receiver) {
+        if (queue.taken.size() < queue.sent.size())
+          wrong(sender, queue.sent[queue.taken.size()].position, "stage " + std::to_string(receiver) + " never receives it");
+      };
+      check(activations_[k], k, next);
+      check(gradients_[k], next, k);
+    }
   }
 
   void check_end(size_t k) const {
     const Stage& stage = stages_[k];
-    for (const auto& [pass, position] : stage.forwards)
-      if (!stage.backwards.count(pass)) wrong(k, position, "no backward follows");
+    for (const auto& [pass, begun] : stage.passes)
+      if (!begun.backward) wrong(k, begun.position, "no backward follows");
     if (stage.gradient)
       wrong(k, stage.program.size() - 1, "the gradient of mini-batch " + std::to_string(*stage.gradient) + " is used by no step");
-    check_prediction_was_read(k);
-    for (const auto& [slot, stashed] : stage.stash) check_stash_was_read(k, slot);
+    if (stage.prediction) check_was_read(k, *stage.prediction, "predicts");
+    for (const auto& [slot, stashed] : stage.stash) check_was_read(k, stashed, "stashes");
   }
 
+  int chunks_;
   std::vector<Stage> stages_;
-  std::vector<Queue> activations_, gradients_;  // number k: between stages k and k + 1
+  std::vector<Queue> activations_, gradients_;
 };
 
 }  // namespace
@@ -267,7 +319,9 @@ Audit audit(const std::vector<Program>& programs) {
   audit.passes = Machine(programs).run();
   for (const Program& program : programs) {
     audit.copies.push_back(copies_needed(program));
-    audit.frames.push_back(frames_needed(program));
+    int frames = 0;
+    for (int chunk = 0; chunk < chunks(programs); ++chunk) frames += frames_needed(program, chunk);
+    audit.frames.push_back(frames);
   }
   return audit;
 }
@@ -278,7 +332,8 @@ std::string audit_json(const std::string& method, const Setting& setting, const 
     passes.push_back({{"stage", pass.stage},
                       {"minibatch", pass.minibatch},
                       {"micro", pass.micro},
-                      {"pass", pass.backward ? "backward" : "forward"},
+                      {"chunk", pass.chunk},
+                      {"pass", to_string(pass.operation)},
                       {"reads", to_string(pass.reads)},
                       {"version", pass.version},
                       {"ahead", pass.ahead},

@@ -8,8 +8,6 @@
 namespace pipecast {
 namespace {
 
-using Pass = std::pair<int64_t, int>;  // mini-batch, micro-batch
-
 std::string padded(std::string cell, size_t width) { return cell.append(width - std::min(width, cell.size()), ' '); }
 
 std::string line(const std::string& cells) { return cells.substr(0, cells.find_last_not_of(' ') + 1) + "\n"; }
@@ -20,7 +18,7 @@ std::string number(int64_t count, const std::string& one, const std::string& man
 
 // "F3", with micro-batches "F3.1".
 std::string label(const Setting& setting, const AuditedPass& pass) {
-  return (pass.backward ? "B" : "F") + std::to_string(pass.minibatch) + (setting.micro_batches > 1 ? "." + std::to_string(pass.micro) : "");
+  return (pass.backward() ? "B" : "F") + std::to_string(pass.minibatch) + (setting.micro_batches > 1 ? "." + std::to_string(pass.micro) : "");
 }
 
 // A row of numbers, one per stage.
@@ -32,9 +30,9 @@ std::string stage_row(const std::string& what, const std::vector<int>& values) {
 
 // A line per forward, with the backwards that run between it and the next one.
 std::string versions_table(const Setting& setting, const Audit& audit) {
-  std::map<std::pair<int, Pass>, int64_t> live_at_backward;
+  std::map<std::pair<int, Tag>, int64_t> live_at_backward;
   for (const AuditedPass& pass : audit.passes)
-    if (pass.backward) live_at_backward[{pass.stage, {pass.minibatch, pass.micro}}] = pass.live;
+    if (pass.backward()) live_at_backward[{pass.stage, {pass.minibatch, pass.micro, pass.chunk}}] = pass.live;
 
   size_t label_width = 0, reads_width = 0, forward_width = 0;
   auto reads = [](const AuditedPass& pass) {
@@ -48,11 +46,11 @@ std::string versions_table(const Setting& setting, const Audit& audit) {
   auto cell = [&](const AuditedPass& pass) {
     std::string what =
         padded(label(setting, pass), label_width) + "  " + padded(reads(pass), reads_width) + "  (live v" + std::to_string(pass.live);
-    if (!pass.backward) what += ", lag " + std::to_string(live_at_backward[{pass.stage, {pass.minibatch, pass.micro}}] - pass.version);
+    if (!pass.backward()) what += ", lag " + std::to_string(live_at_backward[{pass.stage, {pass.minibatch, pass.micro, pass.chunk}}] - pass.version);
     return what + ")";
   };
   for (const AuditedPass& pass : audit.passes)
-    if (!pass.backward) forward_width = std::max(forward_width, cell(pass).size());
+    if (!pass.backward()) forward_width = std::max(forward_width, cell(pass).size());
 
   std::string table;
   for (size_t k = 0; k < audit.frames.size(); ++k) {
@@ -60,7 +58,7 @@ std::string versions_table(const Setting& setting, const Audit& audit) {
     std::string row;
     for (const AuditedPass& pass : audit.passes) {
       if (pass.stage != int(k)) continue;
-      const size_t column = pass.backward ? 2 + forward_width + 3 : 2;
+      const size_t column = pass.backward() ? 2 + forward_width + 3 : 2;
       if (row.size() >= column) table += line(row), row.clear();
       row = padded(row, column) + cell(pass);
     }
@@ -123,7 +121,7 @@ std::string draw_svg(const std::string& method, const Setting& setting, const Au
   for (const AuditedPass& pass : audit.passes) {
     const int64_t x = left + pass.time * width, y = top + pass.stage * height;
     svg << "<rect x=\"" << x << "\" y=\"" << y << "\" width=\"" << width - gap << "\" height=\"" << height - gap << "\" rx=\"3\" fill=\""
-        << colour(pass.minibatch, pass.backward) << "\" stroke=\"#444\"" << (pass.reads == Reads::stash ? " stroke-dasharray=\"3 3\"" : "")
+        << colour(pass.minibatch, pass.backward()) << "\" stroke=\"#444\"" << (pass.reads == Reads::stash ? " stroke-dasharray=\"3 3\"" : "")
         << "/>\n<text x=\"" << x + (width - gap) / 2 << "\" y=\"" << y + 15 << "\" text-anchor=\"middle\" font-weight=\"bold\">"
         << label(setting, pass) << "</text>\n<text x=\"" << x + (width - gap) / 2 << "\" y=\"" << y + 30
         << "\" text-anchor=\"middle\" font-size=\"11\">v" << pass.version;

@@ -33,7 +33,7 @@ class SequentialExecutor : public Executor {
 // One thread a stage for the whole training, so that what libraries keep per thread is made once.
 class ThreadsExecutor : public Executor {
  public:
-  ThreadsExecutor(std::vector<Stage*> stages, std::vector<Link*> links, int threads_per_stage) : links_(std::move(links)) {
+  ThreadsExecutor(std::vector<Stage*> stages, std::function<void()> stop, int threads_per_stage) : stop_others_(std::move(stop)) {
     for (Stage* stage : stages) workers_.emplace_back([this, stage, threads_per_stage] { work(*stage, threads_per_stage); });
   }
   ~ThreadsExecutor() override {
@@ -68,14 +68,14 @@ class ThreadsExecutor : public Executor {
       } catch (...) {
         std::lock_guard lock(mutex_);
         if (!error_) error_ = std::current_exception();
-        for (Link* link : links_) link->close();
+        stop_others_();
       }
       std::lock_guard lock(mutex_);
       if (--working_ == 0) changed_.notify_all();
     }
   }
 
-  std::vector<Link*> links_;
+  std::function<void()> stop_others_;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -89,10 +89,10 @@ class ThreadsExecutor : public Executor {
 
 std::vector<std::string> executor_names() { return {"threads", "sequential"}; }
 
-std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::vector<Link*> links,
+std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::function<void()> stop,
                                         int threads_per_stage) {
   if (name == "sequential") return std::make_unique<SequentialExecutor>(std::move(stages), threads_per_stage);
-  if (name == "threads") return std::make_unique<ThreadsExecutor>(std::move(stages), std::move(links), threads_per_stage);
+  if (name == "threads") return std::make_unique<ThreadsExecutor>(std::move(stages), std::move(stop), threads_per_stage);
   throw UsageError(unknown_name("executor", name, executor_names()));
 }
 

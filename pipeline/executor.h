@@ -17,8 +17,10 @@ class Executor {
   virtual void run() = 0;
 };
 
-// "threads" or "sequential"; each stage computes with `threads_per_stage` threads. The stages and links must outlive it.
-std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::vector<Link*> links, int threads_per_stage);
+// "threads" or "sequential"; each stage computes with `threads_per_stage` threads. `stop` makes whoever waits for another stage throw. The
+// stages and what they wait for must outlive the executor.
+std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::function<void()> stop,
+                                        int threads_per_stage);
 std::vector<std::string> executor_names();
 
 }  // namespace pipecast

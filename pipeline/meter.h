@@ -1,6 +1,6 @@
 #pragma once
 // How well a look-ahead predicts: over a sample of a stage's weights, the distance from the weights that a forward read to
-// those that its backward saw, beside the distance that there would have been without predicting.
+// those that its backward read, beside the distance that there would have been had both read the latest.
 #include "engine/memory.h"
 
 namespace pipecast {
@@ -15,16 +15,16 @@ class PredictionMeter {
  public:
   // `slots` passes in flight over flat buffers of n floats.
   PredictionMeter(Device, int64_t n, int slots);
-  // At the forward of a pass that reads predicted weights.
-  void at_forward(Device, int slot, const float* predicted, const float* latest);
-  // At its backward.
-  void at_backward(Device, int slot, const float* latest);
+  // At the forward of a pass, with the weights that it reads and the latest ones.
+  void at_forward(Device, int slot, const float* read, const float* latest);
+  // At its backward, the same.
+  void at_backward(Device, int slot, const float* read, const float* latest);
   // The sums since the last call.
   PredictionError take(Device);
 
  private:
   int64_t n_, sample_;
-  Memory kept_;  // slots x 2 x sample: predicted, latest
+  Memory kept_;  // slots x 2 x sample: read, latest
   Memory sums_;  // 2
 };
 

@@ -5,13 +5,9 @@
 #include <set>
 #include <utility>
 
+#include "engine/error.h"
+
 namespace pipecast {
-namespace {
-
-using Pass = std::pair<int64_t, int>;  // mini-batch, micro-batch
-Pass pass_of(const Instruction& i) { return {i.minibatch, i.micro}; }
-
-}  // namespace
 
 std::string to_string(Operation operation) {
   switch (operation) {
@@ -20,12 +16,20 @@ std::string to_string(Operation operation) {
     case Operation::send_activation: return "send_activation";
     case Operation::receive_gradient: return "receive_gradient";
     case Operation::backward: return "backward";
+    case Operation::backward_input: return "backward_input";
+    case Operation::backward_weight: return "backward_weight";
     case Operation::send_gradient: return "send_gradient";
+    case Operation::recompute: return "recompute";
     case Operation::step: return "step";
     case Operation::predict: return "predict";
     case Operation::stash: return "stash";
   }
   return "?";
+}
+
+std::string to_string(const Tag& tag) {
+  return "mini-batch " + std::to_string(tag.minibatch) + "." + std::to_string(tag.micro) +
+         (tag.chunk > 0 ? ", chunk " + std::to_string(tag.chunk) : "");
 }
 
 std::string to_string(Reads reads) {
@@ -35,6 +39,23 @@ std::string to_string(Reads reads) {
     case Reads::stash: return "stash";
   }
   return "?";
+}
+
+std::vector<std::string> recompute_modes() { return {"never", "except-last", "always"}; }
+
+std::string to_string(Recompute mode) { return recompute_modes()[size_t(mode)]; }
+
+Recompute recompute_mode(const std::string& name) {
+  const std::vector<std::string> modes = recompute_modes();
+  const auto found = std::find(modes.begin(), modes.end(), name);
+  if (found == modes.end()) throw UsageError(unknown_name("recomputation", name, modes));
+  return Recompute(found - modes.begin());
+}
+
+bool is_backward(Operation operation) { return operation == Operation::backward || operation == Operation::backward_input; }
+
+bool is_pass(Operation operation) {
+  return operation == Operation::forward || operation == Operation::recompute || is_backward(operation);
 }
 
 Program one_forward_one_backward(const Setting& setting, int stage) {
@@ -66,62 +87,116 @@ Program one_forward_one_backward(const Setting& setting, int stage) {
   return program;
 }
 
-Program forward_then_backward(const Setting& setting, int stage) {
-  const int last = setting.stages - 1;
+Program one_by_one(const Setting& setting, int stage, Program (*of_one)(const Setting&, int stage)) {
+  Setting one = setting;
+  one.minibatches = 1;
+  const Program of_first = of_one(one, stage);
   Program program;
-  for (int64_t minibatch = 0; minibatch < setting.minibatches; ++minibatch) {
-    auto add = [&](Operation operation, int micro) { program.push_back({.operation = operation, .minibatch = minibatch, .micro = micro}); };
-    for (int micro = 0; micro < setting.micro_batches; ++micro) {
-      add(Operation::receive_activation, micro);
-      add(Operation::forward, micro);
-      if (stage < last) add(Operation::send_activation, micro);
+  for (int64_t minibatch = 0; minibatch < setting.minibatches; ++minibatch) append(program, of_first, minibatch);
+  return program;
+}
+
+Program with_weights(const Program& plain, const std::function<Wanted(const Instruction&, int64_t)>& wanted) {
+  // What every pass wants, and the last place where each of that is wanted.
+  std::vector<Wanted> wants(plain.size());
+  std::map<Wanted, size_t> last_read;
+  int64_t live = 0;
+  for (size_t p = 0; p < plain.size(); ++p) {
+    if (is_pass(plain[p].operation)) last_read[wants[p] = wanted(plain[p], live)] = p;
+    if (plain[p].operation == Operation::step) ++live;
+  }
+
+  Program program;
+  std::map<Wanted, int> slots;  // of what is in the stash
+  Wanted predicted{.version = -1};
+  // Stashes at a place of the new program, which is that of instruction p in the old one, what is about to be overwritten there, if
+  // a later pass reads it. Returns the number of instructions that it took.
+  auto keep = [&](const Wanted& what, size_t p, size_t place) {
+    for (auto slot = slots.begin(); slot != slots.end();) slot = last_read[slot->first] < p ? slots.erase(slot) : std::next(slot);
+    const auto reader = last_read.find(what);
+    if (reader == last_read.end() || reader->second < p) return 0;
+    std::set<int> taken;
+    for (const auto& [stashed, slot] : slots) taken.insert(slot);
+    int free = 0;
+    while (taken.count(free)) ++free;
+    slots[what] = free;
+    program.insert(program.begin() + ptrdiff_t(place), {.operation = Operation::stash,
+                                                        .minibatch = plain[p].minibatch,
+                                                        .micro = plain[p].micro,
+                                                        .reads = what.predicted ? Reads::predicted : Reads::latest,
+                                                        .slot = free,
+                                                        .chunk = plain[p].chunk});
+    return 1;
+  };
+
+  live = 0;
+  size_t after_step = 0;  // the place after the last step while a prediction may still join it, else 0
+  size_t step = 0;        // that step, in the old program
+  for (size_t p = 0; p < plain.size(); ++p) {
+    const Instruction& i = plain[p];
+    // The instruction that the prediction for a pass stands before: the pass or the receipt that belongs to it.
+    const bool receives = i.operation == Operation::receive_activation || i.operation == Operation::receive_gradient;
+    if (receives || is_pass(i.operation)) {
+      const Wanted& want = wants[receives ? p + 1 : p];
+      if (want.predicted && want != predicted && !slots.count(want)) {
+        // One pass over the memory does both where it joins the step; else it is done before the stage waits for its message.
+        size_t place = after_step ? after_step : program.size();
+        if (predicted.version >= 0) place += size_t(after_step ? keep(predicted, step, place - 1) : keep(predicted, p, place));
+        program.insert(program.begin() + ptrdiff_t(place), {.operation = Operation::predict,
+                                                            .minibatch = i.minibatch,
+                                                            .micro = i.micro,
+                                                            .ahead = want.ahead,
+                                                            .chunk = i.chunk});
+        predicted = want;
+        after_step = 0;
+      }
     }
-    for (int micro = setting.micro_batches - 1; micro >= 0; --micro) {
-      if (stage < last) add(Operation::receive_gradient, micro);
-      add(Operation::backward, micro);
-      if (stage > 0) add(Operation::send_gradient, micro);
+    if (i.operation == Operation::step) {
+      keep({.version = live}, p, program.size());
+      program.push_back(i);
+      ++live;
+      step = p, after_step = program.size();
+      continue;
     }
-    add(Operation::step, 0);
+    program.push_back(i);
+    if (!is_pass(i.operation)) continue;
+    Instruction& pass = program.back();
+    const Wanted& want = wants[p];
+    if (want == predicted) {
+      pass.reads = Reads::predicted, pass.ahead = want.ahead, pass.age = int(live - want.version);
+      after_step = 0;
+    } else if (const auto slot = slots.find(want); slot != slots.end()) {
+      pass.reads = Reads::stash, pass.slot = slot->second;
+    }
   }
   return program;
 }
 
-Program with_versions(const Program& plain, const std::function<int64_t(int64_t, int64_t)>& version) {
-  // The version of every pass, and the last place where each version is read.
-  std::map<Pass, int64_t> versions;
-  std::map<int64_t, size_t> last_read;
-  int64_t live = 0;
-  for (size_t p = 0; p < plain.size(); ++p) {
-    const Instruction& i = plain[p];
-    if (i.operation == Operation::forward) versions[pass_of(i)] = version(i.minibatch, live);
-    if (i.operation == Operation::forward || i.operation == Operation::backward) last_read[versions[pass_of(i)]] = p;
-    if (i.operation == Operation::step) ++live;
-  }
-
-  Program program;
-  std::map<int64_t, int> slots;  // of the versions in the stash
-  live = 0;
-  for (size_t p = 0; p < plain.size(); ++p) {
-    Instruction i = plain[p];
-    if (i.operation == Operation::forward || i.operation == Operation::backward) {
-      const int64_t read = versions[pass_of(i)];
-      if (read != live) i.reads = Reads::stash, i.slot = slots.at(read);
-    } else if (i.operation == Operation::step) {
-      for (auto slot = slots.begin(); slot != slots.end();) slot = last_read[slot->first] < p ? slots.erase(slot) : std::next(slot);
-      const auto reader = last_read.find(live);
-      if (reader != last_read.end() && reader->second > p) {
-        std::set<int> taken;
-        for (const auto& [stashed, slot] : slots) taken.insert(slot);
-        int free = 0;
-        while (taken.count(free)) ++free;
-        slots[live] = free;
-        program.push_back({.operation = Operation::stash, .minibatch = i.minibatch, .micro = i.micro, .slot = free});
-      }
-      ++live;
+Program with_recomputation(const Program& program, Recompute mode, int micro_batches) {
+  auto recomputes = [&](const Instruction& i) {
+    return mode == Recompute::always || (mode == Recompute::except_last && i.micro < micro_batches - 1);
+  };
+  Program result;
+  for (size_t p = 0; p < program.size(); ++p) {
+    const Instruction& i = program[p];
+    // Before the gradient is waited for.
+    const bool receives = i.operation == Operation::receive_gradient, alone = p == 0 || program[p - 1].operation != Operation::receive_gradient;
+    if (recomputes(i) && (receives || (is_backward(i.operation) && alone))) {
+      Instruction again = program[receives ? p + 1 : p];
+      again.operation = Operation::recompute;
+      result.push_back(again);
     }
+    result.push_back(i);
+    if (i.operation == Operation::forward && recomputes(i)) result.back().keep = false;
+  }
+  return result;
+}
+
+void append(Program& program, const Program& more, int64_t first_minibatch) {
+  for (Instruction i : more) {
+    i.minibatch += first_minibatch;
     program.push_back(i);
   }
-  return program;
 }
 
 std::vector<int> true_lags(const Program& program) {
@@ -129,15 +204,15 @@ std::vector<int> true_lags(const Program& program) {
     size_t index;  // among the forwards
     int steps;     // done before it
   };
-  std::map<Pass, Begun> begun;
+  std::map<Tag, Begun> begun;
   std::vector<int> lags;
   int steps = 0;
   for (const Instruction& i : program) {
     if (i.operation == Operation::forward) {
-      begun[pass_of(i)] = {lags.size(), steps};
+      begun[i.tag()] = {lags.size(), steps};
       lags.push_back(0);
-    } else if (i.operation == Operation::backward) {
-      auto forward = begun.find(pass_of(i));
+    } else if (is_backward(i.operation)) {
+      auto forward = begun.find(i.tag());
       if (forward != begun.end()) lags[forward->second.index] = steps - forward->second.steps;
     } else if (i.operation == Operation::step) {
       ++steps;
@@ -146,24 +221,70 @@ std::vector<int> true_lags(const Program& program) {
   return lags;
 }
 
-int frames_needed(const Program& program) {
-  std::set<Pass> with_backward;
+bool is_synchronous(const std::vector<Program>& programs) {
+  for (const Program& program : programs) {
+    int64_t updates = 0;
+    for (const Instruction& i : program) {
+      if (is_pass(i.operation) && (i.reads != Reads::latest || i.minibatch != updates)) return false;
+      if (i.operation == Operation::step) ++updates;
+    }
+  }
+  return true;
+}
+
+int64_t minibatches(const std::vector<Program>& programs) {
+  int64_t count = 0;
+  for (const Program& program : programs)
+    for (const Instruction& i : program) count = std::max(count, i.minibatch + 1);
+  return count;
+}
+
+int chunks(const std::vector<Program>& programs) {
+  int count = 1;
+  for (const Program& program : programs)
+    for (const Instruction& i : program) count = std::max(count, i.chunk + 1);
+  return count;
+}
+
+int frames_needed(const Program& program, int chunk) {
+  std::map<Tag, Operation> last_use;  // of a pass's activations
   for (const Instruction& i : program)
-    if (i.operation == Operation::backward) with_backward.insert(pass_of(i));
+    if (is_backward(i.operation) || i.operation == Operation::backward_weight) last_use[i.tag()] = i.operation;
   int in_flight = 0, most = 0;
   for (const Instruction& i : program) {
-    if (i.operation == Operation::forward) {
+    if (i.chunk != chunk) continue;
+    const auto use = last_use.find(i.tag());
+    const bool used_later = use != last_use.end();  // not in evaluation, which has no backward
+    if (i.operation == Operation::forward || i.operation == Operation::recompute) {
       most = std::max(most, in_flight + 1);
-      if (with_backward.count(pass_of(i))) ++in_flight;  // nothing to keep of a pass that has none, as in evaluation
-    } else if (i.operation == Operation::backward) {
+      if (used_later && i.keep) ++in_flight;
+    } else if (used_later && use->second == i.operation) {
       --in_flight;
     }
   }
   return most;
 }
 
+int inputs_needed(const Program& program, int chunk) {
+  int in_flight = 0, most = 0;
+  for (const Instruction& i : program) {
+    if (i.chunk != chunk) continue;
+    if (i.operation == Operation::forward && !i.keep) most = std::max(most, ++in_flight);
+    if (i.operation == Operation::recompute) --in_flight;
+  }
+  return most;
+}
+
+bool splits_backward(const Program& program) {
+  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::backward_input; });
+}
+
 bool predicts(const Program& program) {
   return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::predict; });
+}
+
+bool looks_back(const Program& program) {
+  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::predict && i.ahead < 0; });
 }
 
 int stash_slots(const Program& program) {
@@ -175,13 +296,15 @@ int stash_slots(const Program& program) {
 
 int copies_needed(const Program& program) { return 1 + (predicts(program) ? 1 : 0) + stash_slots(program); }
 
-Program evaluation_program(int stages, int64_t batches, int stage) {
+Program evaluation_program(int stages, int chunks, int64_t batches, int stage) {
   Program program;
-  for (int64_t batch = 0; batch < batches; ++batch) {
-    program.push_back({.operation = Operation::receive_activation, .minibatch = batch});
-    program.push_back({.operation = Operation::forward, .minibatch = batch});
-    if (stage < stages - 1) program.push_back({.operation = Operation::send_activation, .minibatch = batch});
-  }
+  for (int64_t batch = 0; batch < batches; ++batch)
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      auto add = [&](Operation operation) { program.push_back({.operation = operation, .minibatch = batch, .chunk = chunk}); };
+      add(Operation::receive_activation);
+      add(Operation::forward);
+      if (stage < stages - 1 || chunk < chunks - 1) add(Operation::send_activation);
+    }
   return program;
 }
 

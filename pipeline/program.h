@@ -2,6 +2,7 @@
 // pipeline/ has two halves that meet in this file: the plan (methods/, audit, partition: pure functions that need no device)
 // and the run (section, stage, executor, trainer, transport/). A method is a program: for each stage, a list of
 // instructions. The runner, the auditor and the drawing walk that same list, so none of them can disagree.
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -12,34 +13,62 @@
 namespace pipecast {
 
 enum class Operation {
-  receive_activation,  // from the stage before (stage 0: the images of this pass)
+  receive_activation,  // from the stage before (the first chunk of stage 0: the images of this pass)
   forward,             // reads the copy of the weights that `reads` names
   send_activation,     // to the stage after
   receive_gradient,    // from the stage after
   backward,            // dX uses the copy that `reads` names; dW the activations that the forward kept
+  backward_input,      // the half of a backward that makes dX
+  backward_weight,     // the other half, at any time after it: dW
   send_gradient,       // to the stage before
+  recompute,           // the forward once more, from its input, where the forward kept nothing else
   step,                // one update of the latest weights with the gradient accumulated since the last one
   predict,             // writes the predicted copy: where the weights will be `ahead` updates from now
-  stash,               // copies the latest weights to `slot` of the stash, for passes that read them when they are no longer the latest
+  stash,               // copies what `reads` names to `slot` of the stash, for passes that read it when it is overwritten
 };
 std::string to_string(Operation);
 
 enum class Reads { latest, predicted, stash };
 std::string to_string(Reads);
 
+// A micro-batch on one chunk of the model: what a forward, a backward and a message belong to.
+struct Tag {
+  int64_t minibatch = 0;  // counted from the start of the program
+  int micro = 0;          // micro-batch within the mini-batch
+  int chunk = 0;          // of the stage's chunks, see Setting
+  auto operator<=>(const Tag&) const = default;
+};
+std::string to_string(const Tag&);  // "mini-batch 3.0", with a chunk above 0 "mini-batch 3.0, chunk 1"
+
 struct Instruction {
   Operation operation = Operation::forward;
-  int64_t minibatch = 0;        // counted from the start of the program
-  int micro = 0;                // micro-batch within the mini-batch
-  Reads reads = Reads::latest;  // forward and backward
-  int ahead = 0;                // predict, and a forward that reads what it wrote: the updates ahead, s
-  int slot = 0;                 // stash, and a pass that reads it
+  int64_t minibatch = 0;
+  int micro = 0;
+  Reads reads = Reads::latest;  // forward, recompute, backward, backward_input, stash
+  // predict: the updates ahead, s; below 0 it estimates where the weights were -s updates ago (optim/history.h). A pass that reads
+  // the predicted copy: the s that it expects there. step: the updates by which the gradient is late, for spike compensation.
+  int ahead = 0;
+  int slot = 0;      // stash, and a pass that reads it
+  int age = 0;       // a pass that reads the predicted copy: the updates done since it was predicted
+  int chunk = 0;
+  float scale = 1;   // step: factor of the learning rate
+  bool keep = true;  // forward: keeps its activations; else a recompute comes before the backward
   bool operator==(const Instruction&) const = default;
+
+  Tag tag() const { return {minibatch, micro, chunk}; }
 };
 // Of one stage. What is received is used at once and what is made is sent at once: a receive stands directly before its forward
 // or backward, a send directly after it. Receiving waits for the message, sending for a free place on the link.
 using Program = std::vector<Instruction>;
 constexpr int link_capacity = 2;  // messages under way between two stages, in each direction
+
+bool is_backward(Operation);  // backward or backward_input: what receives and sends gradients
+bool is_pass(Operation);      // reads weights: forward, recompute, and the former
+
+enum class Recompute { never, except_last, always };  // of a mini-batch's passes all but the last, or all
+Recompute recompute_mode(const std::string& name);    // throws UsageError
+std::string to_string(Recompute);
+std::vector<std::string> recompute_modes();
 
 // What a program is made for: the mini-batches from one fill of the pipeline to the next drain.
 struct Setting {
@@ -47,11 +76,21 @@ struct Setting {
   int64_t minibatches = 1;
   int micro_batches = 1;
   LookAheadMode look_ahead = LookAheadMode::paper;
+  // Stretches of the model that a stage owns. Chunk c of stage k is the model's stretch c * stages + k, so that a pass goes round the
+  // stages once per chunk: the last stage sends to the first. 0: as many as the method takes by itself.
+  int chunks = 0;
+  Recompute recompute = Recompute::never;
+  int64_t done = 0;         // mini-batches of the run before this program
+  int64_t synchronous = 0;  // mini-batches at the beginning of the run that are trained synchronously first, by 1f1b-flush
+  int64_t rescale = 0;      // pipemare: mini-batches over which its learning rates grow to the full one
 };
 
 struct Method {
   std::string name, summary;
   Program (*program)(const Setting&, int stage);
+  int chunks = 1;         // a stage's, unless the setting says otherwise; methods of one chunk take no others
+  std::string optimizer = {};  // that the method is defined with, and its beta1; empty: any
+  float beta1 = 0;
 };
 // The methods there are: a method is its file in methods/ and its row in methods.cc.
 const std::vector<Method>& methods();
@@ -63,28 +102,51 @@ std::vector<Program> make_programs(const Method&, const Setting&);  // one per s
 // the last micro-batch of each mini-batch. All passes read the latest weights.
 Program one_forward_one_backward(const Setting&, int stage);
 
-// All micro-batches of a mini-batch forward, then all backward from the last to the first, then the update: GPipe's order, which
-// drains the pipeline for every mini-batch. All passes read the latest weights, which do not change in between.
-Program forward_then_backward(const Setting&, int stage);
+// The program of one mini-batch after another, from `of_one(setting of one mini-batch, stage)`: the pipeline drains for every update.
+Program one_by_one(const Setting&, int stage, Program (*of_one)(const Setting&, int stage));
 
-// The same program, but a pass reads the version of the weights that `version(minibatch, live)` names, live being the newest
-// at its forward: the latest while they are that version, else a stash, written before the step that would overwrite them.
-// Versions do not fall from one forward to the next and are never newer than live.
-Program with_versions(const Program&, const std::function<int64_t(int64_t minibatch, int64_t live)>& version);
+// The weights that a pass is to read: those of a version (the number of updates), or what is predicted from them.
+struct Wanted {
+  int64_t version = 0;
+  bool predicted = false;
+  int ahead = 0;  // of the prediction
+  auto operator<=>(const Wanted&) const = default;
+};
+// The same program, in which each forward and backward reads what `wanted(pass, live)` says, live being the newest version at that
+// moment. Predictions are made as late as the step before, joined to it where that is possible; what is overwritten before its last
+// reader goes to the stash. Versions are never newer than live; a prediction is of the live version where it is wanted first.
+Program with_weights(const Program&, const std::function<Wanted(const Instruction&, int64_t live)>& wanted);
+
+// The same program, whose forwards keep nothing but their input where `mode` says so; a recompute with the weights of the backward comes
+// before it.
+Program with_recomputation(const Program&, Recompute mode, int micro_batches);
+
+// More of a program, whose first mini-batch is counted as `first_minibatch` from now on.
+void append(Program&, const Program& more, int64_t first_minibatch);
 
 // How many updates lie between the forward of each pass and its backward, in the order of the forwards: the true lag.
 std::vector<int> true_lags(const Program&);
 
-// Passes in flight at once at most: the number of activation frames the stage needs.
-int frames_needed(const Program&);
-// Whether the program predicts, and so needs the second copy of the parameter store.
+// Whether every pass of every stage reads weights that hold all mini-batches before it, and nothing predicted: then all methods give
+// the same gradients.
+bool is_synchronous(const std::vector<Program>&);
+
+int64_t minibatches(const std::vector<Program>&);  // one more than the last
+int chunks(const std::vector<Program>&);           // per stage
+// Activation frames that a chunk of the stage needs: passes in flight at once at most, of those that keep their activations.
+int frames_needed(const Program&, int chunk = 0);
+// Inputs that a chunk holds at once at most for passes that will be recomputed.
+int inputs_needed(const Program&, int chunk = 0);
+bool splits_backward(const Program&);
+// Whether the program predicts, and so needs the second copy of the parameter store; whether it looks back.
 bool predicts(const Program&);
+bool looks_back(const Program&);
 // Slots of the stash: copies of the weights beyond those of the parameter store. 0 for most methods.
 int stash_slots(const Program&);
 // Copies of the weights in all: the latest, the predicted one, the stash.
 int copies_needed(const Program&);
 
 // Forward-only evaluation of `batches` batches with the latest weights.
-Program evaluation_program(int stages, int64_t batches, int stage);
+Program evaluation_program(int stages, int chunks, int64_t batches, int stage);
 
 }  // namespace pipecast

@@ -67,7 +67,7 @@ class Section {
                 Half = Half::both);
 
   int64_t frame_floats() const { return frame_floats_; }
-  int64_t arena_floats() const { return arena_.size(); }
+  int64_t arena_floats() const { return arena_.size() + shared_.size(); }
 
  private:
   // Where a value or a gradient lies: in the frame or in the arena; offset -1 where it has no place.

@@ -1,8 +1,11 @@
 #include "pipeline/stage.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "layers/softmax_cross_entropy.h"
+#include "optim/gradient_norm.h"
+#include "optim/history.h"
 
 namespace pipecast {
 namespace {
@@ -10,67 +13,101 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr int64_t totals_floats = 16;  // loss, hits; the rows after them stay aligned
 
-std::string pass_name(const Instruction& i) {
-  return to_string(i.operation) + " of mini-batch " + std::to_string(i.minibatch) + "." + std::to_string(i.micro);
-}
+std::string pass_name(const Instruction& i) { return to_string(i.operation) + " of " + to_string(i.tag()); }
 
 // The arena holds one pass at a time: what a stage receives it must use at once, and what it made it must send at once.
 void check_order(const Program& program) {
   auto follows = [&](size_t i, Operation what) {
-    return i < program.size() && program[i].operation == what && i > 0 && program[i].minibatch == program[i - 1].minibatch &&
-           program[i].micro == program[i - 1].micro;
+    return i < program.size() && program[i].operation == what && i > 0 && program[i].tag() == program[i - 1].tag();
   };
   for (size_t i = 0; i < program.size(); ++i) {
     Operation o = program[i].operation;
     if ((o == Operation::receive_activation && !follows(i + 1, Operation::forward)) ||
-        (o == Operation::receive_gradient && !follows(i + 1, Operation::backward)) ||
-        (o == Operation::send_activation && !follows(i, Operation::send_activation)) ||
-        (o == Operation::send_gradient && !follows(i, Operation::send_gradient)))
+        (o == Operation::receive_gradient && !follows(i + 1, Operation::backward) && !follows(i + 1, Operation::backward_input)) ||
+        (o == Operation::send_activation && program[i - 1].operation != Operation::forward) ||
+        (o == Operation::send_gradient && !is_backward(program[i - 1].operation)))
       throw UsageError("the program cannot run: " + pass_name(program[i]) + " does not stand next to its forward or backward");
   }
 }
 
 }  // namespace
 
-Stage::Stage(const Graph& graph, const StageOptions& options)
-    : options_(options),
-      section_(options.device, graph, options.first_node, options.last_node, options.batches, options.frames),
-      store_(options.device, section_.parameters(), options.predicts) {
+Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options) {
   const Device d = options_.device;
-  const int64_t n = store_.segments().total;
   const int64_t most = *std::max_element(options_.batches.begin(), options_.batches.end());
   const int states = options_.optimizer->states();
+  Segments parameters;
+  int64_t statistics = 0;
+  size_t border = 0;
+  int in_flight = 0;
+  for (const ChunkOptions& c : options_.chunks) {
+    chunks_.push_back({Section(d, graph, c.first_node, c.last_node, options_.batches, c.frames, options_.splits_backward)});
+    Chunk& chunk = chunks_.back();
+    const Section& section = chunk.section;
+    chunk.parameters = parameters.total, chunk.statistics = statistics;
+    for (const ParameterSpec& spec : section.parameters().specs) parameters.add(spec);
+    statistics += section.statistics().total;
+    chunk.frames.resize(size_t(c.frames)), chunk.kept.resize(size_t(c.inputs));
+    for (size_t k = 0; k < section.inputs().size(); ++k) chunk.input_floats += aligned(section.input(0, k, most).shape.count());
+    chunk.inputs = Memory(d, c.inputs * chunk.input_floats);
+    border = std::max({border, section.inputs().size(), section.outputs().size()});
+    in_flight += c.frames + c.inputs;
+  }
+  store_ = ParameterStore(d, parameters, options_.predicts);
+  const int64_t n = parameters.total;
   stash_ = Memory(d, options_.stash_slots * n);
-  statistics_ = Memory(d, section_.statistics().total);
+  statistics_ = Memory(d, statistics);
+  for (Chunk& chunk : chunks_) {
+    const Section& section = chunk.section;
+    chunk.latest = section.bind_parameters(store_.latest() + chunk.parameters);
+    if (store_.other()) chunk.other = section.bind_parameters(store_.other() + chunk.parameters);
+    for (int slot = 0; slot < options_.stash_slots; ++slot)
+      chunk.stashed.push_back(section.bind_parameters(stash_.data() + slot * n + chunk.parameters));
+    chunk.gradient = section.bind_parameters(store_.gradient() + chunk.parameters);
+    chunk.statistic_bindings = section.bind_statistics(statistics_.data() + chunk.statistics);
+  }
+
   state_ = Memory(d, states * n);
-  latest_ = section_.bind_parameters(store_.latest());
-  if (store_.other()) other_ = section_.bind_parameters(store_.other());
-  for (int slot = 0; slot < options_.stash_slots; ++slot) stashed_.push_back(section_.bind_parameters(stash_.data() + slot * n));
-  gradient_ = section_.bind_parameters(store_.gradient());
-  statistic_bindings_ = section_.bind_statistics(statistics_.data());
   matrices_ = matrices(store_.segments());
   scratch_ = Memory(d, options_.optimizer->scratch(matrices_));
   buffers_ = {n, store_.latest(), store_.gradient(), {}, nullptr, matrices_, scratch_.data()};
-  for (int k = 0; k < states; ++k) buffers_.state[k] = state_.data() + k * n;
-  if (store_.other() && n > 0) meter_.emplace(d, n, options_.frames);
-  frames_.resize(options_.frames);
+  for (int k = 0; k < states; ++k) buffers_.state[size_t(k)] = state_.data() + k * n;
+  if (options_.looks_back) average_ = Memory(d, n);
+  if (store_.other() && n > 0) meter_.emplace(d, n, in_flight), measured_.resize(size_t(in_flight));
+  if (options_.clip_norm > 0) square_sums_ = Memory(d, square_sum_floats);
   if (options_.index == options_.count - 1) {
     loss_ = Memory(d, totals_floats + 2 * aligned(most));
-    labels_ = Memory(d, options_.frames * aligned(most));
-    host_labels_.resize(most * options_.micro_batches);
-    host_logits_.resize(section_.output(0, 0, most).shape.count());
+    labels_ = Memory(d, int64_t(chunks_.back().frames.size()) * aligned(most));
+    host_labels_.resize(size_t(most * options_.micro_batches));
+    host_logits_.resize(size_t(chunks_.back().section.output(0, 0, most).shape.count()));
   }
   rates_.resize(max_look_ahead);
-  message_.resize(std::max(section_.inputs().size(), section_.outputs().size()));
+  message_.resize(border);
 }
 
-const Binding& Stage::weights(const Instruction& i) const {
+int Stage::frames() const {
+  int frames = 0;
+  for (const Chunk& chunk : chunks_) frames += int(chunk.frames.size());
+  return frames;
+}
+
+const Binding& Stage::weights(const Instruction& i) {
+  const Chunk& chunk = chunks_[size_t(i.chunk)];
   switch (i.reads) {
-    case Reads::latest: return latest_;
-    case Reads::predicted: return other_;
-    case Reads::stash: return stashed_[size_t(i.slot)];
+    case Reads::latest: return chunk.latest;
+    case Reads::predicted: return chunk.other;
+    case Reads::stash: return chunk.stashed[size_t(i.slot)];
   }
-  return latest_;
+  return chunk.latest;
+}
+
+const float* Stage::flat_weights(const Instruction& i) const {
+  switch (i.reads) {
+    case Reads::latest: return store_.latest();
+    case Reads::predicted: return store_.other();
+    case Reads::stash: return stash_.data() + i.slot * buffers_.n;
+  }
+  return store_.latest();
 }
 
 void Stage::begin(const Program& program, Feed feed) {
@@ -79,66 +116,94 @@ void Stage::begin(const Program& program, Feed feed) {
   position_ = 0;
   feed_ = std::move(feed);
   label_minibatch_ = -1;
-  for (InFlight& f : frames_) f = {};
+  for (Chunk& chunk : chunks_) {
+    std::fill(chunk.frames.begin(), chunk.frames.end(), InFlight{});
+    std::fill(chunk.kept.begin(), chunk.kept.end(), InFlight{});
+  }
+  std::fill(measured_.begin(), measured_.end(), InFlight{});
   if (loss_.size()) fill_zero(options_.device, loss_.data(), totals_floats * sizeof(float));
 }
 
-bool Stage::ready() const {
-  switch ((*program_)[position_].operation) {
-    case Operation::receive_activation: return !activations_in || activations_in->can_receive();
+bool Stage::ready() {
+  const Instruction& i = (*program_)[position_];
+  switch (i.operation) {
+    case Operation::receive_activation: return first(i.chunk) || activations_in->can_receive();
     case Operation::receive_gradient: return gradients_in->can_receive();
     case Operation::send_activation: return activations_out->can_send();
     case Operation::send_gradient: return gradients_out->can_send();
+    case Operation::step:
+      if (!options_.all_norms) return true;
+      contribute_norm();
+      return options_.all_norms->complete(updates_);
     default: return true;
   }
 }
 
-int64_t Stage::batch_size(const Instruction& i) const {
+Tag Stage::next_tag(const Instruction& i) const {
+  return {i.minibatch, i.micro, i.chunk + (options_.index == options_.count - 1 ? 1 : 0)};
+}
+
+Tag Stage::previous_tag(const Instruction& i) const { return {i.minibatch, i.micro, i.chunk - (options_.index == 0 ? 1 : 0)}; }
+
+int64_t Stage::first_sample(const Instruction& i) const {
   const int64_t whole = feed_.batches->size(feed_.first_minibatch + i.minibatch), parts = feed_.training ? options_.micro_batches : 1;
-  return whole * (i.micro + 1) / parts - whole * i.micro / parts;
+  return whole * i.micro / parts;
 }
 
-uint64_t Stage::step_key(const Instruction& i) const {
-  return uint64_t(feed_.first_minibatch + i.minibatch) * uint64_t(options_.micro_batches) + uint64_t(i.micro);
+int64_t Stage::batch_size(const Instruction& i) const {
+  Instruction next = i;
+  ++next.micro;
+  return first_sample(next) - first_sample(i);
 }
 
-int Stage::take_frame(const Instruction& i) {
-  for (size_t f = 0; f < frames_.size(); ++f)
-    if (!frames_[f].used) return frames_[f] = {true, {i.minibatch, i.micro}, false}, int(f);
-  throw Error("stage " + std::to_string(options_.index) + " has " + std::to_string(frames_.size()) +
+PassOptions Stage::pass_options(const Instruction& i) const {
+  PassOptions pass;
+  pass.training = feed_.training, pass.seed = options_.seed;
+  pass.step = uint64_t(feed_.first_minibatch + i.minibatch) * uint64_t(options_.micro_batches) + uint64_t(i.micro);
+  pass.deferred = options_.deferred_batch_norm, pass.samples_before = first_sample(i);
+  pass.replay = i.operation == Operation::recompute;
+  return pass;
+}
+
+int Stage::take(std::vector<InFlight>& places, const Instruction& i) {
+  for (size_t f = 0; f < places.size(); ++f)
+    if (!places[f].used) return places[f] = {true, i.tag(), true}, int(f);
+  throw Error("stage " + std::to_string(options_.index) + " has " + std::to_string(places.size()) +
               " activation frames and no free one for the " + pass_name(i));
 }
 
-int Stage::frame_of(const Instruction& i) {
-  for (size_t f = 0; f < frames_.size(); ++f)
-    if (frames_[f].used && frames_[f].tag == Tag{i.minibatch, i.micro}) return int(f);
+int Stage::find(const std::vector<InFlight>& places, const Instruction& i) const {
+  for (size_t f = 0; f < places.size(); ++f)
+    if (places[f].used && places[f].tag == i.tag()) return int(f);
   throw Error("stage " + std::to_string(options_.index) + " holds no activations for the " + pass_name(i));
 }
 
 void Stage::advance() {
   const Instruction& i = (*program_)[position_];
   const auto start = Clock::now();
+  const Device d = options_.device;
   switch (i.operation) {
     case Operation::receive_activation: receive_activation(i); break;
     case Operation::forward: forward(i); break;
     case Operation::send_activation: send_activation(i); break;
     case Operation::receive_gradient:
-      gradients_in->receive(options_.device, {i.minibatch, i.micro}, gradients(section_.outputs(), [&](size_t k) {
-                              return section_.output_gradient(frame_of(i), k, batch_size(i));
+      gradients_in->receive(d, i.tag(), gradients(chunk(i).section.outputs(), [&](size_t k) {
+                              return chunk(i).section.output_gradient(frame_of(i), k, batch_size(i));
                             }));
       break;
-    case Operation::backward: backward(i); break;
+    case Operation::recompute: recompute(i); break;
+    case Operation::backward: backward(i, Half::both); break;
+    case Operation::backward_input: backward(i, Half::input); break;
+    case Operation::backward_weight: backward(i, Half::weight); break;
     case Operation::send_gradient:
-      gradients_out->send(options_.device, {i.minibatch, i.micro},
-                          gradients(section_.inputs(), [&](size_t k) { return section_.input_gradient(k, batch_size(i)); }));
+      gradients_out->send(d, previous_tag(i), gradients(chunk(i).section.inputs(), [&](size_t k) {
+                            return chunk(i).section.input_gradient(k, batch_size(i));
+                          }));
       break;
-    case Operation::step: step(); break;
-    case Operation::predict:
-      buffers_.predicted = store_.other();
-      options_.optimizer->predict(options_.device, buffers_, updates_, look_ahead(i.ahead));
-      break;
+    case Operation::step: step(i); break;
+    case Operation::predict: predict(i.ahead); break;
     case Operation::stash:
-      copy(options_.device, stash_.data() + i.slot * buffers_.n, store_.latest(), size_t(buffers_.n) * sizeof(float));
+      copy(d, stash_.data() + i.slot * buffers_.n, flat_weights({.reads = i.reads}), size_t(buffers_.n) * sizeof(float));
       break;
   }
   const bool waits = i.operation == Operation::receive_activation || i.operation == Operation::send_activation ||
@@ -157,88 +222,160 @@ std::span<const Tensor> Stage::gradients(const std::vector<int>& values, const P
 }
 
 void Stage::receive_activation(const Instruction& i) {
-  const int frame = take_frame(i);
+  const int frame = take(chunk(i).frames, i);
+  const Section& section = chunk(i).section;
   const int64_t batch = batch_size(i);
-  if (activations_in) {
-    for (size_t k = 0; k < section_.inputs().size(); ++k) message_[k] = section_.input(frame, k, batch);
-    return activations_in->receive(options_.device, {i.minibatch, i.micro}, {message_.data(), section_.inputs().size()});
+  if (!first(i.chunk)) {
+    for (size_t k = 0; k < section.inputs().size(); ++k) message_[k] = section.input(frame, k, batch);
+    return activations_in->receive(options_.device, i.tag(), {message_.data(), section.inputs().size()});
   }
   if (i.micro == 0) images_ = feed_.loader->next();
-  Tensor input = section_.input(frame, 0, batch);
+  Tensor input = section.input(frame, 0, batch);
   if (batch == 0) return;
   copy(options_.device, input.data, images_.data(), size_t(input.shape.count()) * sizeof(float));
   synchronize(options_.device);
   images_ = images_.subspan(size_t(input.shape.count()));
 }
 
+void Stage::load_labels(const Instruction& i, int frame) {
+  const int64_t minibatch = feed_.first_minibatch + i.minibatch, most = labels_.size() / int64_t(chunk(i).frames.size());
+  if (label_minibatch_ != minibatch) feed_.batches->labels(minibatch, host_labels_.data()), label_minibatch_ = minibatch;
+  copy(options_.device, labels_.data() + frame * most, host_labels_.data() + first_sample(i), size_t(batch_size(i)) * sizeof(int32_t));
+}
+
+// Of a pass, between its frame and a place for those that will be recomputed.
+void Stage::copy_inputs(const Instruction& i, int frame, int slot, bool to_slot) {
+  const Chunk& c = chunk(i);
+  float* kept = c.inputs.data() + slot * c.input_floats;
+  for (size_t k = 0; k < c.section.inputs().size(); ++k) {
+    const Tensor input = c.section.input(frame, k, batch_size(i));
+    const size_t bytes = size_t(input.shape.count()) * sizeof(float);
+    if (to_slot) copy(options_.device, kept, input.data, bytes);
+    else copy(options_.device, input.data, kept, bytes);
+    kept += aligned(input.shape.count());
+  }
+}
+
+// The meter looks at one pass of a mini-batch.
+void Stage::measure(const Instruction& i) {
+  if (!meter_ || !feed_.training || i.micro > 0 || i.chunk > 0) return;
+  if (i.operation == Operation::forward) {
+    meter_->at_forward(options_.device, take(measured_, i), flat_weights(i), store_.latest());
+  } else {
+    const int place = find(measured_, i);
+    meter_->at_backward(options_.device, place, flat_weights(i), store_.latest());
+    measured_[size_t(place)].used = false;
+  }
+}
+
 void Stage::forward(const Instruction& i) {
+  Chunk& c = chunk(i);
   const int frame = frame_of(i);
   const int64_t batch = batch_size(i);
   const Device d = options_.device;
-  if (batch > 0) section_.forward(frame, batch, weights(i), statistic_bindings_, {feed_.training, options_.seed, step_key(i)});
-  if (feed_.training && i.reads == Reads::predicted && i.micro == 0 && meter_) {
-    meter_->at_forward(d, frame, store_.other(), store_.latest());
-    frames_[frame].measured = true;
-  }
-  if (activations_out) return;
+  if (!i.keep) copy_inputs(i, frame, take(c.kept, i), true);
+  c.frames[size_t(frame)].keep = i.keep && feed_.training;
+  if (batch > 0) c.section.forward(frame, batch, weights(i), c.statistic_bindings, pass_options(i));
+  measure(i);
+  if (!last(i.chunk)) return;
 
-  const int64_t minibatch = feed_.first_minibatch + i.minibatch, most = labels_.size() / options_.frames;
-  if (label_minibatch_ != minibatch) feed_.batches->labels(minibatch, host_labels_.data()), label_minibatch_ = minibatch;
-  const int64_t parts = feed_.training ? options_.micro_batches : 1;
-  auto* labels = reinterpret_cast<int32_t*>(labels_.data() + frame * most);
-  const Tensor logits = section_.output(frame, 0, batch);
+  const int64_t most = labels_.size() / int64_t(c.frames.size());
+  const Tensor logits = c.section.output(frame, 0, batch);
   if (batch > 0) {
-    copy(d, labels, host_labels_.data() + feed_.batches->size(minibatch) * i.micro / parts, size_t(batch) * sizeof(int32_t));
-    softmax_cross_entropy_forward(d, batch, logits.shape.c, logits.data, labels, feed_.training ? options_.label_smoothing : 0,
-                                  loss_.data() + totals_floats, loss_.data() + totals_floats + aligned(most), loss_.data());
+    load_labels(i, frame);
+    softmax_cross_entropy_forward(d, batch, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
+                                  feed_.training ? options_.label_smoothing : 0, loss_.data() + totals_floats,
+                                  loss_.data() + totals_floats + most, loss_.data());
   }
   if (feed_.on_logits) {
     copy(d, host_logits_.data(), logits.data, size_t(logits.shape.count()) * sizeof(float));
     synchronize(d);
     feed_.on_logits({host_logits_.data(), logits.shape});
   }
-  if (!feed_.training) frames_[frame].used = false;
+  if (!c.frames[size_t(frame)].keep) c.frames[size_t(frame)].used = false;
+  const int parts = feed_.training ? options_.micro_batches : 1;
   if (feed_.on_minibatch && i.micro == parts - 1) feed_.on_minibatch(i.minibatch);
 }
 
 void Stage::send_activation(const Instruction& i) {
+  Chunk& c = chunk(i);
   const int frame = frame_of(i);
   const int64_t batch = batch_size(i);
-  for (size_t k = 0; k < section_.outputs().size(); ++k) message_[k] = section_.output(frame, k, batch);
-  activations_out->send(options_.device, {i.minibatch, i.micro}, {message_.data(), section_.outputs().size()});
-  if (!feed_.training) frames_[frame].used = false;
+  for (size_t k = 0; k < c.section.outputs().size(); ++k) message_[k] = c.section.output(frame, k, batch);
+  activations_out->send(options_.device, next_tag(i), {message_.data(), c.section.outputs().size()});
+  if (!c.frames[size_t(frame)].keep) c.frames[size_t(frame)].used = false;
 }
 
-void Stage::backward(const Instruction& i) {
+// The forward of a pass again, into a frame, from its input.
+void Stage::recompute(const Instruction& i) {
+  Chunk& c = chunk(i);
+  const int slot = find(c.kept, i), frame = take(c.frames, i);
+  copy_inputs(i, frame, slot, false);
+  c.kept[size_t(slot)].used = false;
+  if (batch_size(i) == 0) return;
+  c.section.forward(frame, batch_size(i), weights(i), c.statistic_bindings, pass_options(i));
+  if (last(i.chunk)) load_labels(i, frame);
+}
+
+void Stage::backward(const Instruction& i, Half half) {
+  Chunk& c = chunk(i);
   const int frame = frame_of(i);
   const int64_t batch = batch_size(i);
   const Device d = options_.device;
   if (gradient_is_used_) fill_zero(d, store_.gradient(), size_t(buffers_.n) * sizeof(float)), gradient_is_used_ = false;
-  if (!activations_out && batch > 0) {
-    const Tensor logits = section_.output(frame, 0, batch);
-    const int64_t most = labels_.size() / options_.frames;
-    softmax_cross_entropy_backward(d, batch, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
-                                   options_.label_smoothing, 1.f / float(feed_.batches->size(feed_.first_minibatch + i.minibatch)),
-                                   section_.output_gradient(frame, 0, batch).data);
+  if (half != Half::weight) {
+    if (last(i.chunk) && batch > 0) {
+      const Tensor logits = c.section.output(frame, 0, batch);
+      const int64_t most = labels_.size() / int64_t(c.frames.size());
+      softmax_cross_entropy_backward(d, batch, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
+                                     options_.label_smoothing, 1.f / float(feed_.batches->size(feed_.first_minibatch + i.minibatch)),
+                                     c.section.output_gradient(frame, 0, batch).data);
+    }
+    measure(i);
   }
-  if (frames_[frame].measured) meter_->at_backward(d, frame, store_.latest());
-  if (batch > 0) section_.backward(frame, batch, weights(i), gradient_, statistic_bindings_, {feed_.training, options_.seed, step_key(i)});
-  frames_[frame].used = false;
+  if (batch > 0) c.section.backward(frame, batch, weights(i), c.gradient, c.statistic_bindings, pass_options(i), half);
+  if (half != Half::input) c.frames[size_t(frame)].used = false;
 }
 
 LookAhead Stage::look_ahead(int ahead) {
-  for (int j = 0; j < ahead; ++j) rates_[j] = options_.schedule.at(updates_ + j, feed_.updates_per_epoch);
-  return {options_.look_ahead, {rates_.data(), size_t(ahead)}};
+  for (int j = 0; j < ahead; ++j)
+    rates_[size_t(j)] = rate_scale_ * options_.schedule.at(updates_ + j, feed_.updates_per_epoch);
+  return {options_.look_ahead, {rates_.data(), size_t(ahead)}, gradient_scale_};
+}
+
+void Stage::predict(int ahead) {
+  buffers_.predicted = store_.other();
+  if (ahead >= 0) return options_.optimizer->predict(options_.device, buffers_, updates_, look_ahead(ahead));
+  // The mean change of the weights is taken over every update: where some have not been seen, it begins anew.
+  if (updates_ == 0 || updates_ > looked_back_ + 1)
+    copy(options_.device, average_.data(), store_.latest(), size_t(buffers_.n) * sizeof(float));
+  looked_back_ = updates_;
+  look_back(options_.device, buffers_.n, store_.latest(), average_.data(), store_.other(), -ahead);
+}
+
+// The square sum of the gradient, once per update.
+void Stage::contribute_norm() {
+  if (norm_of_ == updates_) return;
+  norm_of_ = updates_;
+  square_sum(options_.device, buffers_.n, store_.gradient(), square_sums_.data());
+  square_sum_ = read_square_sum(options_.device, square_sums_.data());
+  if (options_.all_norms) options_.all_norms->put(options_.index, updates_, square_sum_);
 }
 
 // A prediction that stands directly after the step is written in the same pass over the buffers.
-void Stage::step() {
-  const bool predicts = position_ + 1 < program_->size() && (*program_)[position_ + 1].operation == Operation::predict;
-  const float rate = options_.schedule.at(updates_, feed_.updates_per_epoch);
+void Stage::step(const Instruction& i) {
+  Update update{.t = updates_ + 1, .rate = i.scale * options_.schedule.at(updates_, feed_.updates_per_epoch), .late = i.ahead};
+  if (options_.clip_norm > 0) {
+    contribute_norm();
+    const double norm = std::sqrt(options_.all_norms ? options_.all_norms->total(updates_) : square_sum_);
+    if (norm > options_.clip_norm) update.gradient_scale = float(options_.clip_norm / norm);
+  }
   ++updates_;
+  rate_scale_ = i.scale, gradient_scale_ = update.gradient_scale;
+  const Instruction* next = position_ + 1 < program_->size() ? &(*program_)[position_ + 1] : nullptr;
+  const bool predicts = next && next->operation == Operation::predict && next->ahead >= 0;
   buffers_.predicted = predicts ? store_.other() : nullptr;
-  options_.optimizer->step(options_.device, buffers_, {updates_, rate},
-                           predicts ? look_ahead((*program_)[position_ + 1].ahead) : LookAhead{});
+  options_.optimizer->step(options_.device, buffers_, update, predicts ? look_ahead(next->ahead) : LookAhead{});
   gradient_is_used_ = true;
   if (predicts) ++position_;
 }
@@ -257,8 +394,13 @@ LossTotals Stage::totals() {
 }
 
 Stage::MemoryUse Stage::memory() const {
-  return {store_.segments().total * store_.copies(), stash_.size(),          store_.segments().total, state_.size() + scratch_.size(),
-          section_.frame_floats() * options_.frames, section_.arena_floats()};
+  MemoryUse use{store_.segments().total * store_.copies(), stash_.size(), store_.segments().total,
+                state_.size() + scratch_.size() + average_.size(), 0, 0};
+  for (const Chunk& chunk : chunks_) {
+    use.frames += chunk.section.frame_floats() * int64_t(chunk.frames.size()) + chunk.inputs.size();
+    use.arena += chunk.section.arena_floats();
+  }
+  return use;
 }
 
 }  // namespace pipecast

@@ -12,6 +12,7 @@
 #include "data/loader.h"
 #include "engine/parameters.h"
 #include "optim/schedule.h"
+#include "pipeline/gradient_norms.h"
 #include "pipeline/meter.h"
 #include "pipeline/program.h"
 #include "pipeline/section.h"
@@ -19,18 +20,29 @@
 
 namespace pipecast {
 
+// A stretch of the model: nodes [first_node, last_node) of the graph.
+struct ChunkOptions {
+  int first_node = 0, last_node = 0;
+  int frames = 1;  // passes in flight
+  int inputs = 0;  // passes in flight of which only the input is kept
+};
+
 struct StageOptions {
   Device device;
-  int index = 0, count = 1;           // which stage of how many
-  int first_node = 0, last_node = 0;  // its nodes of the graph
-  std::vector<int64_t> batches;       // sizes of the passes it will see
+  int index = 0, count = 1;          // which stage of how many
+  std::vector<ChunkOptions> chunks;  // its own; chunk c is the model's stretch c * count + index
+  std::vector<int64_t> batches;      // sizes of the passes it will see
   int micro_batches = 1;
-  int frames = 1;         // passes in flight
-  bool predicts = false;  // the store holds a second copy
-  int stash_slots = 0;    // copies of the weights beside the store's
+  bool predicts = false;        // the store holds a second copy
+  bool looks_back = false;      // which is an estimate of earlier weights
+  int stash_slots = 0;          // copies of the weights beside the store's
+  bool splits_backward = false;
+  bool deferred_batch_norm = false;  // running statistics are those of whole mini-batches
   LookAheadMode look_ahead = LookAheadMode::paper;
   const Optimizer* optimizer = nullptr;
   Schedule schedule;
+  float clip_norm = 0;                 // gradients above this norm are scaled down to it; 0: none is
+  GradientNorms* all_norms = nullptr;  // with it the norm is that of all stages' gradients together, else that of this stage's
   float label_smoothing = 0;
   uint64_t seed = 0;
 };
@@ -61,25 +73,29 @@ class Stage {
  public:
   Stage(const Graph&, const StageOptions&);
 
-  // Messages to and from the neighbours; null at the ends.
+  // Messages to and from the neighbours; null at the ends of the model.
   Link *activations_in = nullptr, *activations_out = nullptr, *gradients_in = nullptr, *gradients_out = nullptr;
 
   void begin(const Program&, Feed);
   bool done() const { return position_ == program_->size(); }
   // Whether the next instruction would go on without waiting for another stage.
-  bool ready() const;
+  bool ready();
   // Carries out the next instruction, with those that belong to it.
   void advance();
 
-  const Section& section() const { return section_; }
+  // Of a chunk: its section, and the places of its weights and statistics, laid out as the section's segments are.
+  const Section& section(int chunk = 0) const { return chunks_[size_t(chunk)].section; }
+  float* latest(int chunk) const { return store_.latest() + chunks_[size_t(chunk)].parameters; }
+  float* statistics(int chunk) const { return statistics_.data() + chunks_[size_t(chunk)].statistics; }
+  Device device() const { return options_.device; }
   const ParameterStore& store() const { return store_; }
-  float* statistics() const { return statistics_.data(); }
   int64_t updates() const { return updates_; }
-  int frames() const { return options_.frames; }
+  int frames() const;
   int copies() const { return store_.copies() + options_.stash_slots; }  // of the weights
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory: weights (both copies), stash, gradient, optimizer state and workspace, frames, arena.
+  // Floats of memory: weights (both copies), stash, gradient, optimizer state and workspace with what looking back takes, frames
+  // with kept inputs, arena.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
   };
@@ -89,37 +105,58 @@ class Stage {
   struct InFlight {
     bool used = false;
     Tag tag;
-    bool measured = false;  // its forward read predicted weights that the meter knows
+    bool keep = true;  // beyond its forward
+  };
+  struct Chunk {
+    Section section;
+    int64_t parameters = 0, statistics = 0;  // where they begin in the stage's buffers, in floats
+    Binding latest = {}, other = {}, gradient = {}, statistic_bindings = {};
+    std::vector<Binding> stashed = {};  // by slot
+    std::vector<InFlight> frames = {}, kept = {};
+    int64_t input_floats = 0;  // of one pass
+    Memory inputs = {};        // of the passes in `kept`
   };
 
-  int64_t batch_size(const Instruction&) const;
-  int frame_of(const Instruction&);
-  int take_frame(const Instruction&);
-  uint64_t step_key(const Instruction&) const;
-  LookAhead look_ahead(int ahead);
+  bool first(int chunk) const { return options_.index == 0 && chunk == 0; }
+  bool last(int chunk) const { return options_.index == options_.count - 1 && size_t(chunk) == chunks_.size() - 1; }
+  Chunk& chunk(const Instruction& i) { return chunks_[size_t(i.chunk)]; }
+  Tag next_tag(const Instruction&) const;      // what the stage after calls this pass
+  Tag previous_tag(const Instruction&) const;  // and the one before
 
+  int64_t batch_size(const Instruction&) const;
+  int64_t first_sample(const Instruction&) const;  // of the pass within its mini-batch
+  int take(std::vector<InFlight>&, const Instruction&);
+  int find(const std::vector<InFlight>&, const Instruction&) const;
+  int frame_of(const Instruction& i) { return find(chunk(i).frames, i); }
+  PassOptions pass_options(const Instruction&) const;
+  LookAhead look_ahead(int ahead);
+  const Binding& weights(const Instruction&);
+  const float* flat_weights(const Instruction&) const;
   template <class Place>
   std::span<const Tensor> gradients(const std::vector<int>& values, const Place&);
 
   void receive_activation(const Instruction&);
   void forward(const Instruction&);
   void send_activation(const Instruction&);
-  void backward(const Instruction&);
-  void step();
-  const Binding& weights(const Instruction&) const;
+  void recompute(const Instruction&);
+  void backward(const Instruction&, Half);
+  void predict(int ahead);
+  void contribute_norm();
+  void step(const Instruction&);
+  void load_labels(const Instruction&, int frame);
+  void copy_inputs(const Instruction&, int frame, int slot, bool to_slot);
+  void measure(const Instruction&);
 
   StageOptions options_;
-  Section section_;
+  std::vector<Chunk> chunks_;
   ParameterStore store_;
-  Memory stash_, statistics_, state_, loss_;  // loss_: totals (16 floats), then loss and hit per row
-  Memory scratch_;                            // the optimizer's workspace
-  Memory labels_;                             // int32, per frame
-  Binding latest_, other_, gradient_, statistic_bindings_;
-  std::vector<Binding> stashed_;  // by slot
+  Memory stash_, statistics_, state_, scratch_, average_;  // scratch_: the optimizer's; average_: see look_back()
+  Memory loss_;    // totals (16 floats), then loss and hit per row
+  Memory labels_;  // int32, per frame of the last chunk
   std::vector<Matrix> matrices_;
   Buffers buffers_;
   std::optional<PredictionMeter> meter_;
-  std::vector<InFlight> frames_;
+  std::vector<InFlight> measured_;  // by place in the meter
   std::vector<int32_t> host_labels_;
   std::vector<float> rates_, host_logits_;
   std::vector<Tensor> message_;
@@ -129,7 +166,11 @@ class Stage {
   const Program* program_ = nullptr;
   size_t position_ = 0;
   Feed feed_;
-  int64_t updates_ = 0;
+  int64_t updates_ = 0, looked_back_ = 0;  // looked_back_: the updates when average_ was last brought up to date
+  Memory square_sums_;  // see optim/gradient_norm.h
+  int64_t norm_of_ = -1;  // the update whose gradient's square sum is known
+  double square_sum_ = 0;
+  float rate_scale_ = 1, gradient_scale_ = 1;  // of the last update
   bool gradient_is_used_ = true;  // the next backward begins a new sum
   std::chrono::duration<double> busy_{};
 };

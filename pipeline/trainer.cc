@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <numeric>
 #include <set>
 #include <thread>
 
+#include "pipeline/audit.h"
+#include "pipeline/gradient_norms.h"
 #include "pipeline/partition.h"
 #include "pipeline/transport/local.h"
 
@@ -37,88 +41,165 @@ void each_segment(const Segments& stage, const Segments& model, size_t& next, co
 struct Trainer::Parts {
   Graph graph;
   TrainerOptions options;
-  const Method* method;
-  std::vector<int> partition;
-  std::unique_ptr<Optimizer> optimizer;
-  std::vector<std::unique_ptr<DeviceOwner>> devices;
-  std::vector<std::unique_ptr<Link>> links;
-  std::vector<std::unique_ptr<Stage>> stages;
-  std::vector<Program> programs;
-  std::unique_ptr<Executor> executor;  // last: its threads end before what they use
+  const Method* method = nullptr;
+  std::vector<int> partition = {};
+  std::unique_ptr<Optimizer> optimizer = nullptr;
+  std::vector<std::unique_ptr<DeviceOwner>> devices = {};
+  std::vector<std::unique_ptr<Link>> links = {};
+  std::unique_ptr<GradientNorms> norms = nullptr;
+  std::vector<std::unique_ptr<Stage>> stages = {};
+  std::vector<Program> programs = {};
+  std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
   double train_seconds = 0;
   int64_t samples = 0;  // of the running program, whose losses are summed so far
 
+  std::vector<Program> make_programs(Setting, int64_t updates_per_epoch) const;
+  void connect(const std::vector<int64_t>& sizes);
   Outcome run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end);
+  // Calls visit(stage, its chunk) for the model's stretches in their order.
+  template <class Visit>
+  void each_stretch(const Visit& visit) const {
+    for (size_t stretch = 0; stretch < partition.size(); ++stretch)
+      visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
+  }
 };
 
+// What a run of mini-batches is trained by.
+std::vector<Program> Trainer::Parts::make_programs(Setting setting, int64_t updates_per_epoch) const {
+  const TrainerOptions& o = options;
+  if (!o.programs.empty()) {
+    const int64_t length = minibatches(o.programs);
+    if (setting.minibatches % length != 0)
+      throw UsageError("the program file is for " + std::to_string(length) + " mini-batches and " + std::to_string(setting.minibatches) +
+                       " are trained from one evaluation to the next: make the one a multiple of the other");
+    std::vector<Program> programs(o.programs.size());
+    for (size_t k = 0; k < programs.size(); ++k)
+      for (int64_t begin = 0; begin < setting.minibatches; begin += length) append(programs[k], o.programs[k], begin);
+    return programs;
+  }
+  setting.stages = o.stages, setting.micro_batches = o.micro_batches, setting.look_ahead = o.look_ahead;
+  setting.chunks = o.chunks, setting.recompute = o.recompute;
+  setting.synchronous = std::llround(o.synchronous_epochs * double(updates_per_epoch));
+  setting.rescale = std::llround(o.rescale_epochs * double(updates_per_epoch));
+  return pipecast::make_programs(*method, setting);
+}
+
 Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch_sizes)
-    : parts_(std::make_unique<Parts>(Parts{std::move(graph), std::move(options), nullptr, {}, nullptr, {}, {}, {}, {}, nullptr})) {
+    : parts_(std::make_unique<Parts>(Parts{std::move(graph), std::move(options)})) {
   Parts& p = *parts_;
   const TrainerOptions& o = p.options;
   const std::vector<Part>& model_parts = p.graph.parts();
   if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
   if (o.micro_batches < 1) throw UsageError("the number of micro-batches is " + std::to_string(o.micro_batches) + ": give at least 1");
   if (o.stages < 1) throw UsageError("the number of stages is " + std::to_string(o.stages) + ": give at least 1");
+  if (!(o.clip_norm >= 0) || !(o.synchronous_epochs >= 0) || !(o.rescale_epochs >= 0))
+    throw UsageError("the norm to clip gradients to and the epochs of a synchronous beginning and of rescaling must not be negative");
   p.method = &find_method(o.method);
   p.optimizer = make_optimizer(o.optimizer);
   o.schedule.validate();
-  p.partition = o.partition.empty() ? pipecast::partition(estimated_costs(p.graph, o.batch), o.stages) : o.partition;
+  if (!o.programs.empty()) {
+    if (int(o.programs.size()) != o.stages)
+      throw UsageError("the program file has " + std::to_string(o.programs.size()) + " stages and the run " + std::to_string(o.stages));
+    audit(o.programs);
+  }
+
+  // Frames and copies do not grow any more once the pipeline is full.
+  Setting setting;
+  setting.minibatches = o.programs.empty() ? 4 * o.stages + 4 : minibatches(o.programs);
+  const std::vector<Program> programs = p.make_programs(setting, 0);
+  check(programs);
+  const int chunks = pipecast::chunks(programs), stretches = chunks * o.stages;
+  p.partition = o.partition.empty() ? pipecast::partition(estimated_costs(p.graph, o.batch), stretches) : o.partition;
   int given = 0;
   for (int count : p.partition) given += count;
-  if (int(p.partition.size()) != o.stages || given != int(model_parts.size()))
-    throw UsageError("the partition names " + std::to_string(given) + " parts for " + std::to_string(p.partition.size()) +
-                     " stages; model " + p.graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
-                     std::to_string(o.stages) + " stages");
+  if (int(p.partition.size()) != stretches || given != int(model_parts.size()))
+    throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(p.partition.size()) +
+                     " stretches; model " + p.graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
+                     std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
   if (batch_sizes.empty()) batch_sizes = {o.batch};
 
   const int machine = int(std::max(1u, std::thread::hardware_concurrency()));
   const int per_stage = std::max(1, (o.threads > 0 ? o.threads : machine) / o.stages);
   const int before = threads();
   set_threads(per_stage);
-  // Frames and copies do not grow any more once the pipeline is full.
-  const Setting setting{o.stages, 4 * o.stages + 4, o.micro_batches, o.look_ahead};
-  const std::vector<Program> programs = make_programs(*p.method, setting);
-  for (const Program& program : programs)
-    for (const Instruction& i : program)
-      if (i.ahead > max_look_ahead)
-        throw UsageError("method " + o.method + " predicts " + std::to_string(i.ahead) + " updates ahead with " + std::to_string(o.stages) +
-                         " stages; at most " + std::to_string(max_look_ahead) + " are possible: use fewer stages or another method");
   const std::vector<int64_t> sizes = pass_sizes(batch_sizes, o.micro_batches);
+  if (o.clip_norm > 0 && o.stages > 1 && is_synchronous(programs)) p.norms = std::make_unique<GradientNorms>(o.stages);
   std::vector<Stage*> stages;
-  for (int k = 0, part = 0; k < o.stages; part += p.partition[k++]) {
+  for (int k = 0; k < o.stages; ++k) {
+    const Program& program = programs[size_t(k)];
     p.devices.push_back(std::make_unique<DeviceOwner>(o.device));
     StageOptions s;
     s.device = p.devices.back()->get();
     s.index = k, s.count = o.stages;
-    s.first_node = model_parts[part].first, s.last_node = model_parts[part + p.partition[k] - 1].last;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const auto stretch = p.partition.begin() + chunk * o.stages + k;
+      const int part = std::accumulate(p.partition.begin(), stretch, 0);
+      s.chunks.push_back({model_parts[size_t(part)].first, model_parts[size_t(part + *stretch - 1)].last,
+                          std::max(1, frames_needed(program, chunk)), inputs_needed(program, chunk)});
+    }
     s.batches = sizes;
     s.micro_batches = o.micro_batches;
-    s.frames = std::max(1, frames_needed(programs[k])), s.predicts = predicts(programs[k]), s.stash_slots = stash_slots(programs[k]);
+    s.predicts = predicts(program), s.looks_back = looks_back(program), s.stash_slots = stash_slots(program);
+    s.splits_backward = splits_backward(program), s.deferred_batch_norm = o.deferred_batch_norm;
     s.look_ahead = o.look_ahead;
     s.optimizer = p.optimizer.get();
     s.schedule = o.schedule;
+    s.clip_norm = o.clip_norm, s.all_norms = p.norms.get();
     s.label_smoothing = o.label_smoothing;
     s.seed = o.seed;
     p.stages.push_back(std::make_unique<Stage>(p.graph, s));
     stages.push_back(p.stages.back().get());
   }
   set_threads(before);
-
-  std::vector<Link*> links;
-  for (int k = 0; k + 1 < o.stages; ++k) {
-    int64_t activations = 0, gradients = 0;
-    for (int v : stages[k]->section().outputs()) {
-      int64_t floats = aligned(p.graph.shapes(sizes.back())[v].count());
-      activations += floats;
-      if (v > 0) gradients += floats;
-    }
-    const Device d = p.devices[k]->get();
-    for (int64_t floats : {activations, gradients}) p.links.push_back(local_link(d, floats)), links.push_back(p.links.back().get());
-    stages[k]->activations_out = stages[k + 1]->activations_in = links[links.size() - 2];
-    stages[k]->gradients_in = stages[k + 1]->gradients_out = links.back();
-  }
-  p.executor = make_executor(o.executor, stages, links, per_stage);
+  p.connect(sizes);
+  auto stop = [&p] {
+    for (auto& link : p.links) link->close();
+    if (p.norms) p.norms->close();
+  };
+  p.executor = make_executor(o.executor, stages, stop, per_stage);
   set_weights(initial_weights(p.graph, o.seed));
+}
+
+// What a stage can carry out.
+void Trainer::check(const std::vector<Program>& programs) const {
+  const TrainerOptions& o = parts_->options;
+  for (const Program& program : programs)
+    for (const Instruction& i : program) {
+      const std::string by = o.programs.empty() ? "method " + o.method : "the program file";
+      if (i.operation == Operation::predict && i.ahead > max_look_ahead)
+        throw UsageError(by + " predicts " + std::to_string(i.ahead) + " updates ahead; at most " + std::to_string(max_look_ahead) +
+                         " are possible: use fewer stages or another method");
+      if (i.operation == Operation::step && i.ahead > 0 && !parts_->optimizer->compensates())
+        throw UsageError(by + " compensates for the delay of gradients, which optimizer " + o.optimizer.name +
+                         " does not know how to do: use sgd with momentum, adam or adamw");
+      if (i.micro >= o.micro_batches)
+        throw UsageError(by + " has micro-batch " + std::to_string(i.micro) + " and the run " + std::to_string(o.micro_batches) +
+                         " of them: give --micro-batches " + std::to_string(i.micro + 1));
+    }
+}
+
+// Links from every stage to the next, and with several chunks from the last to the first.
+void Trainer::Parts::connect(const std::vector<int64_t>& sizes) {
+  const std::vector<Shape> shapes = graph.shapes(sizes.back());
+  const bool ring = partition.size() > stages.size();
+  for (size_t k = 0; k + (ring ? 0 : 1) < stages.size(); ++k) {
+    Stage &stage = *stages[k], &next = *stages[(k + 1) % stages.size()];
+    int64_t activations = 0, gradients = 0;
+    for (size_t chunk = 0; chunk < partition.size() / stages.size(); ++chunk) {
+      int64_t forward = 0, backward = 0;
+      for (int v : stage.section(int(chunk)).outputs()) {
+        const int64_t floats = aligned(shapes[size_t(v)].count());
+        forward += floats;
+        if (v > 0) backward += floats;
+      }
+      activations = std::max(activations, forward), gradients = std::max(gradients, backward);
+    }
+    const Device d = devices[k]->get();
+    links.push_back(local_link(d, activations));
+    stage.activations_out = next.activations_in = links.back().get();
+    links.push_back(local_link(d, gradients));
+    stage.gradients_in = next.gradients_out = links.back().get();
+  }
 }
 
 Trainer::~Trainer() = default;
@@ -145,7 +226,9 @@ Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int6
 
 Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t)>& progress) {
   Parts& p = *parts_;
-  p.programs = make_programs(*p.method, {p.options.stages, end - begin, p.options.micro_batches, p.options.look_ahead});
+  Setting setting;
+  setting.minibatches = end - begin, setting.done = begin;
+  p.programs = p.make_programs(setting, data.per_epoch());
   Loader loader(data, begin, end);
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
@@ -163,7 +246,8 @@ double Trainer::mean_loss() { return parts_->samples > 0 ? parts_->stages.back()
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   Parts& p = *parts_;
   p.programs.clear();
-  for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(p.options.stages, data.per_epoch(), k));
+  const int chunks = int(p.partition.size()) / p.options.stages;
+  for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(p.options.stages, chunks, data.per_epoch(), k));
   Loader loader(data, 0, data.per_epoch());
   Feed feed;
   feed.training = false;
@@ -179,32 +263,32 @@ Weights Trainer::weights() const {
   Weights w{p.graph.parameters(), p.graph.statistics(), {}, {}};
   w.parameter_values.resize(w.parameters.total), w.statistic_values.resize(w.statistics.total);
   size_t parameter = 0, statistic = 0;
-  for (const auto& stage : p.stages) {
-    const Device d = p.devices[&stage - p.stages.data()]->get();
-    each_segment(stage->store().segments(), w.parameters, parameter, [&](int64_t from, int64_t to, int64_t count) {
-      copy(d, w.parameter_values.data() + to, stage->store().latest() + from, size_t(count) * sizeof(float));
+  p.each_stretch([&](const Stage& stage, int chunk) {
+    const Device d = stage.device();
+    each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t from, int64_t to, int64_t count) {
+      copy(d, w.parameter_values.data() + to, stage.latest(chunk) + from, size_t(count) * sizeof(float));
     });
-    each_segment(stage->section().statistics(), w.statistics, statistic, [&](int64_t from, int64_t to, int64_t count) {
-      copy(d, w.statistic_values.data() + to, stage->statistics() + from, size_t(count) * sizeof(float));
+    each_segment(stage.section(chunk).statistics(), w.statistics, statistic, [&](int64_t from, int64_t to, int64_t count) {
+      copy(d, w.statistic_values.data() + to, stage.statistics(chunk) + from, size_t(count) * sizeof(float));
     });
     synchronize(d);
-  }
+  });
   return w;
 }
 
 void Trainer::set_weights(const Weights& w) {
-  Parts& p = *parts_;
+  const Parts& p = *parts_;
   size_t parameter = 0, statistic = 0;
-  for (auto& stage : p.stages) {
-    const Device d = p.devices[&stage - p.stages.data()]->get();
-    each_segment(stage->store().segments(), w.parameters, parameter, [&](int64_t to, int64_t from, int64_t count) {
-      copy(d, stage->store().latest() + to, w.parameter_values.data() + from, size_t(count) * sizeof(float));
+  p.each_stretch([&](const Stage& stage, int chunk) {
+    const Device d = stage.device();
+    each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t to, int64_t from, int64_t count) {
+      copy(d, stage.latest(chunk) + to, w.parameter_values.data() + from, size_t(count) * sizeof(float));
     });
-    each_segment(stage->section().statistics(), w.statistics, statistic, [&](int64_t to, int64_t from, int64_t count) {
-      copy(d, stage->statistics() + to, w.statistic_values.data() + from, size_t(count) * sizeof(float));
+    each_segment(stage.section(chunk).statistics(), w.statistics, statistic, [&](int64_t to, int64_t from, int64_t count) {
+      copy(d, stage.statistics(chunk) + to, w.statistic_values.data() + from, size_t(count) * sizeof(float));
     });
     synchronize(d);
-  }
+  });
 }
 
 int64_t Trainer::updates() const { return parts_->stages.back()->updates(); }
@@ -215,18 +299,18 @@ const std::vector<int>& Trainer::partition() const { return parts_->partition; }
 std::vector<StageSummary> Trainer::summaries() {
   Parts& p = *parts_;
   std::vector<StageSummary> summaries;
-  for (size_t k = 0, part = 0; k < p.stages.size(); part += p.partition[k++]) {
-    Stage& stage = *p.stages[k];
-    const StageReport report = stage.report();
+  for (auto& stage : p.stages) {
+    const StageReport report = stage->report();
     StageSummary s;
-    s.first_part = int(part), s.parts = p.partition[k];
-    for (const ParameterSpec& spec : stage.store().segments().specs) s.parameters += spec.count();
-    s.copies = stage.copies(), s.frames = stage.frames();
+    for (const ParameterSpec& spec : stage->store().segments().specs) s.parameters += spec.count();
+    s.copies = stage->copies(), s.frames = stage->frames();
     s.busy_share = p.train_seconds > 0 ? report.busy_seconds / p.train_seconds : 0;
     s.prediction_error = report.prediction.relative();
-    s.memory = stage.memory();
+    s.memory = stage->memory();
     summaries.push_back(s);
   }
+  for (size_t stretch = 0, part = 0; stretch < p.partition.size(); part += size_t(p.partition[stretch++]))
+    summaries[stretch % summaries.size()].parts.push_back({int(part), p.partition[stretch]});
   p.train_seconds = 0;
   return summaries;
 }

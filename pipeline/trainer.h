@@ -15,10 +15,21 @@ namespace pipecast {
 
 struct TrainerOptions {
   int stages = 1;
-  std::vector<int> partition;  // parts per stage; empty: balanced by estimated_costs()
+  int chunks = 0;              // stretches of the model per stage; 0: as many as the method takes by itself
+  std::vector<int> partition;  // parts per stretch, chunks * stages of them; empty: balanced by estimated_costs()
   std::string method = "pipeoptim";
   LookAheadMode look_ahead = LookAheadMode::paper;
   int micro_batches = 1;
+  // In place of the method: a program per stage, from a fill of the pipeline to its drain. It is audited, and repeated: what is
+  // trained from fill to drain must be a multiple of its mini-batches.
+  std::vector<Program> programs;
+  Recompute recompute = Recompute::never;
+  bool deferred_batch_norm = false;  // running statistics are those of whole mini-batches, not of micro-batches
+  double synchronous_epochs = 0;     // at the beginning, before the method sets in
+  double rescale_epochs = 0;         // pipemare: until its learning rates are the full ones
+  // Gradients whose norm is above are scaled down to it; 0: none are. The norm is that of all stages together where the programs are
+  // synchronous, else of each stage alone: a stage that waited for the others' gradients would no longer be asynchronous.
+  float clip_norm = 0;
   OptimizerOptions optimizer;
   Schedule schedule;
   int64_t batch = 128;
@@ -31,7 +42,7 @@ struct TrainerOptions {
 
 // Per stage, of the passes since the last call.
 struct StageSummary {
-  int first_part = 0, parts = 0;
+  std::vector<std::pair<int, int>> parts;  // per chunk: the first, the number
   int64_t parameters = 0;  // trained weights of the stage
   int copies = 1, frames = 1;
   double busy_share = 0;        // of the wall time of the last train()
@@ -66,10 +77,11 @@ class Trainer {
   std::vector<StageSummary> summaries();  // since the last call
   const Graph& graph() const;
   const TrainerOptions& options() const;
-  const std::vector<int>& partition() const;  // parts per stage, as resolved
+  const std::vector<int>& partition() const;  // parts per stretch, as resolved
 
  private:
   struct Parts;
+  void check(const std::vector<Program>&) const;
   std::unique_ptr<Parts> parts_;
 };
 

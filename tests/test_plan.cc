@@ -18,7 +18,7 @@ using namespace pipecast;
 namespace {
 
 using Pass = std::pair<int64_t, int>;
-Pass pass_of(const Instruction& i) { return {i.minibatch, i.micro}; }
+Tag pass_of(const Instruction& i) { return i.tag(); }
 
 const std::vector<LookAheadMode> modes = {LookAheadMode::paper, LookAheadMode::released, LookAheadMode::exact, LookAheadMode::decayed};
 
@@ -103,7 +103,7 @@ std::vector<std::vector<Expected>> simulate(int stages, int64_t minibatches, int
 std::vector<std::string> forward_reads(const Audit& audit, int stage) {
   std::vector<std::string> reads;
   for (const AuditedPass& pass : audit.passes)
-    if (pass.stage == stage && !pass.backward)
+    if (pass.stage == stage && !pass.backward())
       reads.push_back("v" + std::to_string(pass.version) + (pass.reads == Reads::predicted ? "+" + std::to_string(pass.ahead) : ""));
   return reads;
 }
@@ -156,7 +156,7 @@ TEST_CASE("the version tables are those of a pipeline simulated from the rule") 
           REQUIRE(found.stage == k);
           REQUIRE(found.minibatch == pass.minibatch);
           REQUIRE(found.micro == pass.micro);
-          REQUIRE(found.backward == pass.backward);
+          REQUIRE(found.backward() == pass.backward);
           REQUIRE(found.reads == (ahead > 0 ? Reads::predicted : Reads::latest));
           REQUIRE(found.ahead == ahead);
           REQUIRE(found.version == pass.live);  // every prediction starts from the newest weights
@@ -190,7 +190,7 @@ TEST_CASE("the version table of four stages and eight mini-batches, written by h
     CHECK(result.copies == copies);
     CHECK(result.frames == std::vector<int>{4, 3, 2, 1});
     for (const AuditedPass& pass : result.passes)
-      if (pass.backward)
+      if (pass.backward())
         CHECK(std::tuple(pass.reads, pass.version, pass.live) == std::tuple(Reads::latest, pass.minibatch, pass.minibatch));
   }
 }
@@ -208,7 +208,7 @@ TEST_CASE("PipeDream: forward and backward of a pass read the same weights; D - 
         const AuditedPass& found = result.passes[next++];
         if (!pass.backward) under_way[{pass.minibatch, pass.micro}] = pass.live;
         const int64_t version = under_way.at({pass.minibatch, pass.micro});
-        REQUIRE(found.backward == pass.backward);
+        REQUIRE(found.backward() == pass.backward);
         REQUIRE(found.version == version);
         REQUIRE(found.live == pass.live);
         REQUIRE(found.reads == (version == pass.live ? Reads::latest : Reads::stash));
@@ -380,7 +380,7 @@ TEST_CASE("a prediction is made where it is needed, joins the step where it can,
 }
 
 TEST_CASE("evaluation forwards every batch with the latest weights and keeps one frame") {
-  const Program first = evaluation_program(2, 3, 0), last = evaluation_program(2, 3, 1);
+  const Program first = evaluation_program(2, 1, 3, 0), last = evaluation_program(2, 1, 3, 1);
   CHECK(first.size() == 9);
   CHECK(last.size() == 6);
   for (int64_t batch = 0; batch < 3; ++batch) {
@@ -391,7 +391,7 @@ TEST_CASE("evaluation forwards every batch with the latest weights and keeps one
   }
   CHECK(frames_needed(first) == 1);
   CHECK(copies_needed(first) == 1);
-  CHECK(evaluation_program(3, 0, 1).empty());
+  CHECK(evaluation_program(3, 1, 0, 1).empty());
 }
 
 TEST_CASE("methods are found by name, and settings are checked") {
@@ -594,7 +594,7 @@ TEST_CASE("the clock waits for free places on a link") {
   programs[2] = one_forward_one_backward({3, 5, 1}, 2);
   std::vector<int64_t> forwards, backwards;
   for (const AuditedPass& pass : audit(programs).passes)
-    if (pass.stage == 0) (pass.backward ? backwards : forwards).push_back(pass.time);
+    if (pass.stage == 0) (pass.backward() ? backwards : forwards).push_back(pass.time);
   CHECK(forwards == std::vector<int64_t>{0, 1, 2, 3, 5});
   CHECK(backwards == std::vector<int64_t>{9, 10, 13, 17, 21});
 }
@@ -618,11 +618,12 @@ TEST_CASE("the JSON of an audit has the keys of its contract and nothing else") 
   for (size_t p = 0; p < result.passes.size(); ++p) {
     const auto& found = json["passes"][p];
     const AuditedPass& pass = result.passes[p];
-    CHECK(keys(found) == std::set<std::string>{"stage", "minibatch", "micro", "pass", "reads", "version", "ahead", "live"});
+    CHECK(keys(found) == std::set<std::string>{"stage", "minibatch", "micro", "chunk", "pass", "reads", "version", "ahead", "live"});
     CHECK(found["stage"] == pass.stage);
     CHECK(found["minibatch"] == pass.minibatch);
     CHECK(found["micro"] == pass.micro);
-    CHECK(found["pass"] == (pass.backward ? "backward" : "forward"));
+    CHECK(found["chunk"] == 0);
+    CHECK(found["pass"] == (pass.backward() ? "backward" : "forward"));
     CHECK(found["reads"] == to_string(pass.reads));
     CHECK(found["version"] == pass.version);
     CHECK(found["ahead"] == pass.ahead);

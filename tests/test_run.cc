@@ -256,7 +256,7 @@ TEST_CASE("reports: copies, frames, busy shares, prediction error") {
     CHECK(s[k].frames == 4 - k);
     CHECK(s[k].busy_share > 0);
     CHECK(s[k].busy_share <= 1);
-    CHECK(s[k].first_part == k);
+    CHECK(s[k].parts == std::vector<std::pair<int, int>>{{k, 1}});
     CHECK((s[k].prediction_error > 0) == (k < 3));
     CHECK(s[k].memory.weights >= s[k].parameters * s[k].copies);
   }

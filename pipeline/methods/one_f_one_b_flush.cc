@@ -4,17 +4,6 @@
 
 namespace pipecast {
 
-Program one_f_one_b_flush_program(const Setting& setting, int stage) {
-  Setting one = setting;
-  one.minibatches = 1;
-  const Program of_one = one_forward_one_backward(one, stage);
-  Program program;
-  for (int64_t minibatch = 0; minibatch < setting.minibatches; ++minibatch)
-    for (Instruction i : of_one) {
-      i.minibatch = minibatch;
-      program.push_back(i);
-    }
-  return program;
-}
+Program one_f_one_b_flush_program(const Setting& setting, int stage) { return one_by_one(setting, stage, one_forward_one_backward); }
 
 }  // namespace pipecast

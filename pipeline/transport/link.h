@@ -4,14 +4,9 @@
 
 #include "engine/device.h"
 #include "engine/tensor.h"
+#include "pipeline/program.h"
 
 namespace pipecast {
-
-struct Tag {
-  int64_t minibatch = 0;
-  int micro = 0;
-  bool operator==(const Tag&) const = default;
-};
 
 class Link {
  public:

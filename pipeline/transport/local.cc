@@ -37,9 +37,8 @@ class LocalLink : public Link {
   void receive(Device device, Tag tag, std::span<const Tensor> tensors) override {
     wait([this] { return sent_ > received_; });
     if (tags_[received_ % link_capacity] != tag)
-      throw Error("a stage expected the message of mini-batch " + std::to_string(tag.minibatch) + "." + std::to_string(tag.micro) +
-                  " and got that of " + std::to_string(tags_[received_ % link_capacity].minibatch) + "." +
-                  std::to_string(tags_[received_ % link_capacity].micro) + ": the stages' programs do not match");
+      throw Error("a stage expected the message of " + to_string(tag) + " and got that of " +
+                  to_string(tags_[received_ % link_capacity]) + ": the stages' programs do not match");
     const float* from = places_.data() + received_ % link_capacity * floats_;
     for (const Tensor& t : tensors) copy(device, t.data, from, size_t(t.shape.count()) * sizeof(float)), from += aligned(t.shape.count());
     synchronize(device);

@@ -1,0 +1,50 @@
+// SpecTrain (Chen et al., arXiv 1809.02839), in the two versions of its authors' later code base.
+//
+// v1: both passes of a mini-batch read weights predicted for the moment when it completes its round trip on the first stage, on
+// stage k of D: s = floor(k / 2) + D - 1 - k for the forward, s = floor(k / 2) for the backward.
+//
+// v2: the forward reads weights predicted D - 1 - k updates ahead, and the backward reads those same predicted weights again, so
+// they are stashed. The published code of v2 (`--lookahead released`) does something else: it stashes as PipeDream does, predicts nothing,
+// and multiplies the learning rate of stage k by D - k.
+#include <map>
+
+#include "pipeline/program.h"
+
+namespace pipecast {
+
+Program pipedream_program(const Setting&, int stage);
+
+Program spectrain_v1_program(const Setting& setting, int stage) {
+  const bool exact = setting.look_ahead == LookAheadMode::exact || setting.look_ahead == LookAheadMode::decayed;
+  const Program plain = one_forward_one_backward(setting, stage);
+  const std::vector<int> lags = true_lags(plain);
+  size_t forward = 0;
+  return with_weights(plain, [&](const Instruction& i, int64_t live) {
+    int s = stage / 2;
+    if (i.operation == Operation::forward) {
+      const int lag = lags[forward++];
+      s += exact ? lag : setting.stages - 1 - stage;
+    }
+    return Wanted{live, s > 0, s};
+  });
+}
+
+Program spectrain_v2_program(const Setting& setting, int stage) {
+  if (setting.look_ahead == LookAheadMode::released) {
+    Program program = pipedream_program(setting, stage);
+    for (Instruction& i : program)
+      if (i.operation == Operation::step) i.scale = float(setting.stages - stage);
+    return program;
+  }
+  const Program plain = one_forward_one_backward(setting, stage);
+  const std::vector<int> lags = true_lags(plain);
+  size_t forward = 0;
+  std::map<Tag, Wanted> read;  // by the forwards
+  return with_weights(plain, [&](const Instruction& i, int64_t live) {
+    if (i.operation != Operation::forward) return read.at(i.tag());
+    const int lag = lags[forward++], s = setting.look_ahead == LookAheadMode::paper ? setting.stages - 1 - stage : lag;
+    return read[i.tag()] = Wanted{live, s > 0, s};
+  });
+}
+
+}  // namespace pipecast
