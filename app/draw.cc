@@ -1,6 +1,4 @@
 // The timeline of a method, as text or SVG.
-#include "pipeline/draw.h"
-
 #include <iostream>
 
 #include "app/commands.h"
@@ -24,9 +22,9 @@ class DrawCommand : public Command {
   }
 
   void run(const Options&) override {
-    const Audit result = choice_.audited();
-    if (out_.empty()) std::cout << draw_text(choice_.setting, result);
-    else write_file(out_, draw_svg(choice_.method, choice_.setting, result));
+    const Audit result = choice_.audited(choice_.programs());
+    if (out_.empty()) std::cout << draw_text(result);
+    else write_file(out_, draw_svg(choice_.title(result), result));
   }
 
  private:

@@ -1,13 +1,18 @@
 #pragma once
-// The options that say which method's programs are meant, shared by the commands that only look at them.
+// The options that say which programs are meant, shared by the commands that only look at them.
+#include <algorithm>
+#include <iostream>
+
 #include "app/options.h"
 #include "pipeline/audit.h"
+#include "pipeline/draw.h"
 #include "pipeline/program.h"
+#include "pipeline/program_file.h"
 
 namespace pipecast {
 
 struct MethodChoice {
-  std::string method = "pipeoptim", look_ahead = "paper";
+  std::string method = "pipeoptim", look_ahead = "paper", recompute = "never", file;
   Setting setting{.stages = 4, .minibatches = 8};
 
   void declare(Options& o) {
@@ -15,15 +20,39 @@ struct MethodChoice {
     o.number("stages", setting.stages, "N", "stages of the pipeline", 1);
     o.number("minibatches", setting.minibatches, "N", "mini-batches from fill to drain", int64_t(1));
     o.number("micro-batches", setting.micro_batches, "N", "micro-batches per mini-batch", 1);
+    o.number("chunks", setting.chunks, "N", "stretches of the model per stage; 0: as many as the method takes by itself", 0);
     o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
+    o.text("recompute", recompute, "MODE", "which activations to compute again for the backward: " + list(recompute_modes()));
+    o.number("synchronous-minibatches", setting.synchronous, "N", "mini-batches at the beginning that run as in 1f1b-flush", int64_t(0));
+    o.number("rescale-minibatches", setting.rescale, "N", "pipemare: mini-batches until its learning rates are the full ones", int64_t(0));
+    o.text("program", file, "FILE", "a program file, .csv or .json, in place of all the above");
   }
-  // Throws UsageError for names that nobody knows and for settings that the method refuses.
-  Audit audited() {
+
+  // Throws UsageError for names that nobody knows, for settings that the method refuses, and for a wrong program file.
+  std::vector<Program> programs() {
+    if (!file.empty()) return read_programs(file);
     Mistakes mistakes;
     mistakes.check([&] { find_method(method); });
     mistakes.check([&] { setting.look_ahead = look_ahead_mode(look_ahead); });
+    mistakes.check([&] { setting.recompute = recompute_mode(recompute); });
     mistakes.report();
-    return audit(make_programs(find_method(method), setting));
+    return make_programs(find_method(method), setting);
+  }
+
+  // A fault is also drawn, unless `quiet`.
+  Audit audited(const std::vector<Program>& programs, bool quiet = false, int most_copies = 0) const {
+    try {
+      return audit(programs, most_copies);
+    } catch (const AuditFault& fault) {
+      if (!quiet) std::cout << draw_text(programs.size(), fault) << std::flush;
+      throw;
+    }
+  }
+
+  std::string name() const { return file.empty() ? method : file; }
+  std::string title(const Audit& audit) const {
+    const bool ahead = std::any_of(audit.passes.begin(), audit.passes.end(), [](const AuditedPass& pass) { return pass.ahead > 0; });
+    return name() + (file.empty() && ahead ? ", look-ahead " + look_ahead : "");
   }
 };
 

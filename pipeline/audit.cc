@@ -26,13 +26,13 @@ struct Queue {
 // The stages with their clocks. A pass takes one tick, everything else none.
 class Machine {
  public:
-  explicit Machine(const std::vector<Program>& programs)
-      : chunks_(chunks(programs)), activations_(programs.size()), gradients_(programs.size()) {
+  Machine(const std::vector<Program>& programs, int most_copies)
+      : chunks_(chunks(programs)), most_copies_(most_copies), activations_(programs.size()), gradients_(programs.size()) {
     for (const Program& program : programs) stages_.push_back({program});
   }
 
   // Which stage is looked at first makes no difference: each waits for named messages of its neighbours and for nothing else.
-  std::vector<AuditedPass> run() {
+  void run() {
     for (bool moved = true; moved;) {
       moved = false;
       for (size_t k = 0; k < stages_.size(); ++k)
@@ -41,8 +41,10 @@ class Machine {
     check_all_done();
     check_all_received();
     for (size_t k = 0; k < stages_.size(); ++k) check_end(k);
-    return passes();
   }
+
+  std::vector<AuditedPass> passes() const { return of_all(&Stage::audited); }
+  std::vector<AuditedStep> steps() const { return of_all(&Stage::steps); }
 
  private:
   // The content of a copy beside the latest weights: the predicted one, or a slot of the stash.
@@ -69,15 +71,17 @@ class Machine {
     std::optional<Copy> prediction = {};
     std::map<int, Copy> stash = {};  // by slot
     std::vector<AuditedPass> audited = {};
+    std::vector<AuditedStep> steps = {};
 
     bool done() const { return position == program.size(); }
     const Instruction& next() const { return program[position]; }
   };
 
-  std::vector<AuditedPass> passes() const {
-    std::vector<AuditedPass> passes;
-    for (const Stage& stage : stages_) passes.insert(passes.end(), stage.audited.begin(), stage.audited.end());
-    return passes;
+  template <class T>
+  std::vector<T> of_all(std::vector<T> Stage::*member) const {
+    std::vector<T> all;
+    for (const Stage& stage : stages_) all.insert(all.end(), (stage.*member).begin(), (stage.*member).end());
+    return all;
   }
 
   [[noreturn]] void wrong(size_t k, size_t position, const std::string& what) const {
@@ -170,10 +174,12 @@ class Machine {
           wrong(k, std::to_string(stage.awaiting_weight_half) + " backward_weight of its passes have not run");
         stage.gradient.reset();
         ++stage.updates;
+        stage.steps.push_back({int(k), i.scale, i.ahead, stage.clock});
         break;
       case Operation::predict:
         if (stage.prediction) check_was_read(k, *stage.prediction, "predicts");
         stage.prediction = Copy{stage.position, stage.updates, i.ahead, true};
+        check_copies(k);
         break;
       case Operation::stash:
         stash(k, i);
@@ -220,6 +226,14 @@ class Machine {
       copy.position = stage.position, copy.read = false;
     }
     stage.stash[i.slot] = copy;
+    check_copies(k);
+  }
+
+  void check_copies(size_t k) const {
+    const Stage& stage = stages_[k];
+    const int copies = 1 + (stage.prediction ? 1 : 0) + (stage.stash.empty() ? 0 : stage.stash.rbegin()->first + 1);
+    if (most_copies_ > 0 && copies > most_copies_)
+      wrong(k, "it needs copy number " + std::to_string(copies) + " of the weights, and at most " + std::to_string(most_copies_) + " may be kept");
   }
 
   // A pass: which weights does it read? Returns their version.
@@ -307,26 +321,29 @@ class Machine {
     for (const auto& [slot, stashed] : stage.stash) check_was_read(k, stashed, "stashes");
   }
 
-  int chunks_;
+  int chunks_, most_copies_;
   std::vector<Stage> stages_;
   std::vector<Queue> activations_, gradients_;
 };
 
 }  // namespace
 
-Audit audit(const std::vector<Program>& programs) {
-  Audit audit;
-  audit.passes = Machine(programs).run();
+Audit audit(const std::vector<Program>& programs, int most_copies) {
+  Machine machine(programs, most_copies);
+  machine.run();
+  Audit audit{.copies = {}, .slots = {}, .frames = {}, .passes = machine.passes(), .steps = machine.steps()};
+  const int chunks = pipecast::chunks(programs);
   for (const Program& program : programs) {
     audit.copies.push_back(copies_needed(program));
+    audit.slots.push_back(stash_slots(program));
     int frames = 0;
-    for (int chunk = 0; chunk < chunks(programs); ++chunk) frames += frames_needed(program, chunk);
+    for (int chunk = 0; chunk < chunks; ++chunk) frames += frames_needed(program, chunk);
     audit.frames.push_back(frames);
   }
   return audit;
 }
 
-std::string audit_json(const std::string& method, const Setting& setting, const Audit& audit) {
+std::string audit_json(const std::string& method, const Audit& audit) {
   nlohmann::json passes = nlohmann::json::array();
   for (const AuditedPass& pass : audit.passes)
     passes.push_back({{"stage", pass.stage},
@@ -339,7 +356,7 @@ std::string audit_json(const std::string& method, const Setting& setting, const 
                       {"ahead", pass.ahead},
                       {"live", pass.live}});
   return nlohmann::json{
-      {"method", method}, {"stages", setting.stages}, {"copies", audit.copies}, {"frames", audit.frames}, {"passes", passes}}
+      {"method", method}, {"stages", audit.frames.size()}, {"copies", audit.copies}, {"frames", audit.frames}, {"passes", passes}}
       .dump();
 }
 
