@@ -15,7 +15,7 @@ std::string text(const Instruction& i) { return to_string(i.operation) + " of " 
 // All messages that went one way between two neighbours.
 struct Queue {
   struct Message {
-    Tag pass;        // as the receiver calls it
+    Tag pass;         // as the receiver calls it
     size_t position;  // of the instruction that sent it
     int64_t time;
   };
@@ -181,9 +181,7 @@ class Machine {
         stage.prediction = Copy{stage.position, stage.updates, i.ahead, true};
         check_copies(k);
         break;
-      case Operation::stash:
-        stash(k, i);
-        break;
+      case Operation::stash: stash(k, i); break;
     }
     ++stage.position;
     return true;
@@ -233,7 +231,8 @@ class Machine {
     const Stage& stage = stages_[k];
     const int copies = 1 + (stage.prediction ? 1 : 0) + (stage.stash.empty() ? 0 : stage.stash.rbegin()->first + 1);
     if (most_copies_ > 0 && copies > most_copies_)
-      wrong(k, "it needs copy number " + std::to_string(copies) + " of the weights, and at most " + std::to_string(most_copies_) + " may be kept");
+      wrong(k, "it needs copy number " + std::to_string(copies) + " of the weights, and at most " + std::to_string(most_copies_) +
+                   " may be kept");
   }
 
   // A pass: which weights does it read? Returns their version.

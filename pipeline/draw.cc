@@ -68,7 +68,8 @@ struct Summary {
   std::string letters() const {
     std::string text;
     for (Operation operation : kinds) text += (text.empty() ? "" : ", ") + kind(operation).letter + ": " + kind(operation).meaning;
-    return text + " of a mini-batch" + (micro_batches > 1 ? ".micro-batch" : "") + (last_chunk > 0 ? ", c1: on chunk 1, else on chunk 0" : "");
+    return text + " of a mini-batch" + (micro_batches > 1 ? ".micro-batch" : "") +
+           (last_chunk > 0 ? ", c1: on chunk 1, else on chunk 0" : "");
   }
 };
 
@@ -77,11 +78,15 @@ bool reads_weights(const AuditedPass& pass) { return pass.operation != Operation
 
 bool predicted(const AuditedPass& pass) { return pass.reads == Reads::predicted || pass.ahead != 0; }
 
-// "stash v0+3"
+// "v0+3"
+std::string version(const AuditedPass& pass) {
+  return "v" + std::to_string(pass.version) + (predicted(pass) ? (pass.ahead < 0 ? "" : "+") + std::to_string(pass.ahead) : "");
+}
+
+// "reads stash v0+3"
 std::string reads(const AuditedPass& pass) {
   if (!reads_weights(pass)) return "reads no weights";
-  return "reads " + to_string(pass.reads) + " v" + std::to_string(pass.version) +
-         (predicted(pass) ? (pass.ahead < 0 ? "" : "+") + std::to_string(pass.ahead) : "") +
+  return "reads " + to_string(pass.reads) + " " + version(pass) +
          (pass.reads == Reads::predicted && pass.live > pass.version ? ", age " + std::to_string(pass.live - pass.version) : "");
 }
 
@@ -235,7 +240,7 @@ std::string audit_table(const std::string& title, const Audit& audit) {
   if (summary.least_ahead < 0) table += ", v5-3: estimated 3 updates back";
   if (summary.ages) table += ", age 1: predicted 1 update before";
   if (summary.stash) table += ", stash: kept from before";
-  table += "; live: the newest\nlag: the updates from the version of the forward to its backward\n" + versions_table(summary, audit);
+  table += "\nlive: the newest; lag: the updates from the version of the forward to its backward\n" + versions_table(summary, audit);
   table += "\nEvery pass at its earliest, each one tick long:\n" + timeline(audit.frames.size(), audit.passes, {});
   return table;
 }
@@ -244,20 +249,20 @@ std::string draw_svg(const std::string& title, const Audit& audit) {
   const Summary summary(audit.passes);
   const int64_t stages = int64_t(audit.frames.size());
   check_size(size_t(stages), summary.end);
-  auto version = [](const AuditedPass& pass) {
-    if (!reads_weights(pass)) return std::string();
-    return "v" + std::to_string(pass.version) + (predicted(pass) ? "\u2192v" + std::to_string(pass.version + pass.ahead) : "");
+  // Ahead there is a version that the prediction is meant to be; back there may be none, before the first.
+  auto read = [](const AuditedPass& pass) {
+    return pass.ahead > 0 ? "v" + std::to_string(pass.version) + "\u2192v" + std::to_string(pass.version + pass.ahead) : version(pass);
   };
   // Boxes as wide as the longest text needs, rows with room for arcs between them, and blocks one below the other that fit on a page.
-  size_t characters = 0;
+  constexpr int64_t box_height = 34, row_height = 46, left = 76, heading = 88, gap = 5, page_width = 1500, bold_letter = 8, letter = 7;
+  int64_t text_width = 28;
   for (const AuditedPass& pass : audit.passes) {
-    const std::string read = version(pass);
-    characters = std::max({characters, summary.label(pass).size(), read.size() - (predicted(pass) ? 2 : 0)});  // an arrow is 3 bytes
+    const size_t letters = read(pass).size() - (pass.ahead > 0 ? 2 : 0);  // an arrow is 3 bytes
+    text_width = std::max({text_width, bold_letter * int64_t(summary.label(pass).size()), letter * int64_t(letters)});
   }
-  constexpr int64_t box_height = 34, row_height = 46, left = 76, heading = 84, gap = 5, page_width = 1500;
-  const int64_t width = std::max<int64_t>(34, 7 * int64_t(characters) + 6) + gap;
-  const int64_t columns = (page_width - left) / width, blocks = std::max<int64_t>(1, (summary.end + columns - 1) / columns);
-  const int64_t block_height = stages * row_height + 34;
+  const int64_t width = text_width + 6 + gap, most_columns = (page_width - left - gap) / width;
+  const int64_t blocks = std::max<int64_t>(1, (summary.end + most_columns - 1) / most_columns);
+  const int64_t columns = std::max<int64_t>(1, (summary.end + blocks - 1) / blocks), block_height = stages * row_height + 38;
   auto x_of = [&](int64_t time) { return left + time % columns * width; };
   auto y_of = [&](int64_t time, int stage) { return heading + time / columns * block_height + stage * row_height; };
 
@@ -265,22 +270,23 @@ std::string draw_svg(const std::string& title, const Audit& audit) {
   auto text = [&](int64_t x, int64_t y, const std::string& style, const std::string& what) {
     svg << "<text x=\"" << x << "\" y=\"" << y << "\"" << style << ">" << escaped(what) << "</text>\n";
   };
-  svg << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << std::max<int64_t>(760, left + std::min(columns, summary.end) * width + 10)
-      << " " << heading + blocks * block_height - 10 << "\" font-family=\"sans-serif\" font-size=\"12\">\n"
+  svg << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << std::max<int64_t>(760, left + columns * width + gap) << " "
+      << heading + blocks * block_height - 10 << "\" font-family=\"sans-serif\" font-size=\"12\">\n"
       << "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
   text(10, 22, " font-size=\"15\" font-weight=\"bold\"", title + ", " + number(stages, "stage", "stages") + ", time to the right");
   if (!audit.passes.empty()) text(10, 40, "", summary.letters());
   text(10, 56, "",
        std::string("In a box, the version of the weights that it reads") +
-           (summary.most_ahead > 0 ? ", \u2192 the version it predicts" : "") + (summary.least_ahead < 0 ? ", \u2192 the version it estimates" : "") +
-           (summary.stash ? ", dotted: from the stash" : "") + (audit.steps.empty() ? "" : "; a line behind a box: an update") +
+           (summary.most_ahead > 0 ? ", \u2192 the version it predicts" : "") +
+           (summary.least_ahead < 0 ? ", v5-3: estimated 3 updates back" : "") + (summary.stash ? ", dotted: from the stash" : "") +
+           (audit.steps.empty() ? "" : "; a line behind a box: an update") +
            (summary.most_ahead > 0 || summary.least_ahead < 0 ? ", an arc from it: what is predicted then" : ""));
   const std::string middle = " text-anchor=\"middle\"";
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t begin = block * columns;
     for (int k = 0; k < int(stages); ++k) text(10, y_of(begin, k) + box_height / 2 + 4, "", "stage " + std::to_string(k));
     for (int64_t time = begin; time < std::min(summary.end, begin + columns); ++time)
-      text(x_of(time) + (width - gap) / 2, y_of(time, 0) - 12, middle + " font-size=\"9\" fill=\"#999\"", std::to_string(time));
+      text(x_of(time) + (width - gap) / 2, y_of(time, 0) - 15, middle + " font-size=\"9\" fill=\"#999\"", std::to_string(time));
   }
   for (const AuditedPass& pass : audit.passes) {
     const int64_t x = x_of(pass.time), y = y_of(pass.time, pass.stage), centre = x + (width - gap) / 2;
@@ -290,7 +296,7 @@ std::string draw_svg(const std::string& title, const Audit& audit) {
         << pass.minibatch % 360 * 137 % 360 << "," << shade.saturation << "%," << shade.lightness << "%)\" stroke=\"#444\""
         << (pass.reads == Reads::stash ? " stroke-dasharray=\"3 3\"" : "") << "/>\n";
     text(centre, y + 14, middle + " font-weight=\"bold\"", summary.label(pass));
-    if (reads_weights(pass)) text(centre, y + 28, middle + " font-size=\"11\"", version(pass));
+    if (reads_weights(pass)) text(centre, y + 28, middle + " font-size=\"11\"", read(pass));
   }
   std::map<std::pair<int, int64_t>, int64_t> time_of_version;
   std::map<int, int64_t> updates;  // by stage
@@ -305,8 +311,8 @@ std::string draw_svg(const std::string& title, const Audit& audit) {
     // Where the step is in a block above, from the edge of this one.
     const int64_t edge = pass.time / columns * columns, end = x_of(pass.time) + (width - gap) / 2, y = y_of(pass.time, pass.stage);
     const int64_t begin = step->second <= edge ? left - gap / 2 - 1 : x_of(step->second - 1) + width - gap / 2 - 1;
-    svg << "<path d=\"M" << begin << " " << y - 3 << "C" << begin << " " << y - 11 << " " << end << " " << y - 11 << " " << end << " " << y - 3
-        << "\" fill=\"none\" stroke=\"#b00\"/><path d=\"M" << end - 3 << " " << y - 5 << "l3 5l3 -5z\" fill=\"#b00\"/>\n";
+    svg << "<path d=\"M" << begin << " " << y - 3 << "C" << begin << " " << y - 11 << " " << end << " " << y - 11 << " " << end << " "
+        << y - 3 << "\" fill=\"none\" stroke=\"#b00\"/><path d=\"M" << end - 3 << " " << y - 5 << "l3 5l3 -5z\" fill=\"#b00\"/>\n";
   }
   svg << "</svg>\n";
   return svg.str();

@@ -15,8 +15,8 @@ std::string draw_text(const Audit&);
 // As far as the programs of so many stages ran, with "!" where the fault is.
 std::string draw_text(size_t stages, const AuditFault&);
 
-// The same as a self-contained SVG. A mini-batch has one colour, in a shade for each kind of pass. A box says which version of the weights the
-// pass reads, with an arrow to the version that a prediction is meant to be; a dotted frame is a read from the stash. A thin line is a
+// The same as a self-contained SVG. A mini-batch has one colour, in a shade for each kind of pass. A box says which version of the weights
+// the pass reads, with an arrow to the version that a prediction is meant to be; a dotted frame is a read from the stash. A thin line is a
 // step, an arc leads from the step that a prediction starts from to the pass that reads it.
 std::string draw_svg(const std::string& title, const Audit&);
 

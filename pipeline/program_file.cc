@@ -49,8 +49,8 @@ Field number(const std::string& name, T Owner::*member, T least, T most) {
     const char* end = text.data() + text.size();
     const auto [after, error] = std::from_chars(text.data(), end, value);
     if (error != std::errc() || after != end || !(value >= least && value <= most))
-      throw UsageError("'" + shown(text) + "' is not a " + (std::is_integral_v<T> ? "whole " : "") + "number from " + to_text(least) + " to " +
-                       to_text(most));
+      throw UsageError("'" + shown(text) + "' is not a " + (std::is_integral_v<T> ? "whole " : "") + "number from " + to_text(least) +
+                       " to " + to_text(most));
     row.*member = value;
   };
   return {name, set, [=](const Row& row) { return to_text(row.*member); }};
@@ -159,7 +159,8 @@ std::vector<Program> read_csv(const std::string& path, const std::string& text) 
     }
     if (values.size() != columns.size())
       throw UsageError(place + ": the line has " + (values.size() > fields().size() ? "more" : std::to_string(values.size())) +
-                       " values and the first line names " + std::to_string(columns.size()) + " columns; write a value for each, or nothing between two commas");
+                       " values and the first line names " + std::to_string(columns.size()) +
+                       " columns; write a value for each, or nothing between two commas");
     Entry entry(place);
     for (size_t c = 0; c < columns.size(); ++c)
       if (!values[c].empty()) entry.set(*columns[c], values[c]);
@@ -180,7 +181,8 @@ std::vector<Program> read_json(const std::string& path, const std::string& text)
     const bool begins = event == Event::array_start || event == Event::object_start || event == Event::value;
     const Event wanted = depth == 0 ? Event::array_start : depth == 1 ? Event::object_start : Event::value;
     if (begins && event != wanted)
-      throw UsageError((depth == 0 ? path : place) + ": a program is an array of objects, [{\"stage\": 0, \"operation\": \"forward\", ...}, ...]");
+      throw UsageError((depth == 0 ? path : place) +
+                       ": a program is an array of objects, [{\"stage\": 0, \"operation\": \"forward\", ...}, ...]");
     if (event == Event::object_start) entry.emplace(place), ++number;
     if (event == Event::key) field = &find_field(parsed.get<std::string>(), place);
     if (event == Event::value) entry->set(*field, parsed.is_string() ? parsed.get<std::string>() : parsed.dump());
@@ -191,7 +193,8 @@ std::vector<Program> read_json(const std::string& path, const std::string& text)
     [[maybe_unused]] const nlohmann::json emptied = nlohmann::json::parse(text, take);
   } catch (const nlohmann::json::parse_error& error) {
     const auto end = text.begin() + ptrdiff_t(std::min(error.byte, text.size()));
-    throw UsageError(path + ":" + std::to_string(1 + std::count(text.begin(), end, '\n')) + ": this is not JSON; correct what stands here or before");
+    throw UsageError(path + ":" + std::to_string(1 + std::count(text.begin(), end, '\n')) +
+                     ": this is not JSON; correct what stands here or before");
   } catch (const nlohmann::json::exception&) {
     throw UsageError(path + ", entry " + std::to_string(number) + ": a number does not fit; see docs/program-files.md for the limits");
   }
@@ -222,8 +225,8 @@ std::vector<Program> read_programs(const std::string& path) {
   if (programs.empty()) throw UsageError("program file '" + path + "' holds no instructions; give every stage some");
   for (size_t k = 0; k < programs.size(); ++k)
     if (programs[k].empty())
-      throw UsageError("program file '" + path + "' has instructions for stage " + std::to_string(programs.size() - 1) + " and none for stage " +
-                       std::to_string(k) + "; number the stages from 0 without a gap");
+      throw UsageError("program file '" + path + "' has instructions for stage " + std::to_string(programs.size() - 1) +
+                       " and none for stage " + std::to_string(k) + "; number the stages from 0 without a gap");
   return programs;
 }
 

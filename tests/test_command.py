@@ -478,7 +478,7 @@ class Audit(CommandTest):
             self.assertEqual(audit["frames"], [4, 3, 2, 1])
             self.assertEqual(len(audit["passes"]), 4 * 8 * 2)
             for p in audit["passes"]:
-                self.assertEqual(set(p), {"stage", "minibatch", "micro", "pass", "reads", "version", "ahead", "live"})
+                self.assertEqual(set(p), {"stage", "minibatch", "micro", "chunk", "pass", "reads", "version", "ahead", "live"})
                 ahead = 3 - p["stage"] if method == "pipeoptim" and p["pass"] == "forward" else 0
                 self.assertEqual(p["ahead"], ahead, p)
                 self.assertEqual(p["reads"], "predicted" if ahead else "latest")
@@ -492,6 +492,37 @@ class Audit(CommandTest):
         audit = json.loads(self.succeed("audit", "--config", "config", "--json"))
         self.assertEqual((audit["method"], audit["stages"]), ("vanilla", 2))
         self.assertIn("vanilla", self.succeed("audit", "--config", "config"))
+
+    def test_program_files(self):
+        table = self.succeed("audit", "--stages", 3, "--method", "pipedream", "--export", "mine.csv")
+        self.assertIn("pipedream: 3 stages, 8 mini-batches\n", table)
+        self.assertEqual(self.succeed("audit", "--program", "mine.csv"), table.replace("pipedream:", "mine.csv:"))
+        self.assertEqual(json.loads(self.succeed("audit", "--program", "mine.csv", "--json"))["copies"], [3, 2, 1])
+        drawing = self.succeed("draw", "--program", "mine.csv")
+        self.assertEqual(self.succeed("draw", "--stages", 3, "--method", "pipedream"), drawing)
+        self.succeed("draw", "--program", "mine.csv", "--out", "mine.svg")
+        self.assertIn("mine.csv, 3 stages", (self.folder / "mine.svg").read_text())
+        self.refuse(["audit", "--program", "mine.csv", "--max-copies", 2, "--json"], "copy number 3 of the weights")
+        self.refuse(["audit", "--export", "mine.txt"], "ends neither in .csv nor in .json")
+        self.refuse(["draw", "--program", "other.csv"], "'other.csv' cannot be read")
+
+        # A fault is drawn where it is: the step after B0 of stage 0 left out.
+        lines = (self.folder / "mine.csv").read_text().splitlines()
+        lines.remove(next(line for line in lines if line.startswith("0,step,0,")))
+        (self.folder / "mine.csv").write_text("\n".join(lines))
+        for command in ("audit", "draw"):
+            result = self.run_command(command, "--program", "mine.csv")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("stage 0  F0 F1 F2 .  .  B0 F3 !\n", result.stdout)
+            self.assertIn("the gradient of mini-batch 0 has not been used by a step yet", result.stderr)
+
+    def test_options_of_methods(self):
+        self.assertIn("F0.1c2  reads", self.succeed("audit", "--method", "interleaved", "--stages", 2, "--micro-batches", 2, "--chunks", 3))
+        self.assertIn("R0 ", self.succeed("draw", "--recompute", "always"))
+        self.refuse(["draw", "--recompute", "allways"], "did you mean 'always'?")
+        synchronous = self.succeed("draw", "--method", "vanilla", "--stages", 2, "--synchronous-minibatches", 1)
+        self.assertIn("stage 0  F0 .  .  B0 F1 F2", synchronous)
+        self.assertIn("learning rate x 0.33 to 1.00", self.succeed("audit", "--method", "pipemare", "--rescale-minibatches", 4))
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ copies of the weights  2   1
 activation frames      2   1
 
 F: forward, B: backward of a mini-batch
-v2: the weights after 2 updates, v2+3: predicted 3 updates further; live: the newest
-lag: the updates from the version of the forward to its backward
+v2: the weights after 2 updates, v2+3: predicted 3 updates further
+live: the newest; lag: the updates from the version of the forward to its backward
 
 stage 0
   F0  reads predicted v0+1  (live v0, lag 0)
@@ -113,7 +113,8 @@ stage 1  .  F0 B0 F1 B1 F2 B2 .
 TEST_CASE("the table says what the copies are, what is estimated, how old it is, and what the steps do") {
   auto table = [](const std::string& method, const Setting& setting) { return audit_table(method, audit_of(method, setting)); };
   std::string text = table("pipedream", {4, 8, 1});
-  CHECK(contains(text, "copies of the weights  4   3   2   1\n  latest               1   1   1   1\n  stash                3   2   1   0\n"));
+  CHECK(
+      contains(text, "copies of the weights  4   3   2   1\n  latest               1   1   1   1\n  stash                3   2   1   0\n"));
   CHECK(contains(text, "B1  reads stash v0   (live v1)"));
   CHECK_FALSE(contains(text, "steps:"));
 
@@ -144,6 +145,11 @@ TEST_CASE("the table says what the copies are, what is estimated, how old it is,
   text = table("zero-bubble", {2, 1, 2});
   CHECK(contains(text, "F: forward, I: input half of the backward, W: weight half of the backward of"));
   CHECK(contains(text, "W0.0  reads no weights"));
+  for (const Method& method : methods()) {
+    CAPTURE(method.name);
+    std::istringstream rows(table(method.name, {4, 12, 4}));
+    for (std::string row; std::getline(rows, row);) CHECK(row.size() <= 140);
+  }
   text = table("1f1b-flush", {2, 1, 2, LookAheadMode::paper, 0, Recompute::always});
   CHECK(contains(text, "R0.1  reads latest v0"));
   CHECK(contains(text, "R: forward once more"));
@@ -166,7 +172,7 @@ TEST_CASE("the timeline as SVG has a box per pass, a line per step, an arc per p
     if (stages == 4) CHECK(contains(svg, ">v4\u2192v7</text>"));
   }
   CHECK(contains(draw_svg("pipedream", audit_of("pipedream", {4, 8, 1})), "stroke-dasharray"));
-  CHECK(contains(draw_svg("pipemare", audit_of("pipemare", {4, 8, 1})), ">v4\u2192v1</text>"));
+  CHECK(contains(draw_svg("pipemare", audit_of("pipemare", {4, 8, 1})), ">v4-3</text>"));
 }
 
 TEST_CASE("a picture is as wide as a page, however long the timeline") {
@@ -177,7 +183,8 @@ TEST_CASE("a picture is as wide as a page, however long the timeline") {
     int width = 0;
     box >> width;
     CHECK(width <= 1500);
-    for (size_t at = svg.find("<rect x=\""); at != std::string::npos; at = svg.find("<rect x=\"", at + 1)) CHECK(std::stoi(svg.substr(at + 9)) < width);
+    for (size_t at = svg.find("<rect x=\""); at != std::string::npos; at = svg.find("<rect x=\"", at + 1))
+      CHECK(std::stoi(svg.substr(at + 9)) < width);
     std::istringstream rows(draw_text(result));
     for (std::string row; std::getline(rows, row);) CHECK(row.size() <= 120);
   }
@@ -187,10 +194,11 @@ TEST_CASE("a picture is as wide as a page, however long the timeline") {
 TEST_CASE("a fault is drawn where it is, after what ran until then") {
   auto programs = programs_of("vanilla", {2, 2, 1});
   std::erase_if(programs[0], [](const Instruction& i) { return i.operation == Operation::step && i.minibatch == 0; });
-  CHECK(fault_of(programs).first == "F: forward, B: backward of a mini-batch; !: the fault, or who waits for it\n"
-                                    "\ntime     0  1  2  3  4  5\n"
-                                    "stage 0  F0 F1 .  B0 .  !\n"
-                                    "stage 1  .  F0 B0 F1 B1 .\n");
+  CHECK(fault_of(programs).first ==
+        "F: forward, B: backward of a mini-batch; !: the fault, or who waits for it\n"
+        "\ntime     0  1  2  3  4  5\n"
+        "stage 0  F0 F1 .  B0 .  !\n"
+        "stage 1  .  F0 B0 F1 B1 .\n");
   // A deadlock before anything ran.
   programs = programs_of("vanilla", {2, 1, 1});
   std::swap(programs[0], programs[1]);
@@ -223,7 +231,8 @@ TEST_CASE("copies of the weights may be limited, and the first instruction that 
     REQUIRE(sentence.starts_with(before));
     const Program& program = programs.at(size_t(std::stoi(sentence.substr(before.size()))));
     const size_t position = third_copy(program);
-    CHECK(contains(sentence, "is wrong at instruction " + std::to_string(position) + ", " + to_string(program[position].operation) + " of"));
+    CHECK(
+        contains(sentence, "is wrong at instruction " + std::to_string(position) + ", " + to_string(program[position].operation) + " of"));
     CHECK(contains(fault_of(programs, 2).second, "it needs copy number 3 of the weights, and at most 2 may be kept"));
     CHECK(contains(fault_of(programs, 2).first, "!"));
   }

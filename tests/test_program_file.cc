@@ -15,7 +15,8 @@ namespace {
 
 struct TemporaryFile {
   explicit TemporaryFile(const std::string& ending)
-      : path((std::filesystem::temp_directory_path() / ("pipecast-programs-" + std::to_string(std::random_device{}()) + ending)).string()) {}
+      : path((std::filesystem::temp_directory_path() / ("pipecast-programs-" + std::to_string(std::random_device{}()) + ending)).string()) {
+  }
   ~TemporaryFile() { std::filesystem::remove_all(path); }
   void write(const std::string& text) const { std::ofstream(path, std::ios::binary) << text; }
   const std::string path;
@@ -74,7 +75,9 @@ TEST_CASE("columns may be left out and stand in any order; blanks, comments and 
 }
 
 TEST_CASE("what is wrong in a file is named with its line and its field") {
-  auto csv = [](const std::string& row) { return error_of(".csv", "stage,operation,minibatch,micro,chunk,reads,ahead,age,slot,scale,keep\n" + row); };
+  auto csv = [](const std::string& row) {
+    return error_of(".csv", "stage,operation,minibatch,micro,chunk,reads,ahead,age,slot,scale,keep\n" + row);
+  };
   CHECK(csv("0,forwrd,,,,,,,,,").starts_with("FILE:2, field 'operation': unknown operation 'forwrd'; did you mean 'forward'? Known: "));
   CHECK(csv("4096,forward,,,,,,,,,") == "FILE:2, field 'stage': '4096' is not a whole number from 0 to 4095");
   CHECK(csv("-1,forward,,,,,,,,,") == "FILE:2, field 'stage': '-1' is not a whole number from 0 to 4095");
@@ -83,7 +86,8 @@ TEST_CASE("what is wrong in a file is named with its line and its field") {
   CHECK(csv("0,forward,,65536,,,,,,,") == "FILE:2, field 'micro': '65536' is not a whole number from 0 to 65535");
   CHECK(csv("0,forward,,1.5,,,,,,,") == "FILE:2, field 'micro': '1.5' is not a whole number from 0 to 65535");
   CHECK(csv("0,forward,,,64,,,,,,") == "FILE:2, field 'chunk': '64' is not a whole number from 0 to 63");
-  CHECK(csv("0,forward,,,,newest,,,,,") == "FILE:2, field 'reads': unknown reads 'newest'; did you mean 'latest'? Known: latest, predicted, stash");
+  CHECK(csv("0,forward,,,,newest,,,,,") ==
+        "FILE:2, field 'reads': unknown reads 'newest'; did you mean 'latest'? Known: latest, predicted, stash");
   CHECK(csv("0,predict,,,,,65536,,,,") == "FILE:2, field 'ahead': '65536' is not a whole number from -65535 to 65535");
   CHECK(csv("0,forward,,,,,,-1,,,") == "FILE:2, field 'age': '-1' is not a whole number from 0 to 65535");
   CHECK(csv("0,stash,,,,,,,5000,,") == "FILE:2, field 'slot': '5000' is not a whole number from 0 to 4095");
@@ -93,7 +97,8 @@ TEST_CASE("what is wrong in a file is named with its line and its field") {
   }
   CHECK(csv("0,forward,,,,,,,,,yes") == "FILE:2, field 'keep': 'yes' is neither true nor false");
   CHECK(csv("\n0,,,,,,,,,,") == "FILE:3: there is no operation; every instruction has one");
-  CHECK(csv("0,forward") == "FILE:2: the line has 2 values and the first line names 11 columns; write a value for each, or nothing between two commas");
+  CHECK(csv("0,forward") ==
+        "FILE:2: the line has 2 values and the first line names 11 columns; write a value for each, or nothing between two commas");
   CHECK(csv("0,forward" + std::string(1 << 20, ',')).starts_with("FILE:2: the line has more values and the first line names 11 columns"));
   CHECK(csv("2,forward,,,,,,,,,") ==
         "program file 'FILE' has instructions for stage 2 and none for stage 0; number the stages from 0 without a gap");
@@ -101,8 +106,8 @@ TEST_CASE("what is wrong in a file is named with its line and its field") {
   CHECK(error_of(".csv", "stage,operator\n").starts_with("FILE:1: unknown field 'operator'; did you mean 'operation'? Known: stage,"));
   CHECK(error_of(".csv", "stage,operation,stage\n") == "FILE:1: column 'stage' is given twice; give it once");
   // Nothing of a hostile value but its beginning, and no control characters.
-  CHECK(error_of(".csv", "operation\n\x1b[2J" + std::string(1 << 20, 'x')).starts_with("FILE:2, field 'operation': unknown operation '?[2J" +
-                                                                                     std::string(36, 'x') + "...'; Known: "));
+  CHECK(error_of(".csv", "operation\n\x1b[2J" + std::string(1 << 20, 'x'))
+            .starts_with("FILE:2, field 'operation': unknown operation '?[2J" + std::string(36, 'x') + "...'; Known: "));
 
   const std::string shape = ": a program is an array of objects, [{\"stage\": 0, \"operation\": \"forward\", ...}, ...]";
   CHECK(error_of(".json", "{}") == "FILE" + shape);
@@ -142,8 +147,9 @@ TEST_CASE("files that cannot be read, and sizes beyond the limits, are refused")
 }
 
 TEST_CASE("a file changed at random is read and audited, or refused with a sentence") {
-  const std::vector<std::string> pieces = {"-1", "4095", "999999999999", "1e9", "stash", "predicted", "forward", "backward_weight", "\n", ",",
-                                           "#",  "\"",   "{",            "[",   "null",  "\x00\xff",  "\\u0000", "keep",            "0", "1"};
+  const std::vector<std::string> pieces = {"-1", "4095", "999999999999", "1e9", "stash", "predicted", "forward",  "backward_weight", "\n",
+                                           ",",  "#",    "\"",           "{",   "[",     "null",      "\x00\xff", "\\u0000",         "keep",
+                                           "0",  "1"};
   std::mt19937 random(1);
   auto below = [&](size_t limit) { return size_t(random()) % limit; };
   size_t read_well = 0, audited_well = 0, refused = 0;
