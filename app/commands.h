@@ -11,6 +11,8 @@ std::unique_ptr<Command> compare_command();
 std::unique_ptr<Command> eval_command();
 std::unique_ptr<Command> audit_command();
 std::unique_ptr<Command> draw_command();
+std::unique_ptr<Command> plan_command();
+std::unique_ptr<Command> simulate_command();
 std::unique_ptr<Command> bench_command();
 std::unique_ptr<Command> export_command();
 std::unique_ptr<Command> import_command();

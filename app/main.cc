@@ -25,6 +25,8 @@ int main(int count, char** arguments) {
     commands.push_back(eval_command());
     commands.push_back(audit_command());
     commands.push_back(draw_command());
+    commands.push_back(plan_command());
+    commands.push_back(simulate_command());
     commands.push_back(bench_command());
     commands.push_back(export_command());
     commands.push_back(import_command());

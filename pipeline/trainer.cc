@@ -9,6 +9,7 @@
 
 #include "pipeline/audit.h"
 #include "pipeline/gradient_norms.h"
+#include "pipeline/measure.h"
 #include "pipeline/partition.h"
 #include "pipeline/transport/local.h"
 
@@ -36,37 +37,8 @@ void each_segment(const Segments& stage, const Segments& model, size_t& next, co
   for (size_t k = 0; k < stage.specs.size(); ++k, ++next) copy(stage.offsets[k], model.offsets[next], stage.specs[k].count());
 }
 
-}  // namespace
-
-struct Trainer::Parts {
-  Graph graph;
-  TrainerOptions options;
-  const Method* method = nullptr;
-  std::vector<int> partition = {};
-  std::unique_ptr<Optimizer> optimizer = nullptr;
-  std::vector<std::unique_ptr<DeviceOwner>> devices = {};
-  std::vector<std::unique_ptr<Link>> links = {};
-  std::unique_ptr<GradientNorms> norms = nullptr;
-  std::vector<std::unique_ptr<Stage>> stages = {};
-  std::vector<Program> programs = {};
-  std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
-  double train_seconds = 0;
-  int64_t samples = 0;  // of the running program, whose losses are summed so far
-
-  std::vector<Program> make_programs(Setting, int64_t updates_per_epoch) const;
-  void connect(const std::vector<int64_t>& sizes);
-  Outcome run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end);
-  // Calls visit(stage, its chunk) for the model's stretches in their order.
-  template <class Visit>
-  void each_stretch(const Visit& visit) const {
-    for (size_t stretch = 0; stretch < partition.size(); ++stretch)
-      visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
-  }
-};
-
 // What a run of mini-batches is trained by.
-std::vector<Program> Trainer::Parts::make_programs(Setting setting, int64_t updates_per_epoch) const {
-  const TrainerOptions& o = options;
+std::vector<Program> programs_of(const TrainerOptions& o, Setting setting, int64_t updates_per_epoch) {
   if (!o.programs.empty()) {
     const int64_t length = minibatches(o.programs);
     if (setting.minibatches % length != 0)
@@ -81,21 +53,61 @@ std::vector<Program> Trainer::Parts::make_programs(Setting setting, int64_t upda
   setting.chunks = o.chunks, setting.recompute = o.recompute;
   setting.synchronous = std::llround(o.synchronous_epochs * double(updates_per_epoch));
   setting.rescale = std::llround(o.rescale_epochs * double(updates_per_epoch));
-  return pipecast::make_programs(*method, setting);
+  return make_programs(find_method(o.method), setting);
 }
 
-Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch_sizes)
-    : parts_(std::make_unique<Parts>(Parts{std::move(graph), std::move(options)})) {
-  Parts& p = *parts_;
-  const TrainerOptions& o = p.options;
-  const std::vector<Part>& model_parts = p.graph.parts();
+// What a stage can carry out.
+void check(const std::vector<Program>& programs, const TrainerOptions& o) {
+  const std::unique_ptr<Optimizer> optimizer = make_optimizer(o.optimizer);
+  for (const Program& program : programs)
+    for (const Instruction& i : program) {
+      const std::string by = o.programs.empty() ? "method " + o.method : "the program file";
+      if (i.operation == Operation::predict && i.ahead > max_look_ahead)
+        throw UsageError(by + " predicts " + std::to_string(i.ahead) + " updates ahead; at most " + std::to_string(max_look_ahead) +
+                         " are possible: use fewer stages or another method");
+      if (i.operation == Operation::step && i.ahead > 0 && !optimizer->compensates())
+        throw UsageError(by + " compensates for the delay of gradients, which optimizer " + o.optimizer.name +
+                         " does not know how to do: use sgd with momentum, adam or adamw");
+      if (i.micro >= o.micro_batches)
+        throw UsageError(by + " has micro-batch " + std::to_string(i.micro) + " and the run " + std::to_string(o.micro_batches) +
+                         " of them: give --micro-batches " + std::to_string(i.micro + 1));
+    }
+}
+
+}  // namespace
+
+struct Trainer::Parts {
+  Graph graph;
+  TrainerOptions options;
+  std::vector<int> partition = {};
+  std::unique_ptr<Optimizer> optimizer = nullptr;
+  std::vector<std::unique_ptr<DeviceOwner>> devices = {};
+  std::vector<std::unique_ptr<Link>> links = {};
+  std::unique_ptr<GradientNorms> norms = nullptr;
+  std::vector<std::unique_ptr<Stage>> stages = {};
+  std::vector<Program> programs = {};
+  std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
+  double train_seconds = 0;
+  int64_t samples = 0;  // of the running program, whose losses are summed so far
+
+  void connect(const std::vector<int64_t>& sizes);
+  Outcome run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end);
+  // Calls visit(stage, its chunk) for the model's stretches in their order.
+  template <class Visit>
+  void each_stretch(const Visit& visit) const {
+    for (size_t stretch = 0; stretch < partition.size(); ++stretch)
+      visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
+  }
+};
+
+RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64_t> batch_sizes) {
+  const std::vector<Part>& model_parts = graph.parts();
   if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
   if (o.micro_batches < 1) throw UsageError("the number of micro-batches is " + std::to_string(o.micro_batches) + ": give at least 1");
   if (o.stages < 1) throw UsageError("the number of stages is " + std::to_string(o.stages) + ": give at least 1");
   if (!(o.clip_norm >= 0) || !(o.synchronous_epochs >= 0) || !(o.rescale_epochs >= 0))
     throw UsageError("the norm to clip gradients to and the epochs of a synchronous beginning and of rescaling must not be negative");
-  p.method = &find_method(o.method);
-  p.optimizer = make_optimizer(o.optimizer);
+  find_method(o.method);
   o.schedule.validate();
   if (!o.programs.empty()) {
     if (int(o.programs.size()) != o.stages)
@@ -103,79 +115,74 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
     audit(o.programs);
   }
 
+  RunLayout layout;
   // Frames and copies do not grow any more once the pipeline is full.
   Setting setting;
   setting.minibatches = o.programs.empty() ? 4 * o.stages + 4 : minibatches(o.programs);
-  const std::vector<Program> programs = p.make_programs(setting, 0);
-  check(programs);
-  const int chunks = pipecast::chunks(programs), stretches = chunks * o.stages;
-  p.partition = o.partition.empty() ? pipecast::partition(estimated_costs(p.graph, o.batch), stretches) : o.partition;
+  layout.programs = programs_of(o, setting, 0);
+  check(layout.programs, o);
+  const int chunks = pipecast::chunks(layout.programs), stretches = chunks * o.stages;
+  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, o.batch), stretches) : o.partition;
   int given = 0;
-  for (int count : p.partition) given += count;
-  if (int(p.partition.size()) != stretches || given != int(model_parts.size()))
-    throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(p.partition.size()) +
-                     " stretches; model " + p.graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
+  for (int count : layout.partition) given += count;
+  if (int(layout.partition.size()) != stretches || given != int(model_parts.size()))
+    throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(layout.partition.size()) +
+                     " stretches; model " + graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
                      std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
   if (batch_sizes.empty()) batch_sizes = {o.batch};
-
   const int machine = int(std::max(1u, std::thread::hardware_concurrency()));
-  const int per_stage = std::max(1, (o.threads > 0 ? o.threads : machine) / o.stages);
-  const int before = threads();
-  set_threads(per_stage);
-  const std::vector<int64_t> sizes = pass_sizes(batch_sizes, o.micro_batches);
-  if (o.clip_norm > 0 && o.stages > 1 && is_synchronous(programs)) p.norms = std::make_unique<GradientNorms>(o.stages);
-  std::vector<Stage*> stages;
+  layout.threads_per_stage = std::max(1, (o.threads > 0 ? o.threads : machine) / o.stages);
   for (int k = 0; k < o.stages; ++k) {
-    const Program& program = programs[size_t(k)];
-    p.devices.push_back(std::make_unique<DeviceOwner>(o.device));
+    const Program& program = layout.programs[size_t(k)];
     StageOptions s;
-    s.device = p.devices.back()->get();
     s.index = k, s.count = o.stages;
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      const auto stretch = p.partition.begin() + chunk * o.stages + k;
-      const int part = std::accumulate(p.partition.begin(), stretch, 0);
+      const auto stretch = layout.partition.begin() + chunk * o.stages + k;
+      const int part = std::accumulate(layout.partition.begin(), stretch, 0);
       s.chunks.push_back({model_parts[size_t(part)].first, model_parts[size_t(part + *stretch - 1)].last,
                           std::max(1, frames_needed(program, chunk)), inputs_needed(program, chunk)});
     }
-    s.batches = sizes;
+    s.batches = pass_sizes(batch_sizes, o.micro_batches);
     s.micro_batches = o.micro_batches;
     s.predicts = predicts(program), s.looks_back = looks_back(program), s.stash_slots = stash_slots(program);
     s.splits_backward = splits_backward(program), s.deferred_batch_norm = o.deferred_batch_norm;
     s.look_ahead = o.look_ahead;
-    s.optimizer = p.optimizer.get();
     s.schedule = o.schedule;
-    s.clip_norm = o.clip_norm, s.all_norms = p.norms.get();
+    s.clip_norm = o.clip_norm;
     s.label_smoothing = o.label_smoothing;
     s.seed = o.seed;
+    layout.stages.push_back(std::move(s));
+  }
+  return layout;
+}
+
+Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch_sizes)
+    : parts_(std::make_unique<Parts>(Parts{std::move(graph), std::move(options)})) {
+  Parts& p = *parts_;
+  const TrainerOptions& o = p.options;
+  p.optimizer = make_optimizer(o.optimizer);
+  RunLayout layout = resolve(p.graph, o, std::move(batch_sizes));
+  p.partition = layout.partition;
+  const int before = threads();
+  set_threads(layout.threads_per_stage);
+  if (o.clip_norm > 0 && o.stages > 1 && is_synchronous(layout.programs)) p.norms = std::make_unique<GradientNorms>(o.stages);
+  std::vector<Stage*> stages;
+  for (StageOptions& s : layout.stages) {
+    p.devices.push_back(std::make_unique<DeviceOwner>(o.device));
+    s.device = p.devices.back()->get();
+    s.optimizer = p.optimizer.get();
+    s.all_norms = p.norms.get();
     p.stages.push_back(std::make_unique<Stage>(p.graph, s));
     stages.push_back(p.stages.back().get());
   }
   set_threads(before);
-  p.connect(sizes);
+  p.connect(layout.stages.front().batches);
   auto stop = [&p] {
     for (auto& link : p.links) link->close();
     if (p.norms) p.norms->close();
   };
-  p.executor = make_executor(o.executor, stages, stop, per_stage);
+  p.executor = make_executor(o.executor, stages, stop, layout.threads_per_stage);
   set_weights(initial_weights(p.graph, o.seed));
-}
-
-// What a stage can carry out.
-void Trainer::check(const std::vector<Program>& programs) const {
-  const TrainerOptions& o = parts_->options;
-  for (const Program& program : programs)
-    for (const Instruction& i : program) {
-      const std::string by = o.programs.empty() ? "method " + o.method : "the program file";
-      if (i.operation == Operation::predict && i.ahead > max_look_ahead)
-        throw UsageError(by + " predicts " + std::to_string(i.ahead) + " updates ahead; at most " + std::to_string(max_look_ahead) +
-                         " are possible: use fewer stages or another method");
-      if (i.operation == Operation::step && i.ahead > 0 && !parts_->optimizer->compensates())
-        throw UsageError(by + " compensates for the delay of gradients, which optimizer " + o.optimizer.name +
-                         " does not know how to do: use sgd with momentum, adam or adamw");
-      if (i.micro >= o.micro_batches)
-        throw UsageError(by + " has micro-batch " + std::to_string(i.micro) + " and the run " + std::to_string(o.micro_batches) +
-                         " of them: give --micro-batches " + std::to_string(i.micro + 1));
-    }
 }
 
 // Links from every stage to the next, and with several chunks from the last to the first.
@@ -228,7 +235,7 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   Parts& p = *parts_;
   Setting setting;
   setting.minibatches = end - begin, setting.done = begin;
-  p.programs = p.make_programs(setting, data.per_epoch());
+  p.programs = programs_of(p.options, setting, data.per_epoch());
   Loader loader(data, begin, end);
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
@@ -335,28 +342,9 @@ std::vector<double> estimated_costs(const Graph& graph, int64_t batch) {
 }
 
 std::vector<double> measured_costs(const Graph& graph, int64_t batch, const std::string& device, int threads_per_stage) {
-  constexpr int runs = 3;
-  DeviceOwner owner(device);
-  const Device d = owner.get();
-  const int before = threads();
-  set_threads(threads_per_stage);
   std::vector<double> costs;
-  for (const Part& part : graph.parts()) {
-    Section section(d, graph, part.first, part.last, {batch}, 1);
-    Memory weights(d, section.parameters().total), gradients(d, section.parameters().total), statistics(d, section.statistics().total);
-    const Binding w = section.bind_parameters(weights.data()), g = section.bind_parameters(gradients.data()),
-                  s = section.bind_statistics(statistics.data());
-    double least = 1e30;
-    for (int run = 0; run <= runs; ++run) {  // the first warms up
-      const auto start = Clock::now();
-      section.forward(0, batch, w, s, {});
-      section.backward(0, batch, w, g, s, {});
-      synchronize(d);
-      if (run > 0) least = std::min(least, seconds_since(start));
-    }
-    costs.push_back(least);
-  }
-  set_threads(before);
+  for (const PartSeconds& part : measure_parts(graph, batch, device, threads_per_stage, 1, false))
+    costs.push_back(part.forward + part.backward);
   return costs;
 }
 

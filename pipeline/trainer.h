@@ -56,6 +56,16 @@ struct Outcome {
   double seconds = 0;
 };
 
+// How a run is laid out, found without taking memory.
+struct RunLayout {
+  std::vector<int> partition;         // parts per stretch
+  std::vector<StageOptions> stages;   // without device, optimizer and norms, which a trainer owns
+  std::vector<Program> programs;      // with as many mini-batches as it takes to need all frames and copies
+  int threads_per_stage = 1;
+};
+// Throws UsageError for options that do not fit the model or each other. batch_sizes: as in Trainer.
+RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<int64_t> batch_sizes = {});
+
 class Trainer {
  public:
   // Throws UsageError for options that do not fit the model or each other. batch_sizes: every mini-batch size that train() and
@@ -81,14 +91,13 @@ class Trainer {
 
  private:
   struct Parts;
-  void check(const std::vector<Program>&) const;
   std::unique_ptr<Parts> parts_;
 };
 
 // Seconds that each part is estimated to take forward and backward for a batch, from its arithmetic and the bytes it moves: the same on
 // every machine and in every run, so that a run can be repeated bit for bit.
 std::vector<double> estimated_costs(const Graph&, int64_t batch);
-// The same, measured here and now (the least of several runs), with `threads` threads.
+// The same, measured here and now (pipeline/measure.h), with `threads` threads.
 std::vector<double> measured_costs(const Graph&, int64_t batch, const std::string& device, int threads);
 
 }  // namespace pipecast

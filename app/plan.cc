@@ -1,0 +1,74 @@
+// What a run will take: parts, partition, memory and time per stage, before anything is trained.
+#include "pipeline/plan.h"
+
+#include <iostream>
+
+#include "app/commands.h"
+#include "app/plan_choice.h"
+
+namespace pipecast {
+namespace {
+
+double mebibytes(int64_t floats) { return double(floats) * sizeof(float) / (1 << 20); }
+
+std::string table(const Plan& plan) {
+  const Setting& setting = plan.run.setting;
+  std::string text = format("%s, %s on %d stages, batch %lld", plan.run.model.c_str(), plan.run.method.c_str(), setting.stages,
+                            (long long)(plan.run.batch));
+  if (setting.micro_batches > 1) text += format(" in %d micro-batches", setting.micro_batches);
+  text += "\n\nmilliseconds of a pass                      backward\npart                   forward     whole     input   weights  parameters  border MiB\n";
+  for (const PlannedPart& part : plan.parts) {
+    const PartSeconds& s = part.seconds;
+    text += format("%-20s %9.3f %9.3f", part.name.c_str(), s.forward * 1e3, s.backward * 1e3);
+    text += s.input_half > 0 ? format(" %9.3f %9.3f", s.input_half * 1e3, s.weight_half * 1e3) : std::string(20, ' ');
+    text += format("  %10lld  %10.2f\n", (long long)(part.parameters), double(part.border_bytes) / (1 << 20));
+  }
+  text += format("\npassing the slowest stage takes a mini-batch %.2f ms; divided perfectly it would be %.2f ms (%.0f %%)\n\n",
+                 plan.slowest * 1e3, plan.perfect * 1e3, plan.slowest > 0 ? 100 * plan.perfect / plan.slowest : 100.0);
+  text += "                                                                     MiB\n"
+          "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total  ms a mini-batch\n";
+  for (size_t k = 0; k < plan.stages.size(); ++k) {
+    const PlannedStage& stage = plan.stages[k];
+    const Stage::MemoryUse& m = stage.memory;
+    std::string parts;
+    for (const auto& [first, count] : stage.parts) {
+      parts += (parts.empty() ? "" : "; ") + plan.parts[size_t(first)].name;
+      if (count > 1) parts += " to " + plan.parts[size_t(first + count - 1)].name;
+    }
+    text += format("%5zu  %-28s %10lld  %6d  %6d %8.1f  %8.1f %7.1f %8.1f %8.1f %9.1f  %15.2f\n", k, parts.c_str(),
+                   (long long)(stage.parameters), stage.copies, stage.frames, mebibytes(m.weights + m.stash), mebibytes(m.gradient),
+                   mebibytes(m.state), mebibytes(m.frames), mebibytes(m.arena),
+                   mebibytes(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena), stage.seconds * 1e3);
+  }
+  return text;
+}
+
+class PlanCommand : public Command {
+ public:
+  PlanCommand()
+      : Command("plan", "Show what a run will take before it: times of the parts, partition, memory and time per stage",
+                "  pipecast plan --model resnet20 --batch 128 --image 32 --stages 4 --method pipeoptim\n"
+                "  pipecast plan --model resnet50 --image 64 --stages 8 --partition measured --json > costs.json") {}
+
+  void declare(Options& o) override {
+    choice_.declare(o);
+    o.flag("json", json_, "print JSON, which pipecast simulate --costs reads");
+    o.not_in_config();
+  }
+
+  void run(const Options&) override {
+    choice_.resolve();
+    const Plan plan = choice_.plan();
+    std::cout << (json_ ? plan_json(plan) + "\n" : table(plan)) << std::flush;
+  }
+
+ private:
+  PlanChoice choice_;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> plan_command() { return std::make_unique<PlanCommand>(); }
+
+}  // namespace pipecast

@@ -1,0 +1,66 @@
+#pragma once
+// The options that say which run is planned, shared by the commands that measure it without training.
+#include <string>
+
+#include "app/options.h"
+#include "models/models.h"
+#include "pipeline/partition.h"
+#include "pipeline/plan.h"
+
+namespace pipecast {
+
+struct PlanChoice {
+  std::string model = "resnet20", partition = "balanced", look_ahead = "paper", recompute = "never";
+  int64_t image = 32, classes = 10;
+  TrainerOptions trainer;
+
+  PlanChoice() { trainer.stages = 4; }
+
+  void declare(Options& o) {
+    o.group("Model");
+    o.text("model", model, "NAME", list_names(model_entries()));
+    o.number("batch", trainer.batch, "N", "images per mini-batch", int64_t(1));
+    o.number("image", image, "SIZE", "height and width of the images", int64_t(1));
+    o.number("classes", classes, "N", "classes of the model", int64_t(1));
+    o.text("optimizer", trainer.optimizer.name, "NAME", list(optimizer_names()));
+    o.number("momentum", trainer.optimizer.momentum, "U", "sgd");
+    o.group("Pipeline");
+    o.number("stages", trainer.stages, "N", "stages of the pipeline", 1);
+    o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+    o.text("method", trainer.method, "NAME", list_names(methods()));
+    o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
+    o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
+    o.number("chunks", trainer.chunks, "N", "stretches of the model per stage; 0: as many as the method takes by itself", 0);
+    o.text("recompute", recompute, "MODE", "forwards that are computed again: " + list(recompute_modes()));
+    o.group("Machine");
+    o.text("device", trainer.device, "NAME", "cpu or cuda");
+    o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
+  }
+
+  // What the names say, into `trainer`. Throws UsageError for those that nobody knows.
+  void resolve() {
+    Mistakes mistakes;
+    mistakes.check([&] { find_method(trainer.method); });
+    mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
+    mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
+    mistakes.check([&] { make_optimizer(trainer.optimizer); });
+    mistakes.check([&] { DeviceOwner device(trainer.device); });
+    mistakes.report();
+    if (trainer.threads == 0) trainer.threads = threads();
+  }
+
+  // Measures. After resolve().
+  Plan plan() {
+    const Graph graph = make_model(model, {{1, image, image, 3}, classes});
+    if (partition == "measured") return make_plan(graph, trainer, Balance::measured);
+    if (partition != "balanced") {
+      if (partition.find_first_not_of("0123456789,") != std::string::npos)
+        throw UsageError(unknown_name("partition", partition, {"balanced", "measured", "3,3,3,2"}));
+      const int chunks = trainer.chunks > 0 ? trainer.chunks : find_method(trainer.method).chunks;
+      trainer.partition = parse_partition(partition, int(graph.parts().size()), trainer.stages * chunks);
+    }
+    return make_plan(graph, trainer);
+  }
+};
+
+}  // namespace pipecast

@@ -1,0 +1,150 @@
+// Throughput, bubble and memory of a pipeline that need not be at hand.
+#include "pipeline/simulate.h"
+
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/plan_choice.h"
+
+namespace pipecast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string text_of(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) throw UsageError("file '" + path + "' cannot be read: give one that 'pipecast plan --json' wrote");
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+class SimulateCommand : public Command {
+ public:
+  SimulateCommand()
+      : Command("simulate", "Compute throughput, bubble and memory of a pipeline from what its passes cost",
+                "  pipecast simulate --model resnet20 --stages 2 --method pipeoptim\n"
+                "  pipecast simulate --costs costs.json --bytes-per-second 1e9 --latency 5e-6\n"
+                "  pipecast simulate --uniform --stages 1024 --method pipeoptim --minibatches 512") {}
+
+  void declare(Options& o) override {
+    choice_.declare(o);
+    o.group("Simulation");
+    o.number("minibatches", minibatches_, "N", "mini-batches from fill to drain", int64_t(1));
+    o.text("costs", costs_, "FILE", "the run and its costs as pipecast plan --json wrote them, in place of the model and pipeline options");
+    o.flag("uniform", uniform_, "no model: every stage costs the same");
+    o.number("forward-seconds", forward_, "S", "uniform: of a pass on a stage", 0.0);
+    o.number("backward-seconds", backward_, "S", "uniform: of a pass on a stage", 0.0);
+    o.number("message-bytes", message_bytes_, "N", "uniform: of every message", int64_t(0));
+    o.number("latency", latency_, "S", "seconds that a message is on its way", 0.0);
+    o.number("bytes-per-second", bytes_per_second_, "B", "of a link in each direction; 0: infinite", 0.0);
+    o.flag("json", json_, "print JSON");
+    o.not_in_config();
+    o.flag("passes", passes_wanted_, "with --json: when every pass begins and ends");
+    o.not_in_config();
+  }
+
+  void run(const Options& options) override {
+    choice_.resolve();
+    SimulatedRun run = chosen_run(options);
+    run.setting.minibatches = minibatches_;
+    run.costs.link.latency = latency_, run.costs.link.bytes_per_second = bytes_per_second_;
+    std::vector<SimulatedPass> passes;
+    const std::vector<Program> programs = make_programs(find_method(run.method), run.setting);
+    const Simulation simulation = simulate(programs, run.costs, passes_wanted_ ? &passes : nullptr);
+    std::cout << (json_ ? json(run, simulation, passes) + "\n" : table(run, simulation)) << std::flush;
+  }
+
+ private:
+  SimulatedRun chosen_run(const Options& options) {
+    if (!costs_.empty()) {
+      for (const char* name : {"uniform", "model", "batch", "image", "classes", "optimizer", "momentum", "stages", "partition", "method",
+                               "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
+        if (options.given(name))
+          throw UsageError("--costs '" + costs_ + "' says which run it is: leave --" + name + " out, or plan another one");
+      return read_plan(text_of(costs_));
+    }
+    if (!uniform_) {
+      for (const char* name : {"forward-seconds", "backward-seconds", "message-bytes"})
+        if (options.given(name)) throw UsageError(std::string("--") + name + " is for --uniform: give both, or neither");
+      return choice_.plan().run;
+    }
+    const TrainerOptions& o = choice_.trainer;
+    SimulatedRun run{"", o.method, {.stages = o.stages, .minibatches = 1, .micro_batches = o.micro_batches}, o.batch, {}};
+    run.setting.look_ahead = o.look_ahead, run.setting.recompute = o.recompute;
+    run.setting.chunks = o.chunks > 0 ? o.chunks : find_method(o.method).chunks;
+    run.costs = uniform_costs(o.stages, run.setting.chunks, forward_, backward_, message_bytes_);
+    return run;
+  }
+
+  static std::string table(const SimulatedRun& run, const Simulation& simulation) {
+    std::string text = format("%s%s on %d stages, batch %lld", run.model.empty() ? "" : (run.model + ", ").c_str(), run.method.c_str(),
+                              run.setting.stages, (long long)(run.batch));
+    if (run.setting.micro_batches > 1) text += format(" in %d micro-batches", run.setting.micro_batches);
+    text += format(", %lld mini-batches\n", (long long)(run.setting.minibatches)) +
+            format("%.6g s from fill to drain; %.6g s a mini-batch once the pipeline is full, %.6g images/s; bubble %.2f %%\n\n",
+                   simulation.seconds, simulation.step_seconds, images_per_second(run, simulation), 100 * simulation.bubble_share);
+    text += "                                                   MiB\nstage    busy  copies  frames  weights  gradient    state     frames    arena      total\n";
+    auto mebibytes = [](int64_t bytes) { return double(bytes) / (1 << 20); };
+    for (size_t k = 0; k < simulation.stages.size(); ++k) {
+      const SimulatedStage& s = simulation.stages[k];
+      text += format("%5zu %5.1f %%  %6d  %6d %8.1f  %8.1f %8.1f %10.1f %8.1f %10.1f\n", k, 100 * busy_share(s, simulation), s.copies,
+                     s.frames, mebibytes(s.weight_bytes), mebibytes(s.gradient_bytes), mebibytes(s.state_bytes), mebibytes(s.frame_bytes),
+                     mebibytes(s.arena_bytes), mebibytes(s.bytes()));
+    }
+    return text;
+  }
+
+  static std::string json(const SimulatedRun& run, const Simulation& simulation, const std::vector<SimulatedPass>& passes) {
+    Json json = {{"model", run.model},
+                 {"method", run.method},
+                 {"stages", run.setting.stages},
+                 {"minibatches", run.setting.minibatches},
+                 {"micro_batches", run.setting.micro_batches},
+                 {"batch", run.batch},
+                 {"seconds", simulation.seconds},
+                 {"step_seconds", simulation.step_seconds},
+                 {"images_per_second", images_per_second(run, simulation)},
+                 {"bubble_share", simulation.bubble_share},
+                 {"stage_results", Json::array()}};
+    for (const SimulatedStage& s : simulation.stages)
+      json["stage_results"].push_back({{"busy_share", busy_share(s, simulation)},
+                                       {"copies", s.copies},
+                                       {"frames", s.frames},
+                                       {"inputs", s.inputs},
+                                       {"weight_bytes", s.weight_bytes},
+                                       {"gradient_bytes", s.gradient_bytes},
+                                       {"state_bytes", s.state_bytes},
+                                       {"frame_bytes", s.frame_bytes},
+                                       {"arena_bytes", s.arena_bytes}});
+    for (const SimulatedPass& pass : passes)
+      json["passes"].push_back({{"stage", pass.stage},
+                                {"minibatch", pass.tag.minibatch},
+                                {"micro", pass.tag.micro},
+                                {"chunk", pass.tag.chunk},
+                                {"pass", to_string(pass.operation)},
+                                {"begin", pass.begin},
+                                {"end", pass.end}});
+    return json.dump();
+  }
+
+  static double images_per_second(const SimulatedRun& run, const Simulation& simulation) {
+    return simulation.step_seconds > 0 ? double(run.batch) / simulation.step_seconds : 0;
+  }
+  static double busy_share(const SimulatedStage& stage, const Simulation& simulation) {
+    return simulation.seconds > 0 ? stage.busy_seconds / simulation.seconds : 0;
+  }
+
+  PlanChoice choice_;
+  int64_t minibatches_ = 64, message_bytes_ = 0;
+  double forward_ = 1, backward_ = 2, latency_ = 0, bytes_per_second_ = 0;
+  std::string costs_;
+  bool uniform_ = false, json_ = false, passes_wanted_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> simulate_command() { return std::make_unique<SimulateCommand>(); }
+
+}  // namespace pipecast

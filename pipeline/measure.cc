@@ -1,0 +1,161 @@
+#include "pipeline/measure.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "engine/memory.h"
+#include "pipeline/partition.h"
+#include "pipeline/section.h"
+
+namespace pipecast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr size_t runs = 7;  // that count; one before them warms up
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + ptrdiff_t(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+template <class F>
+double seconds_of(Device device, const F& f) {
+  const auto start = Clock::now();
+  f();
+  synchronize(device);
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+template <class F>
+double median_seconds(Device device, const F& f) {
+  std::vector<double> seconds;
+  f();
+  for (size_t run = 0; run < runs; ++run) seconds.push_back(seconds_of(device, f));
+  return median(std::move(seconds));
+}
+
+// A part with memory of its own, and the times of its passes.
+class MeasuredPart {
+ public:
+  MeasuredPart(Device device, const Graph& graph, const Part& part, int64_t batch, bool splits)
+      : device_(device), batch_(batch), splits_(splits), section_(device, graph, part.first, part.last, {batch}, 1, splits),
+        weights_(device, section_.parameters().total), gradients_(device, section_.parameters().total),
+        statistics_(device, section_.statistics().total), w_(section_.bind_parameters(weights_.data())),
+        g_(section_.bind_parameters(gradients_.data())), s_(section_.bind_statistics(statistics_.data())) {}
+
+  void forward() {
+    forward_.push_back(seconds_of(device_, [&] { section_.forward(0, batch_, w_, s_, {}); }));
+  }
+  void backward() {
+    if (!splits_) return backward_.push_back(half(Half::both));
+    input_half_.push_back(half(Half::input));
+    weight_half_.push_back(half(Half::weight));
+  }
+  // Without the first run.
+  void add_to(PartSeconds& part) const {
+    auto later = [](const std::vector<double>& all) { return median({all.begin() + 1, all.end()}); };
+    if (splits_) part.input_half = later(input_half_), part.weight_half = later(weight_half_);
+    else part.forward = later(forward_), part.backward = later(backward_);
+  }
+
+ private:
+  double half(Half which) {
+    return seconds_of(device_, [&] { section_.backward(0, batch_, w_, g_, s_, {}, which); });
+  }
+
+  Device device_;
+  int64_t batch_;
+  bool splits_;
+  Section section_;
+  Memory weights_, gradients_, statistics_;
+  Binding w_, g_, s_;
+  std::vector<double> forward_, backward_, input_half_, weight_half_;
+};
+
+}  // namespace
+
+std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const std::string& device, int threads_per_worker, int workers,
+                                       bool halves) {
+  const size_t parts = graph.parts().size();
+  std::vector<PartSeconds> costs(parts);
+  const int before = threads();
+  set_threads(threads_per_worker);
+  for (bool splits : {false, true}) {
+    if (splits && !halves) continue;
+    // Each worker has consecutive parts: a layer is not run by two of them.
+    const std::vector<int> shares = partition(std::vector<double>(parts, 1), std::min(workers, int(parts)));
+    std::vector<std::unique_ptr<DeviceOwner>> devices;
+    std::vector<std::vector<MeasuredPart>> owned;
+    size_t next = 0;
+    for (int share : shares) {
+      devices.push_back(std::make_unique<DeviceOwner>(device));
+      owned.push_back({});
+      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], batch, splits);
+    }
+
+    // Everybody goes on until the slowest has enough, so that all of them are disturbed all the time.
+    std::atomic<size_t> finished = 0;
+    std::mutex mutex;
+    std::exception_ptr error;
+    auto work = [&](std::vector<MeasuredPart>& mine) {
+      set_threads(threads_per_worker);
+      try {
+        for (size_t round = 0; round <= runs || finished < owned.size(); ++round) {
+          for (MeasuredPart& part : mine) part.forward();
+          for (size_t p = mine.size(); p-- > 0;) mine[p].backward();
+          if (round == runs) ++finished;
+        }
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        error = std::current_exception();
+        finished = owned.size();
+      }
+    };
+    std::vector<std::thread> workers_running;
+    for (std::vector<MeasuredPart>& mine : owned) workers_running.emplace_back(work, std::ref(mine));
+    for (std::thread& worker : workers_running) worker.join();
+    if (error) std::rethrow_exception(error);
+    next = 0;
+    for (const std::vector<MeasuredPart>& mine : owned)
+      for (const MeasuredPart& part : mine) part.add_to(costs[next++]);
+  }
+  set_threads(before);
+  return costs;
+}
+
+UpdateSeconds measure_updates(const Optimizer& optimizer, int64_t n, LookAheadMode mode, int ahead, const std::string& device) {
+  const DeviceOwner owner(device);
+  const Device d = owner.get();
+  const Memory weights(d, n), gradient(d, n), predicted(d, n), state(d, optimizer.states() * n);
+  Buffers buffers{n, weights.data(), gradient.data(), {}, nullptr};
+  for (int k = 0; k < optimizer.states(); ++k) buffers.state[size_t(k)] = state.data() + k * n;
+  const std::vector<float> rates(size_t(std::clamp(ahead, 1, max_look_ahead)), 0.01f);
+  const LookAhead look_ahead{mode, rates};
+  int64_t updates = 0;
+  auto step = [&] {
+    fill_zero(d, gradient.data(), size_t(n) * sizeof(float));
+    optimizer.step(d, buffers, Update{.t = ++updates, .rate = 0.01f}, buffers.predicted ? look_ahead : LookAhead{});
+  };
+  UpdateSeconds seconds;
+  seconds.step = median_seconds(d, step);
+  buffers.predicted = predicted.data();
+  seconds.step_and_predict = median_seconds(d, step);
+  seconds.predict = median_seconds(d, [&] { optimizer.predict(d, buffers, updates, look_ahead); });
+  seconds.stash = median_seconds(d, [&] { copy(d, predicted.data(), weights.data(), size_t(n) * sizeof(float)); });
+  return seconds;
+}
+
+double measure_copy_rate(int64_t bytes, const std::string& device) {
+  const DeviceOwner owner(device);
+  const int64_t floats = (bytes + int64_t(sizeof(float)) - 1) / int64_t(sizeof(float));
+  const Memory from(owner.get(), floats), to(owner.get(), floats);
+  return double(bytes) / median_seconds(owner.get(), [&] { copy(owner.get(), to.data(), from.data(), size_t(bytes)); });
+}
+
+}  // namespace pipecast

@@ -1,0 +1,31 @@
+#pragma once
+// What a model's parts and a stage's updates cost on this machine, in seconds, measured here and now.
+#include <string>
+#include <vector>
+
+#include "models/graph.h"
+#include "optim/optimizer.h"
+
+namespace pipecast {
+
+struct PartSeconds {
+  double forward = 0, backward = 0;
+  double input_half = 0, weight_half = 0;  // of a backward that comes in halves; 0 where they are not asked for
+};
+
+// Of one pass of `batch` samples: medians of several runs. `workers` threads, each of which computes with `threads_per_worker`, measure
+// different parts at the same time: as stages on the cores of one machine they compete for its memory.
+std::vector<PartSeconds> measure_parts(const Graph&, int64_t batch, const std::string& device, int threads_per_worker, int workers,
+                                       bool halves);
+
+struct UpdateSeconds {
+  double step = 0, step_and_predict = 0, predict = 0;  // a step with clearing the gradient for the next one
+  double stash = 0;                                    // copying the weights
+};
+// Of a stage with n floats of weights that predicts `ahead` updates ahead, with the calling thread's number of threads: medians.
+UpdateSeconds measure_updates(const Optimizer&, int64_t n, LookAheadMode, int ahead, const std::string& device);
+
+// Of a copy of so many bytes on the device, as links make: bytes per second.
+double measure_copy_rate(int64_t bytes, const std::string& device);
+
+}  // namespace pipecast

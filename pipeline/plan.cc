@@ -1,0 +1,247 @@
+#include "pipeline/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "pipeline/partition.h"
+#include "pipeline/section.h"
+
+namespace pipecast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+int64_t counted(const Segments& segments) {
+  int64_t count = 0;
+  for (const ParameterSpec& spec : segments.specs) count += spec.count();
+  return count;
+}
+
+// Bytes of the values that cross a border; of their gradients, without that of the model's input.
+int64_t message_bytes(const std::vector<int>& values, const std::vector<Shape>& shapes, bool gradients) {
+  int64_t floats = 0;
+  for (int v : values)
+    if (v > 0 || !gradients) floats += shapes[size_t(v)].count();
+  return floats * int64_t(sizeof(float));
+}
+
+// What Stage takes of memory for such options, and the bytes in the costs, without taking it.
+void add_memory(Device device, const Graph& graph, const StageOptions& options, int states, int64_t pass, PlannedStage& stage, StageCosts& costs) {
+  const std::vector<Shape> most = graph.shapes(options.batches.back()), shapes = graph.shapes(pass);
+  int64_t parameters = 0;
+  for (const ChunkOptions& c : options.chunks) {
+    const Section section(device, graph, c.first_node, c.last_node, options.batches, 0, options.splits_backward);
+    int64_t input_floats = 0;
+    for (int v : section.inputs()) input_floats += aligned(most[size_t(v)].count());
+    parameters += section.parameters().total;
+    stage.parameters += counted(section.parameters());
+    stage.frames += c.frames;
+    stage.memory.frames += section.frame_floats() * c.frames + input_floats * c.inputs;
+    stage.memory.arena += section.arena_floats();
+    costs.chunks.push_back({.activation_bytes = message_bytes(section.inputs(), shapes, false),
+                            .gradient_bytes = message_bytes(section.inputs(), shapes, true),
+                            .frame_bytes = section.frame_floats() * int64_t(sizeof(float)),
+                            .input_bytes = input_floats * int64_t(sizeof(float))});
+  }
+  const int store = options.predicts ? 2 : 1;
+  stage.copies = store + options.stash_slots;
+  stage.memory.weights = parameters * store, stage.memory.stash = parameters * options.stash_slots;
+  stage.memory.gradient = parameters;
+  stage.memory.state = parameters * (states + (options.looks_back ? 1 : 0));
+  costs.weight_bytes = parameters * int64_t(sizeof(float));
+  costs.state_bytes = costs.weight_bytes * states;
+  costs.arena_bytes = stage.memory.arena * int64_t(sizeof(float));
+}
+
+}  // namespace
+
+Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
+  RunLayout layout = resolve(graph, options);
+  const std::unique_ptr<Optimizer> optimizer = make_optimizer(options.optimizer);
+  const int64_t pass = (options.batch + options.micro_batches - 1) / options.micro_batches;
+  const bool halves = splits_backward(layout.programs.front());
+  const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
+  const std::vector<PartSeconds> seconds = measure_parts(graph, pass, options.device, layout.threads_per_stage,
+                                                         std::min(options.stages, std::max(1, cores / layout.threads_per_stage)), halves);
+  auto pass_seconds = [&](size_t part) {
+    const PartSeconds& s = seconds[part];
+    return s.forward + (halves ? s.input_half + s.weight_half : s.backward);
+  };
+  std::vector<double> costs;
+  for (size_t part = 0; part < seconds.size(); ++part) costs.push_back(pass_seconds(part) * options.micro_batches);
+  if (options.partition.empty() && balance == Balance::measured) {
+    options.partition = partition(costs, int(layout.partition.size()));
+    layout = resolve(graph, options);
+  }
+
+  Plan plan;
+  plan.partition = layout.partition;
+  const std::vector<Shape> shapes = graph.shapes(pass);
+  const DeviceOwner owner(options.device);
+  const int before = threads();
+  set_threads(layout.threads_per_stage);
+  for (size_t p = 0; p < seconds.size(); ++p) {
+    const Part& part = graph.parts()[p];
+    const Section section(owner.get(), graph, part.first, part.last, {pass}, 0);
+    const bool last = p + 1 == seconds.size();
+    plan.parts.push_back({part.name, counted(section.parameters()), last ? 0 : message_bytes(section.outputs(), shapes, false), seconds[p]});
+  }
+
+  Costs& simulated = plan.run.costs;
+  int64_t largest_message = 0;
+  for (size_t k = 0; k < layout.stages.size(); ++k) {
+    const StageOptions& s = layout.stages[k];
+    PlannedStage stage;
+    stage.frames = 0;
+    StageCosts cost;
+    add_memory(owner.get(), graph, s, optimizer->states(), pass, stage, cost);
+    double passes = 0;
+    for (size_t chunk = 0; chunk < s.chunks.size(); ++chunk) {
+      const size_t stretch = chunk * layout.stages.size() + k;
+      int part = 0;
+      for (size_t earlier = 0; earlier < stretch; ++earlier) part += layout.partition[earlier];
+      stage.parts.push_back({part, layout.partition[stretch]});
+      ChunkCosts& c = cost.chunks[chunk];
+      for (int end = part + layout.partition[stretch]; part < end; ++part) {
+        const PartSeconds& of_part = seconds[size_t(part)];
+        c.forward += of_part.forward, c.backward += of_part.backward;
+        c.input_half += of_part.input_half, c.weight_half += of_part.weight_half;
+        passes += costs[size_t(part)];
+      }
+      largest_message = std::max(largest_message, c.activation_bytes);
+    }
+    plan.slowest = std::max(plan.slowest, passes);
+    plan.perfect += passes / double(layout.stages.size());
+    const int ahead = int(layout.stages.size()) - 1 - int(k);
+    const UpdateSeconds update =
+        measure_updates(*optimizer, cost.weight_bytes / int64_t(sizeof(float)), options.look_ahead, ahead, options.device);
+    cost.step = update.step, cost.step_and_predict = update.step_and_predict;
+    cost.predict = update.predict, cost.stash = update.stash;
+    plan.stages.push_back(std::move(stage));
+    simulated.stages.push_back(std::move(cost));
+  }
+  simulated.link.copy_bytes_per_second = measure_copy_rate(largest_message, options.device);
+  set_threads(before);
+
+  plan.run.model = graph.name(), plan.run.method = options.method, plan.run.batch = options.batch;
+  plan.run.setting = {.stages = options.stages,
+                      .minibatches = minibatches(layout.programs),
+                      .micro_batches = options.micro_batches,
+                      .look_ahead = options.look_ahead,
+                      .chunks = chunks(layout.programs),
+                      .recompute = options.recompute};
+  const Simulation simulation = simulate(layout.programs, simulated);
+  for (size_t k = 0; k < plan.stages.size(); ++k)
+    plan.stages[k].seconds = simulation.stages[k].busy_seconds / double(plan.run.setting.minibatches);
+  return plan;
+}
+
+std::string plan_json(const Plan& plan) {
+  const Setting& setting = plan.run.setting;
+  Json json = {{"model", plan.run.model},
+               {"method", plan.run.method},
+               {"lookahead", to_string(setting.look_ahead)},
+               {"stages", setting.stages},
+               {"chunks", setting.chunks},
+               {"minibatches", setting.minibatches},
+               {"micro_batches", setting.micro_batches},
+               {"recompute", to_string(setting.recompute)},
+               {"batch", plan.run.batch},
+               {"copy_bytes_per_second", plan.run.costs.link.copy_bytes_per_second},
+               {"partition", plan.partition},
+               {"slowest_seconds", plan.slowest},
+               {"perfect_seconds", plan.perfect}};
+  for (const PlannedPart& part : plan.parts)
+    json["parts"].push_back({{"name", part.name},
+                             {"parameters", part.parameters},
+                             {"border_bytes", part.border_bytes},
+                             {"forward_seconds", part.seconds.forward},
+                             {"backward_seconds", part.seconds.backward},
+                             {"input_half_seconds", part.seconds.input_half},
+                             {"weight_half_seconds", part.seconds.weight_half}});
+  for (size_t k = 0; k < plan.stages.size(); ++k) {
+    const PlannedStage& stage = plan.stages[k];
+    const StageCosts& costs = plan.run.costs.stages[k];
+    const Stage::MemoryUse& m = stage.memory;
+    auto bytes = [](int64_t floats) { return floats * int64_t(sizeof(float)); };
+    Json chunks = Json::array();
+    for (const ChunkCosts& chunk : costs.chunks)
+      chunks.push_back({{"forward_seconds", chunk.forward},
+                        {"backward_seconds", chunk.backward},
+                        {"input_half_seconds", chunk.input_half},
+                        {"weight_half_seconds", chunk.weight_half},
+                        {"activation_bytes", chunk.activation_bytes},
+                        {"gradient_bytes", chunk.gradient_bytes},
+                        {"frame_bytes", chunk.frame_bytes},
+                        {"input_bytes", chunk.input_bytes}});
+    json["costs"].push_back({{"chunks", chunks},
+                             {"step_seconds", costs.step},
+                             {"step_and_predict_seconds", costs.step_and_predict},
+                             {"predict_seconds", costs.predict},
+                             {"stash_seconds", costs.stash},
+                             {"weight_bytes", costs.weight_bytes},
+                             {"state_bytes", costs.state_bytes},
+                             {"arena_bytes", costs.arena_bytes}});
+    json["stage_plans"].push_back({{"parameters", stage.parameters},
+                                   {"copies", stage.copies},
+                                   {"frames", stage.frames},
+                                   {"weight_bytes", bytes(m.weights + m.stash)},
+                                   {"gradient_bytes", bytes(m.gradient)},
+                                   {"state_bytes", bytes(m.state)},
+                                   {"frame_bytes", bytes(m.frames)},
+                                   {"arena_bytes", bytes(m.arena)},
+                                   {"seconds", stage.seconds}});
+  }
+  return json.dump(1);
+}
+
+SimulatedRun read_plan(const std::string& text) {
+  const Json json = Json::parse(text, nullptr, false);
+  const std::string hint = ": write it with 'pipecast plan --json'";
+  if (!json.is_object()) throw UsageError("the file of costs is not a JSON object" + hint);
+  // A value of an object: none of them is negative or not a number.
+  auto read = [&](const Json& object, const char* key, auto& value) {
+    const auto found = object.find(key);
+    if (found == object.end() || !found->is_number() || !(found->template get<double>() >= 0))
+      throw UsageError(std::string("the file of costs has no number '") + key + "' of at least 0" + hint);
+    found->get_to(value);
+  };
+  auto read_text = [&](const char* key) {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_string()) throw UsageError(std::string("the file of costs has no text '") + key + "'" + hint);
+    return found->get<std::string>();
+  };
+  auto list = [&](const Json& object, const char* key) {
+    const auto found = object.find(key);
+    bool good = found != object.end() && found->is_array();
+    if (good) good = std::all_of(found->begin(), found->end(), [](const Json& row) { return row.is_object(); });
+    if (!good) throw UsageError(std::string("the file of costs has no list of objects '") + key + "'" + hint);
+    return *found;
+  };
+  SimulatedRun run{.model = read_text("model"), .method = read_text("method"), .setting = {}, .batch = 1, .costs = {}};
+  run.setting.look_ahead = look_ahead_mode(read_text("lookahead")), run.setting.recompute = recompute_mode(read_text("recompute"));
+  read(json, "stages", run.setting.stages), read(json, "chunks", run.setting.chunks);
+  read(json, "minibatches", run.setting.minibatches), read(json, "micro_batches", run.setting.micro_batches);
+  read(json, "batch", run.batch), read(json, "copy_bytes_per_second", run.costs.link.copy_bytes_per_second);
+  for (const Json& row : list(json, "costs")) {
+    StageCosts stage;
+    for (const Json& c : list(row, "chunks")) {
+      ChunkCosts chunk;
+      read(c, "forward_seconds", chunk.forward), read(c, "backward_seconds", chunk.backward);
+      read(c, "input_half_seconds", chunk.input_half), read(c, "weight_half_seconds", chunk.weight_half);
+      read(c, "activation_bytes", chunk.activation_bytes), read(c, "gradient_bytes", chunk.gradient_bytes);
+      read(c, "frame_bytes", chunk.frame_bytes), read(c, "input_bytes", chunk.input_bytes);
+      stage.chunks.push_back(chunk);
+    }
+    read(row, "step_seconds", stage.step), read(row, "step_and_predict_seconds", stage.step_and_predict);
+    read(row, "predict_seconds", stage.predict), read(row, "stash_seconds", stage.stash);
+    read(row, "weight_bytes", stage.weight_bytes), read(row, "state_bytes", stage.state_bytes);
+    read(row, "arena_bytes", stage.arena_bytes);
+    run.costs.stages.push_back(stage);
+  }
+  return run;
+}
+
+}  // namespace pipecast

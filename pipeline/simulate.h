@@ -1,0 +1,76 @@
+#pragma once
+// How long the programs of a pipeline take and what memory they hold, where every instruction has a cost and every link a speed: the
+// programs of all stages walked together as the machine would run them, each stage on a device of its own, without running anything.
+#include <string>
+#include <vector>
+
+#include "pipeline/program.h"
+
+namespace pipecast {
+
+// A stretch of the model on its stage. Seconds are those of a pass, bytes those of a pass or of one place for it.
+struct ChunkCosts {
+  double forward = 0, backward = 0;        // a recompute takes as long as a forward
+  double input_half = 0, weight_half = 0;  // of a backward that comes in halves
+  int64_t activation_bytes = 0;            // message that it receives; those of the images for the model's first stretch
+  int64_t gradient_bytes = 0;              // message that it sends back; 0 for the first stretch
+  int64_t frame_bytes = 0;                 // what its backward reads again
+  int64_t input_bytes = 0;                 // its input alone, kept for a recompute
+};
+
+struct StageCosts {
+  std::vector<ChunkCosts> chunks;
+  double step = 0, step_and_predict = 0;  // seconds; the second is of a predict directly after the step, joined to it (Stage::step)
+  double predict = 0, stash = 0;          // seconds of one that stands alone
+  int64_t weight_bytes = 0;               // of one copy
+  int64_t state_bytes = 0;                // of the optimizer
+  int64_t arena_bytes = 0;
+};
+
+// A message is copied by its sender into one of link_capacity places, goes over the wire, and is copied by its receiver out of the
+// place, which is free again then. Both stages do nothing else while they copy. A wire is a link's own in each direction and carries one
+// message after another; what has left it arrives `latency` later.
+struct LinkCosts {
+  double latency = 0;                // seconds
+  double bytes_per_second = 0;       // of a wire; 0: infinite
+  double copy_bytes_per_second = 0;  // of the two copies, and of those of inputs that are kept; 0: infinite
+};
+
+struct Costs {
+  std::vector<StageCosts> stages;
+  LinkCosts link;
+};
+
+// The same for all stages: a pass takes a stage `forward` and `backward` seconds, shared equally by its chunks and by the halves of a
+// backward; all messages are of one size; nothing else costs anything.
+Costs uniform_costs(int stages, int chunks, double forward, double backward, int64_t message_bytes);
+
+struct SimulatedStage {
+  double busy_seconds = 0;     // computing: neither waiting for messages nor copying them
+  int copies = 1;              // of the weights
+  int frames = 0, inputs = 0;  // at once at most, of all chunks
+  // What it takes, from its fill to its drain: all copies of the weights, the gradient, the optimizer's state with what looking back
+  // takes, frames with kept inputs, the arena.
+  int64_t weight_bytes = 0, gradient_bytes = 0, state_bytes = 0, frame_bytes = 0, arena_bytes = 0;
+  int64_t bytes() const { return weight_bytes + gradient_bytes + state_bytes + frame_bytes + arena_bytes; }
+};
+
+struct SimulatedPass {
+  int stage = 0;
+  Operation operation = Operation::forward;  // a pass, or backward_weight
+  Tag tag;
+  double begin = 0, end = 0;  // seconds
+};
+
+struct Simulation {
+  double seconds = 0;       // from the first instruction to the last
+  double step_seconds = 0;  // of a mini-batch once the pipeline is full: between the last stage's updates, over their middle half
+  double bubble_share = 0;  // of the time of all stages: not computing
+  std::vector<SimulatedStage> stages;
+};
+
+// The programs must be ones that the audit accepts. `passes`, if given, gets all passes, in no particular order between stages. Throws
+// UsageError where the costs are those of other stages or chunks, and for programs that deadlock.
+Simulation simulate(const std::vector<Program>&, const Costs&, std::vector<SimulatedPass>* passes = nullptr);
+
+}  // namespace pipecast
