@@ -23,7 +23,7 @@ std::string table(const Plan& plan) {
     text += s.input_half > 0 ? format(" %9.3f %9.3f", s.input_half * 1e3, s.weight_half * 1e3) : std::string(20, ' ');
     text += format("  %10lld  %10.2f\n", (long long)(part.parameters), double(part.border_bytes) / (1 << 20));
   }
-  text += format("\npassing the slowest stage takes a mini-batch %.2f ms; divided perfectly it would be %.2f ms (%.0f %%)\n\n",
+  text += format("\nthe passes of a mini-batch take the slowest stage %.2f ms; divided perfectly they would take %.2f ms (%.0f %% of it)\n\n",
                  plan.slowest * 1e3, plan.perfect * 1e3, plan.slowest > 0 ? 100 * plan.perfect / plan.slowest : 100.0);
   text += "                                                                     MiB\n"
           "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total  ms a mini-batch\n";

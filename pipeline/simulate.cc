@@ -138,10 +138,10 @@ class Walk {
     stage.clock += seconds, stage.busy += seconds;
   }
 
-  // A pass in one more frame; with `on` until its backward.
-  void hold(Stage& stage, size_t chunk, bool on) {
+  // A pass takes one more frame, and keeps it until its backward where `keep` says so.
+  void hold(Stage& stage, size_t chunk, bool keep) {
     stage.most[chunk] = std::max(stage.most[chunk], stage.in_flight[chunk] + 1);
-    if (on) ++stage.in_flight[chunk];
+    if (keep) ++stage.in_flight[chunk];
   }
 
   // Takes the next message; false where it has not been sent.

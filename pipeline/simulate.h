@@ -1,7 +1,6 @@
 #pragma once
 // How long the programs of a pipeline take and what memory they hold, where every instruction has a cost and every link a speed: the
 // programs of all stages walked together as the machine would run them, each stage on a device of its own, without running anything.
-#include <string>
 #include <vector>
 
 #include "pipeline/program.h"

@@ -525,5 +525,46 @@ class Audit(CommandTest):
         self.assertIn("learning rate x 0.33 to 1.00", self.succeed("audit", "--method", "pipemare", "--rescale-minibatches", 4))
 
 
+class Simulate(CommandTest):
+    PIPELINE = ["--model", "resnet20", "--batch", 25, "--stages", 2, "--threads", 1, "--method", "pipeoptim"]
+
+    def test_uniform(self):
+        gpipe = ["simulate", "--uniform", "--stages", 4, "--method", "gpipe", "--micro-batches", 8, "--minibatches", 3, "--batch", 66]
+        result = json.loads(self.succeed(*gpipe, "--json", "--passes"))
+        self.assertAlmostEqual(result["bubble_share"], 3 / 11)
+        self.assertAlmostEqual(result["step_seconds"], 3 * 11)
+        self.assertAlmostEqual(result["images_per_second"], 2)
+        self.assertEqual([stage["frames"] for stage in result["stage_results"]], [8] * 4)
+        self.assertEqual(len(result["passes"]), 4 * 3 * 8 * 2)
+        self.assertIn("2 images/s; bubble 27.27 %", self.succeed(*gpipe))
+        slow = json.loads(self.succeed(*gpipe, "--json", "--message-bytes", 10, "--bytes-per-second", 20, "--latency", 1, "--forward-seconds", 2))
+        self.assertGreater(slow["step_seconds"], 4 * 11)
+
+    def test_plan_is_what_a_run_takes(self):
+        plan = json.loads(self.succeed("plan", *self.PIPELINE, "--json"))
+        self.succeed(*TRAIN, *self.PIPELINE, "--batch", 25, "--out", "run")
+        start = json.loads((self.folder / "run" / "metrics.jsonl").read_text().splitlines()[0])
+        kinds = ("weight_bytes", "gradient_bytes", "state_bytes", "frame_bytes", "arena_bytes")
+        for planned, stage, parts in zip(plan["stage_plans"], start["stages"], plan["partition"], strict=True):
+            self.assertEqual((planned["parameters"], planned["copies"], planned["frames"], parts),
+                             (stage["parameters"], stage["copies"], stage["frames"], stage["parts"]))
+            self.assertEqual(sum(planned[kind] for kind in kinds) / 2**20, stage["memory_mebibytes"])
+        self.assertIn("stem", self.succeed("plan", *self.PIPELINE))
+
+        (self.folder / "costs.json").write_text(json.dumps(plan))
+        simulated = json.loads(self.succeed("simulate", "--costs", "costs.json", "--json"))
+        self.assertEqual((simulated["method"], simulated["stages"], simulated["batch"]), ("pipeoptim", 2, 25))
+        self.assertGreater(simulated["step_seconds"], 0)
+        for result, planned in zip(simulated["stage_results"], plan["stage_plans"], strict=True):
+            self.assertEqual([result[kind] for kind in kinds], [planned[kind] for kind in kinds])
+        self.refuse(["simulate", "--costs", "costs.json", "--stages", 3], "costs.json", "--stages")
+
+    def test_refusals(self):
+        self.refuse(["simulate", "--costs", "missing.json"], "missing.json", "pipecast plan --json")
+        self.refuse(["simulate", "--forward-seconds", 2], "--forward-seconds", "--uniform")
+        self.refuse(["plan", "--stages", 40], "11 parts", "40")
+        self.refuse(["plan", "--method", "gpip", "--recompute", "somtimes"], "gpipe", "recomputation", mistakes=2)
+
+
 if __name__ == "__main__":
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
