@@ -16,17 +16,19 @@ std::string table(const Plan& plan) {
   std::string text = format("%s, %s on %d stages, batch %lld", plan.run.model.c_str(), plan.run.method.c_str(), setting.stages,
                             (long long)(plan.run.batch));
   if (setting.micro_batches > 1) text += format(" in %d micro-batches", setting.micro_batches);
-  text += "\n\nmilliseconds of a pass                      backward\npart                   forward     whole     input   weights  parameters  border MiB\n";
+  text += "\n\nmilliseconds of a pass                      backward\n"
+          "part                   forward     whole     input   weights  parameters  border MiB\n";
   for (const PlannedPart& part : plan.parts) {
     const PartSeconds& s = part.seconds;
     text += format("%-20s %9.3f %9.3f", part.name.c_str(), s.forward * 1e3, s.backward * 1e3);
     text += s.input_half > 0 ? format(" %9.3f %9.3f", s.input_half * 1e3, s.weight_half * 1e3) : std::string(20, ' ');
     text += format("  %10lld  %10.2f\n", (long long)(part.parameters), double(part.border_bytes) / (1 << 20));
   }
-  text += format("\nthe passes of a mini-batch take the slowest stage %.2f ms; divided perfectly they would take %.2f ms (%.0f %% of it)\n\n",
+  text += format("\nthe passes of a mini-batch take the slowest stage %.2f ms; divided perfectly they would take %.2f ms (%.0f %%)\n\n",
                  plan.slowest * 1e3, plan.perfect * 1e3, plan.slowest > 0 ? 100 * plan.perfect / plan.slowest : 100.0);
   text += "                                                                     MiB\n"
-          "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total  ms a mini-batch\n";
+          "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total"
+          "  ms a mini-batch\n";
   for (size_t k = 0; k < plan.stages.size(); ++k) {
     const PlannedStage& stage = plan.stages[k];
     const Stage::MemoryUse& m = stage.memory;

@@ -85,13 +85,18 @@ class SimulateCommand : public Command {
     text += format(", %lld mini-batches\n", (long long)(run.setting.minibatches)) +
             format("%.6g s from fill to drain; %.6g s a mini-batch once the pipeline is full, %.6g images/s; bubble %.2f %%\n\n",
                    simulation.seconds, simulation.step_seconds, images_per_second(run, simulation), 100 * simulation.bubble_share);
-    text += "                                                   MiB\nstage    busy  copies  frames  weights  gradient    state     frames    arena      total\n";
+    const bool memory = !run.model.empty();  // uniform costs say nothing of it
+    if (memory) text += "                                                   MiB\n";
+    text += "stage    busy  copies  frames";
+    text += memory ? "  weights  gradient    state     frames    arena      total\n" : "\n";
     auto mebibytes = [](int64_t bytes) { return double(bytes) / (1 << 20); };
     for (size_t k = 0; k < simulation.stages.size(); ++k) {
       const SimulatedStage& s = simulation.stages[k];
-      text += format("%5zu %5.1f %%  %6d  %6d %8.1f  %8.1f %8.1f %10.1f %8.1f %10.1f\n", k, 100 * busy_share(s, simulation), s.copies,
-                     s.frames, mebibytes(s.weight_bytes), mebibytes(s.gradient_bytes), mebibytes(s.state_bytes), mebibytes(s.frame_bytes),
-                     mebibytes(s.arena_bytes), mebibytes(s.bytes()));
+      text += format("%5zu %5.1f %%  %6d  %6d", k, 100 * busy_share(s, simulation), s.copies, s.frames);
+      if (memory)
+        text += format(" %8.1f  %8.1f %8.1f %10.1f %8.1f %10.1f", mebibytes(s.weight_bytes), mebibytes(s.gradient_bytes),
+                       mebibytes(s.state_bytes), mebibytes(s.frame_bytes), mebibytes(s.arena_bytes), mebibytes(s.bytes()));
+      text += "\n";
     }
     return text;
   }
@@ -108,16 +113,16 @@ class SimulateCommand : public Command {
                  {"images_per_second", images_per_second(run, simulation)},
                  {"bubble_share", simulation.bubble_share},
                  {"stage_results", Json::array()}};
-    for (const SimulatedStage& s : simulation.stages)
-      json["stage_results"].push_back({{"busy_share", busy_share(s, simulation)},
-                                       {"copies", s.copies},
-                                       {"frames", s.frames},
-                                       {"inputs", s.inputs},
-                                       {"weight_bytes", s.weight_bytes},
-                                       {"gradient_bytes", s.gradient_bytes},
-                                       {"state_bytes", s.state_bytes},
-                                       {"frame_bytes", s.frame_bytes},
-                                       {"arena_bytes", s.arena_bytes}});
+    for (const SimulatedStage& s : simulation.stages) {
+      Json row = {{"busy_share", busy_share(s, simulation)}, {"copies", s.copies}, {"frames", s.frames}, {"inputs", s.inputs}};
+      if (!run.model.empty())
+        row.update({{"weight_bytes", s.weight_bytes},
+                    {"gradient_bytes", s.gradient_bytes},
+                    {"state_bytes", s.state_bytes},
+                    {"frame_bytes", s.frame_bytes},
+                    {"arena_bytes", s.arena_bytes}});
+      json["stage_results"].push_back(std::move(row));
+    }
     for (const SimulatedPass& pass : passes)
       json["passes"].push_back({{"stage", pass.stage},
                                 {"minibatch", pass.tag.minibatch},

@@ -28,7 +28,8 @@ int64_t message_bytes(const std::vector<int>& values, const std::vector<Shape>& 
 }
 
 // What Stage takes of memory for such options, and the bytes in the costs, without taking it.
-void add_memory(Device device, const Graph& graph, const StageOptions& options, int states, int64_t pass, PlannedStage& stage, StageCosts& costs) {
+void add_memory(Device device, const Graph& graph, const StageOptions& options, int states, int64_t pass, PlannedStage& stage,
+                StageCosts& costs) {
   const std::vector<Shape> most = graph.shapes(options.batches.back()), shapes = graph.shapes(pass);
   int64_t parameters = 0;
   for (const ChunkOptions& c : options.chunks) {
@@ -86,7 +87,8 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     const Part& part = graph.parts()[p];
     const Section section(owner.get(), graph, part.first, part.last, {pass}, 0);
     const bool last = p + 1 == seconds.size();
-    plan.parts.push_back({part.name, counted(section.parameters()), last ? 0 : message_bytes(section.outputs(), shapes, false), seconds[p]});
+    const int64_t border_bytes = last ? 0 : message_bytes(section.outputs(), shapes, false);
+    plan.parts.push_back({part.name, counted(section.parameters()), border_bytes, seconds[p]});
   }
 
   Costs& simulated = plan.run.costs;
