@@ -129,11 +129,14 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const 
   return costs;
 }
 
-UpdateSeconds measure_updates(const Optimizer& optimizer, int64_t n, LookAheadMode mode, int ahead, const std::string& device) {
+UpdateSeconds measure_updates(const Optimizer& optimizer, const Segments& parameters, LookAheadMode mode, int ahead,
+                              const std::string& device) {
   const DeviceOwner owner(device);
   const Device d = owner.get();
-  const Memory weights(d, n), gradient(d, n), predicted(d, n), state(d, optimizer.states() * n);
-  Buffers buffers{n, weights.data(), gradient.data(), {}, nullptr};
+  const int64_t n = parameters.total;
+  const std::vector<Matrix> all_matrices = matrices(parameters);
+  const Memory weights(d, n), gradient(d, n), predicted(d, n), state(d, optimizer.states() * n), scratch(d, optimizer.scratch(all_matrices));
+  Buffers buffers{n, weights.data(), gradient.data(), {}, nullptr, all_matrices, scratch.data()};
   for (int k = 0; k < optimizer.states(); ++k) buffers.state[size_t(k)] = state.data() + k * n;
   const std::vector<float> rates(size_t(std::clamp(ahead, 1, max_look_ahead)), 0.01f);
   const LookAhead look_ahead{mode, rates};

@@ -22,8 +22,8 @@ struct UpdateSeconds {
   double step = 0, step_and_predict = 0, predict = 0;  // a step with clearing the gradient for the next one
   double stash = 0;                                    // copying the weights
 };
-// Of a stage with n floats of weights that predicts `ahead` updates ahead, with the calling thread's number of threads: medians.
-UpdateSeconds measure_updates(const Optimizer&, int64_t n, LookAheadMode, int ahead, const std::string& device);
+// Of a stage with these weights that predicts `ahead` updates ahead, with the calling thread's number of threads: medians.
+UpdateSeconds measure_updates(const Optimizer&, const Segments& parameters, LookAheadMode, int ahead, const std::string& device);
 
 // Of a copy of so many bytes on the device, as links make: bytes per second.
 double measure_copy_rate(int64_t bytes, const std::string& device);

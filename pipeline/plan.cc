@@ -27,16 +27,16 @@ int64_t message_bytes(const std::vector<int>& values, const std::vector<Shape>& 
   return floats * int64_t(sizeof(float));
 }
 
-// What Stage takes of memory for such options, and the bytes in the costs, without taking it.
-void add_memory(Device device, const Graph& graph, const StageOptions& options, int states, int64_t pass, PlannedStage& stage,
-                StageCosts& costs) {
+// What Stage takes of memory for such options, and the bytes in the costs, without taking it. Returns the stage's parameters.
+Segments add_memory(Device device, const Graph& graph, const StageOptions& options, const Optimizer& optimizer, int64_t pass,
+                    PlannedStage& stage, StageCosts& costs) {
   const std::vector<Shape> most = graph.shapes(options.batches.back()), shapes = graph.shapes(pass);
-  int64_t parameters = 0;
+  Segments parameters;
   for (const ChunkOptions& c : options.chunks) {
     const Section section(device, graph, c.first_node, c.last_node, options.batches, 0, options.splits_backward);
     int64_t input_floats = 0;
     for (int v : section.inputs()) input_floats += aligned(most[size_t(v)].count());
-    parameters += section.parameters().total;
+    for (const ParameterSpec& spec : section.parameters().specs) parameters.add(spec);
     stage.parameters += counted(section.parameters());
     stage.frames += c.frames;
     stage.memory.frames += section.frame_floats() * c.frames + input_floats * c.inputs;
@@ -48,12 +48,14 @@ void add_memory(Device device, const Graph& graph, const StageOptions& options, 
   }
   const int store = options.predicts ? 2 : 1;
   stage.copies = store + options.stash_slots;
-  stage.memory.weights = parameters * store, stage.memory.stash = parameters * options.stash_slots;
-  stage.memory.gradient = parameters;
-  stage.memory.state = parameters * (states + (options.looks_back ? 1 : 0));
-  costs.weight_bytes = parameters * int64_t(sizeof(float));
-  costs.state_bytes = costs.weight_bytes * states;
+  const int64_t n = parameters.total;
+  stage.memory.weights = n * store, stage.memory.stash = n * options.stash_slots;
+  stage.memory.gradient = n;
+  stage.memory.state = n * (optimizer.states() + (options.looks_back ? 1 : 0)) + optimizer.scratch(matrices(parameters));
+  costs.weight_bytes = n * int64_t(sizeof(float));
+  costs.state_bytes = costs.weight_bytes * optimizer.states();
   costs.arena_bytes = stage.memory.arena * int64_t(sizeof(float));
+  return parameters;
 }
 
 }  // namespace
@@ -98,7 +100,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     PlannedStage stage;
     stage.frames = 0;
     StageCosts cost;
-    add_memory(owner.get(), graph, s, optimizer->states(), pass, stage, cost);
+    const Segments parameters = add_memory(owner.get(), graph, s, *optimizer, pass, stage, cost);
     double passes = 0;
     for (size_t chunk = 0; chunk < s.chunks.size(); ++chunk) {
       const size_t stretch = chunk * layout.stages.size() + k;
@@ -117,8 +119,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     plan.slowest = std::max(plan.slowest, passes);
     plan.perfect += passes / double(layout.stages.size());
     const int ahead = int(layout.stages.size()) - 1 - int(k);
-    const UpdateSeconds update =
-        measure_updates(*optimizer, cost.weight_bytes / int64_t(sizeof(float)), options.look_ahead, ahead, options.device);
+    const UpdateSeconds update = measure_updates(*optimizer, parameters, options.look_ahead, ahead, options.device);
     cost.step = update.step, cost.step_and_predict = update.step_and_predict;
     cost.predict = update.predict, cost.stash = update.stash;
     plan.stages.push_back(std::move(stage));

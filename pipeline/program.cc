@@ -249,7 +249,7 @@ int chunks(const std::vector<Program>& programs) {
 int frames_needed(const Program& program, int chunk) {
   std::map<Tag, Operation> last_use;  // of a pass's activations
   for (const Instruction& i : program)
-    if (is_backward(i.operation) || i.operation == Operation::backward_weight) last_use[i.tag()] = i.operation;
+    if (i.chunk == chunk && (is_backward(i.operation) || i.operation == Operation::backward_weight)) last_use[i.tag()] = i.operation;
   int in_flight = 0, most = 0;
   for (const Instruction& i : program) {
     if (i.chunk != chunk) continue;
@@ -296,15 +296,18 @@ int stash_slots(const Program& program) {
 
 int copies_needed(const Program& program) { return 1 + (predicts(program) ? 1 : 0) + stash_slots(program); }
 
-Program evaluation_program(int stages, int chunks, int64_t batches, int stage) {
+Program evaluation_program(const Setting& setting, int64_t batches, int stage) {
   Program program;
   for (int64_t batch = 0; batch < batches; ++batch)
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      auto add = [&](Operation operation) { program.push_back({.operation = operation, .minibatch = batch, .chunk = chunk}); };
-      add(Operation::receive_activation);
-      add(Operation::forward);
-      if (stage < stages - 1 || chunk < chunks - 1) add(Operation::send_activation);
-    }
+    for (int micro = 0; micro < setting.micro_batches; ++micro)
+      for (int chunk = 0; chunk < setting.chunks; ++chunk) {
+        auto add = [&](Operation operation) {
+          program.push_back({.operation = operation, .minibatch = batch, .micro = micro, .chunk = chunk});
+        };
+        add(Operation::receive_activation);
+        add(Operation::forward);
+        if (stage < setting.stages - 1 || chunk < setting.chunks - 1) add(Operation::send_activation);
+      }
   return program;
 }
 

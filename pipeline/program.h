@@ -146,7 +146,8 @@ int stash_slots(const Program&);
 // Copies of the weights in all: the latest, the predicted one, the stash.
 int copies_needed(const Program&);
 
-// Forward-only evaluation of `batches` batches with the latest weights.
-Program evaluation_program(int stages, int chunks, int64_t batches, int stage);
+// Forward-only evaluation of `batches` batches with the latest weights, cut into micro-batches as in training: frames need be no
+// larger than those of training.
+Program evaluation_program(const Setting&, int64_t batches, int stage);
 
 }  // namespace pipecast

@@ -146,8 +146,7 @@ Tag Stage::next_tag(const Instruction& i) const {
 Tag Stage::previous_tag(const Instruction& i) const { return {i.minibatch, i.micro, i.chunk - (options_.index == 0 ? 1 : 0)}; }
 
 int64_t Stage::first_sample(const Instruction& i) const {
-  const int64_t whole = feed_.batches->size(feed_.first_minibatch + i.minibatch), parts = feed_.training ? options_.micro_batches : 1;
-  return whole * i.micro / parts;
+  return feed_.batches->size(feed_.first_minibatch + i.minibatch) * i.micro / options_.micro_batches;
 }
 
 int64_t Stage::batch_size(const Instruction& i) const {
@@ -293,8 +292,7 @@ void Stage::forward(const Instruction& i) {
     feed_.on_logits({host_logits_.data(), logits.shape});
   }
   if (!c.frames[size_t(frame)].keep) c.frames[size_t(frame)].used = false;
-  const int parts = feed_.training ? options_.micro_batches : 1;
-  if (feed_.on_minibatch && i.micro == parts - 1) feed_.on_minibatch(i.minibatch);
+  if (feed_.on_minibatch && i.micro == options_.micro_batches - 1) feed_.on_minibatch(i.minibatch);
 }
 
 void Stage::send_activation(const Instruction& i) {

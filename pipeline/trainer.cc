@@ -20,11 +20,10 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// The sizes of all passes: mini-batches cut into micro-batches for training, whole for evaluation.
+// The sizes of all passes: mini-batches cut into micro-batches.
 std::vector<int64_t> pass_sizes(const std::vector<int64_t>& batches, int micro_batches) {
   std::set<int64_t> sizes;
   for (int64_t batch : batches) {
-    sizes.insert(batch);
     for (int m = 0; m < micro_batches; ++m) sizes.insert(batch * (m + 1) / micro_batches - batch * m / micro_batches);
   }
   sizes.erase(0);
@@ -253,8 +252,10 @@ double Trainer::mean_loss() { return parts_->samples > 0 ? parts_->stages.back()
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   Parts& p = *parts_;
   p.programs.clear();
-  const int chunks = int(p.partition.size()) / p.options.stages;
-  for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(p.options.stages, chunks, data.per_epoch(), k));
+  Setting setting;
+  setting.stages = p.options.stages, setting.micro_batches = p.options.micro_batches;
+  setting.chunks = int(p.partition.size()) / p.options.stages;
+  for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(setting, data.per_epoch(), k));
   Loader loader(data, 0, data.per_epoch());
   Feed feed;
   feed.training = false;

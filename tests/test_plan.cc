@@ -380,7 +380,9 @@ TEST_CASE("a prediction is made where it is needed, joins the step where it can,
 }
 
 TEST_CASE("evaluation forwards every batch with the latest weights and keeps one frame") {
-  const Program first = evaluation_program(2, 1, 3, 0), last = evaluation_program(2, 1, 3, 1);
+  Setting setting{.stages = 2};
+  setting.chunks = 1;
+  const Program first = evaluation_program(setting, 3, 0), last = evaluation_program(setting, 3, 1);
   CHECK(first.size() == 9);
   CHECK(last.size() == 6);
   for (int64_t batch = 0; batch < 3; ++batch) {
@@ -391,7 +393,7 @@ TEST_CASE("evaluation forwards every batch with the latest weights and keeps one
   }
   CHECK(frames_needed(first) == 1);
   CHECK(copies_needed(first) == 1);
-  CHECK(evaluation_program(3, 1, 0, 1).empty());
+  CHECK(evaluation_program(setting, 0, 1).empty());
 }
 
 TEST_CASE("methods are found by name, and settings are checked") {

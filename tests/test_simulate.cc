@@ -288,10 +288,14 @@ TEST_CASE("plan: parts have times, the partition a price, and the file keeps the
 
 TEST_CASE("measure: a copy has a rate and an update a time") {
   CHECK(measure_copy_rate(1 << 20, "cpu") > 0);
-  const std::unique_ptr<Optimizer> sgd = make_optimizer({});
-  const UpdateSeconds seconds = measure_updates(*sgd, 1 << 18, LookAheadMode::paper, 3, "cpu");
-  CHECK(seconds.step > 0);
-  CHECK(seconds.step_and_predict > 0);
-  CHECK(seconds.predict > 0);
-  CHECK(seconds.stash > 0);
+  Segments segments;
+  segments.add({.name = "weight", .shape = {128, 64}, .initial = {}});
+  for (const char* name : {"sgd", "muon"}) {
+    const std::unique_ptr<Optimizer> optimizer = make_optimizer({.name = name});
+    const UpdateSeconds seconds = measure_updates(*optimizer, segments, LookAheadMode::paper, 3, "cpu");
+    CHECK(seconds.step > 0);
+    CHECK(seconds.step_and_predict > 0);
+    CHECK(seconds.predict > 0);
+    CHECK(seconds.stash > 0);
+  }
 }
