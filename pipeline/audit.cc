@@ -251,13 +251,20 @@ class Machine {
       const auto found = stage.stash.find(i.slot);
       if (found == stage.stash.end()) wrong(k, "it reads slot " + std::to_string(i.slot) + " of the stash, where nothing has been put");
       Copy& stashed = found->second;
+      const std::string slot = "slot " + std::to_string(i.slot) + " of the stash";
+      if (stage.updates - stashed.version != i.age)
+        wrong(k, "it reads " + slot + " for weights of " + std::to_string(i.age) + " updates before, and it holds those of " +
+                     std::to_string(stage.updates - stashed.version));
+      if (stashed.ahead != i.ahead)
+        wrong(k, "it reads " + slot + " for weights predicted " + std::to_string(i.ahead) + " updates ahead, and it holds " +
+                     std::to_string(stashed.ahead) + " ahead");
       stashed.read = true;
       pass.version = stashed.version, pass.ahead = stashed.ahead;
       // Weights are stashed for a pass to read twice.
       const auto begun = stage.passes.find(i.tag());
       if (!stashed.predicted && begun != stage.passes.end() && begun->second.version != pass.version)
-        wrong(k, "slot " + std::to_string(i.slot) + " of the stash holds version " + std::to_string(pass.version) +
-                     " and its forward read version " + std::to_string(begun->second.version));
+        wrong(k, slot + " holds version " + std::to_string(pass.version) + " and its forward read version " +
+                     std::to_string(begun->second.version));
     }
     if (i.reads == Reads::predicted) {
       if (!stage.prediction || stage.updates - stage.prediction->version != i.age)

@@ -163,11 +163,12 @@ Program with_weights(const Program& plain, const std::function<Wanted(const Inst
     Instruction& pass = program.back();
     const Wanted& want = wants[p];
     if (want == predicted) {
-      pass.reads = Reads::predicted, pass.ahead = want.ahead, pass.age = int(live - want.version);
+      pass.reads = Reads::predicted;
       after_step = 0;
     } else if (const auto slot = slots.find(want); slot != slots.end()) {
       pass.reads = Reads::stash, pass.slot = slot->second;
     }
+    if (pass.reads != Reads::latest) pass.ahead = want.ahead, pass.age = int(live - want.version);
   }
   return program;
 }

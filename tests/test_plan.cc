@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -117,6 +118,12 @@ std::vector<std::string> words(const std::string& text) {
 
 std::vector<Program> programs_of(const std::string& method, const Setting& setting) { return make_programs(find_method(method), setting); }
 
+// Two methods ask for enough micro-batches.
+bool possible(const Method& method, const Setting& setting) {
+  if (method.name == "pipedream-2bw") return setting.micro_batches >= setting.stages;
+  return method.chunks == 1 || setting.micro_batches % setting.stages == 0;
+}
+
 // The index of the n-th instruction of a kind.
 size_t find(const Program& program, Operation operation, int n = 0) {
   for (size_t i = 0; i < program.size(); ++i)
@@ -130,8 +137,9 @@ size_t find(const Program& program, Operation operation, int n = 0) {
 TEST_CASE("the version tables are those of a pipeline simulated from the rule") {
   for_all_settings([](const Setting& setting) {
     const auto expected = simulate(setting.stages, setting.minibatches, setting.micro_batches);
-    for (const std::string method : {"vanilla", "pipeoptim"}) {
+    for (const std::string method : {"vanilla", "pipeoptim", "spike-compensation", "spike-compensation-lwp"}) {
       CAPTURE(method);
+      const bool predicts = method == "pipeoptim" || method == "spike-compensation-lwp";
       const Audit result = audit(programs_of(method, setting));
       size_t next = 0;
       for (int k = 0; k < setting.stages; ++k) {
@@ -147,7 +155,7 @@ TEST_CASE("the version tables are those of a pipeline simulated from the rule") 
           CAPTURE(pass.micro);
           CAPTURE(pass.backward);
           int ahead = 0;
-          if (method == "pipeoptim" && !pass.backward) {
+          if (predicts && !pass.backward) {
             if (setting.look_ahead == LookAheadMode::paper) ahead = setting.stages - 1 - k;
             else if (setting.look_ahead == LookAheadMode::released) ahead = setting.stages - k;
             else ahead = int(live_at_backward.at({pass.minibatch, pass.micro}) - pass.live);
@@ -200,6 +208,7 @@ TEST_CASE("PipeDream: forward and backward of a pass read the same weights; D - 
     if (setting.look_ahead != LookAheadMode::paper) return;  // nothing is predicted
     const auto expected = simulate(setting.stages, setting.minibatches, setting.micro_batches);
     const Audit result = audit(programs_of("pipedream", setting));
+    REQUIRE(programs_of("nadam-async", setting) == programs_of("pipedream", setting));
     size_t next = 0;
     for (int k = 0; k < setting.stages; ++k) {
       std::map<Pass, int64_t> under_way;  // what was read by passes that have not been backed yet
@@ -249,25 +258,224 @@ TEST_CASE("PipeDream-2BW: every pass of mini-batch b reads version max(0, b - 1)
   });
 }
 
+// What a pass is to read, by the rule of a method alone: `forwards[k]` has the newest version on stage k at each pass's forward.
+struct Wish {
+  int64_t version;
+  int ahead;  // predicted updates; below 0: an estimate of where the weights were
+  auto operator<=>(const Wish&) const = default;
+};
+using Live = std::map<std::pair<int64_t, int>, int64_t>;  // by (mini-batch, micro-batch)
+
+Wish wish(const std::string& method, const Setting& setting, int k, const Expected& pass, const std::vector<Live>& forwards,
+          const std::vector<Live>& backwards) {
+  const std::pair<int64_t, int> id = {pass.minibatch, pass.micro}, bellwether = {pass.minibatch, 0};
+  const int last = setting.stages - 1, parts = setting.micro_batches;
+  const int64_t begun = forwards[k].at(id), ended = backwards[k].at(id);
+  if (method == "pipedream-vertical") return {forwards[0].at(id), 0};
+  const bool counted = setting.look_ahead == LookAheadMode::exact || setting.look_ahead == LookAheadMode::decayed;
+  if (method == "spectrain-v1") return {pass.live, k / 2 + (pass.backward ? 0 : counted ? int(ended - begun) : last - k)};
+  if (method == "spectrain-v2") {
+    switch (setting.look_ahead) {
+      case LookAheadMode::paper: return {begun, last - k};
+      case LookAheadMode::released: return {begun, 0};
+      default: return {begun, int(ended - begun)};
+    }
+  }
+  // (T + D - k / 2 - 2) / T to the nearest, halves up, with k / 2 as a real number; then (T + floor(k / 2) - 1) / T likewise, in the
+  // public implementation downwards.
+  if (method == "xpipe" && !pass.backward)
+    return {forwards[k].at(bellwether), int(std::floor((parts + setting.stages - k / 2.0 - 2) / parts + 0.5))};
+  if (method == "xpipe") {
+    const int twice = 2 * (parts + k / 2 - 1);
+    return {backwards[k].at(bellwether), setting.look_ahead == LookAheadMode::released ? twice / (2 * parts) : (twice + parts) / (2 * parts)};
+  }
+  REQUIRE(method == "pipemare");
+  return pass.backward ? Wish{ended, -(last - k)} : Wish{begun, 0};
+}
+
+TEST_CASE("the version tables of the methods that keep or guess weights are those of their rules") {
+  for (const std::string method : {"pipedream-vertical", "spectrain-v1", "spectrain-v2", "xpipe", "pipemare"})
+    for_all_settings([&](const Setting& setting) {
+      CAPTURE(method);
+      const auto expected = simulate(setting.stages, setting.minibatches, setting.micro_batches);
+      std::vector<Live> forwards(setting.stages), backwards(setting.stages);
+      for (int k = 0; k < setting.stages; ++k)
+        for (const Expected& pass : expected[k]) (pass.backward ? backwards : forwards)[k][{pass.minibatch, pass.micro}] = pass.live;
+      const Audit result = audit(programs_of(method, setting));
+      size_t next = 0;
+      for (int k = 0; k < setting.stages; ++k) {
+        CAPTURE(k);
+        // Copies that any way of keeping would need: the latest, and what has been read, or is about to be, and will be again.
+        std::map<Wish, size_t> last_read;
+        for (size_t p = 0; p < expected[k].size(); ++p) last_read[wish(method, setting, k, expected[k][p], forwards, backwards)] = p;
+        std::set<Wish> seen;
+        size_t least = 0;
+        for (size_t p = 0; p < expected[k].size(); ++p) {
+          const Expected& pass = expected[k][p];
+          const Wish want = wish(method, setting, k, pass, forwards, backwards);
+          REQUIRE(next < result.passes.size());
+          const AuditedPass& found = result.passes[next++];
+          CAPTURE(pass.minibatch);
+          CAPTURE(pass.micro);
+          CAPTURE(pass.backward);
+          REQUIRE(found.stage == k);
+          REQUIRE(found.minibatch == pass.minibatch);
+          REQUIRE(found.micro == pass.micro);
+          REQUIRE(found.backward() == pass.backward);
+          REQUIRE(found.version == want.version);
+          REQUIRE(found.ahead == want.ahead);
+          REQUIRE((found.reads == Reads::latest) == (want == Wish{pass.live, 0}));
+          REQUIRE(found.live == pass.live);
+          REQUIRE(found.time == pass.time);
+          seen.insert(want);
+          size_t held = 0;
+          for (const auto& [other, last] : last_read)
+            held += other != Wish{pass.live, 0} && last >= p && (seen.count(other) > 0 || (other.ahead == 0 && other.version < pass.live));
+          least = std::max(least, held);
+        }
+        REQUIRE(result.copies[k] >= 1 + int(least));
+        REQUIRE(result.copies[k] <= 2 + int(least));
+        const int64_t passes = setting.minibatches * setting.micro_batches;
+        REQUIRE(result.frames[k] == std::min<int64_t>(setting.stages - k, passes));
+        if (method == "pipemare") REQUIRE(result.copies[k] <= 2);
+        if (method == "xpipe") REQUIRE(result.copies[k] <= 3);
+        if (setting.micro_batches > 1 || setting.minibatches < 2 * setting.stages) continue;
+        // Pipedream's D - k on the first stage and, with vertical sync, on every other: D versions are under way.
+        if (method == "pipedream-vertical") REQUIRE(result.copies[k] == setting.stages);
+        if (method == "spectrain-v1") REQUIRE(result.copies[k] == (k / 2 + setting.stages - 1 - k > 0 ? 2 : 1));
+        if (method == "spectrain-v2" && setting.look_ahead == LookAheadMode::paper)
+          REQUIRE(result.copies[k] == (k + 1 < setting.stages ? 1 + setting.stages - k : 1));
+        if (method == "spectrain-v2" && setting.look_ahead == LookAheadMode::released) REQUIRE(result.copies[k] == setting.stages - k);
+      }
+      REQUIRE(next == result.passes.size());
+    });
+}
+
+TEST_CASE("tables of four stages from the papers' formulas, written by hand") {
+  // Steps ahead in the steady state, per stage. SpecTrain v1: forward 3 2 2 1, backward 0 0 1 1. XPipe with four micro-batches:
+  // forward (4 + 4 - k / 2 - 2) / 4 = 1.5, 1.375, 1.25, 1.125; backward (4 + floor(k / 2) - 1) / 4 = 0.75, 0.75, 1, 1.
+  using Row = std::tuple<std::string, LookAheadMode, int, std::vector<int>, std::vector<int>>;
+  using enum LookAheadMode;
+  for (const auto& [method, mode, micro_batches, forward, backward] :
+       {Row{"spectrain-v1", paper, 1, {3, 2, 2, 1}, {0, 0, 1, 1}}, Row{"spectrain-v2", paper, 1, {3, 2, 1, 0}, {3, 2, 1, 0}},
+        Row{"spectrain-v2", released, 1, {0, 0, 0, 0}, {0, 0, 0, 0}}, Row{"xpipe", paper, 4, {2, 1, 1, 1}, {1, 1, 1, 1}},
+        Row{"xpipe", released, 4, {2, 1, 1, 1}, {0, 0, 1, 1}}, Row{"pipemare", paper, 1, {0, 0, 0, 0}, {-3, -2, -1, 0}}}) {
+    CAPTURE(method);
+    const Audit result = audit(programs_of(method, {4, 12, micro_batches, mode}));
+    for (const AuditedPass& pass : result.passes)
+      if (pass.minibatch >= 4) CHECK(pass.ahead == (pass.backward() ? backward : forward)[size_t(pass.stage)]);
+  }
+  CHECK(forward_reads(audit(programs_of("pipedream-vertical", {4, 8, 1})), 3) == words("v0 v0 v0 v0 v1 v2 v3 v4"));
+}
+
+TEST_CASE("updates know how late their gradient is, and how large their rate") {
+  for (int stages : {1, 2, 4, 7})
+    for (int64_t minibatches : {1, 3, 12})
+      for (const std::string method : {"spike-compensation", "spike-compensation-lwp"}) {
+        const auto programs = programs_of(method, {stages, minibatches, 1});
+        for (int k = 0; k < stages; ++k)
+          for (const Instruction& i : programs[k])
+            if (i.operation == Operation::step) {
+              CHECK(i.ahead == std::min<int64_t>(i.minibatch, stages - 1 - k));
+              CHECK(i.scale == 1);
+            }
+      }
+  // PipeMare: rate / tau^(1 - min(t / K, 1)), where tau = D - 1 - k is at least 1; t counts the mini-batches of its own.
+  Setting setting{4, 12, 1};
+  setting.rescale = 8;
+  for (int64_t done : {0, 3, 10}) {
+    setting.done = done;
+    const auto programs = programs_of("pipemare", setting);
+    for (int k = 0; k < 4; ++k)
+      for (const Instruction& i : programs[k])
+        if (i.operation == Operation::step)
+          CHECK(i.scale == doctest::Approx(std::pow(std::max(1, 3 - k), -(1 - std::min(double(done + i.minibatch) / 8, 1.0)))));
+  }
+  // SpecTrain v2 as published: the rate D - k times as large, for good.
+  const auto published = programs_of("spectrain-v2", {4, 9, 1, LookAheadMode::released});
+  for (int k = 0; k < 4; ++k)
+    for (const Instruction& i : published[k])
+      if (i.operation == Operation::step) CHECK(i.scale == 4 - k);
+}
+
+TEST_CASE("with gradient accumulation the lag is the number of updates in [backwards done, forwards done)") {
+  for (int stages : {1, 2, 3, 5, 8})
+    for (int64_t minibatches : {1, 2, 7})
+      for (int micro_batches : {1, 2, 3, 4, 9})
+        for (int k = 0; k < stages; ++k) {
+          std::vector<int> lags;
+          for (int64_t forwards = 0; forwards < minibatches * micro_batches; ++forwards) {
+            int lag = 0;
+            for (int64_t backward = std::max<int64_t>(0, forwards - (stages - 1 - k)); backward < forwards; ++backward)
+              lag += backward % micro_batches == micro_batches - 1;
+            lags.push_back(lag);
+          }
+          CHECK(true_lags(one_forward_one_backward({stages, minibatches, micro_batches}, k)) == lags);
+        }
+}
+
+TEST_CASE("a synchronous beginning is 1f1b-flush, then the method as from a fill of the pipeline") {
+  for (const Method& method : methods()) {
+    if (method.chunks > 1) continue;
+    CAPTURE(method.name);
+    for (int64_t done : {0, 2, 5})
+      for (int64_t synchronous : {0, 3, 4, 20}) {
+        CAPTURE(done);
+        CAPTURE(synchronous);
+        Setting setting{3, 6, 4};
+        setting.done = done, setting.synchronous = synchronous, setting.rescale = 9;
+        const auto programs = make_programs(method, setting);
+        audit(programs);
+        const int64_t beginning = std::clamp<int64_t>(synchronous - done, 0, 6);
+        Setting flush{3, beginning, 4}, rest{3, 6 - beginning, 4};
+        rest.done = done + beginning, rest.rescale = 9, rest.synchronous = synchronous;
+        const auto first = programs_of("1f1b-flush", flush), then = make_programs(method, rest);
+        for (int k = 0; k < 3; ++k) {
+          Program whole = first[k];
+          for (Instruction i : then[k]) i.minibatch += beginning, whole.push_back(i);
+          CHECK(programs[k] == whole);
+        }
+      }
+  }
+}
+
 TEST_CASE("the synchronous methods: every pass of mini-batch i reads version i, and frames are what each promises") {
   for_all_settings([](const Setting& setting) {
     if (setting.look_ahead != LookAheadMode::paper) return;
-    for (const std::string method : {"gpipe", "1f1b-flush"}) {
+    for (const std::string method : {"gpipe", "1f1b-flush", "zero-bubble", "interleaved", "model-parallel"}) {
       CAPTURE(method);
+      if (method == "interleaved" && setting.micro_batches % setting.stages != 0) {
+        CHECK_THROWS_WITH_AS(programs_of(method, setting),
+                             doctest::Contains(("a multiple of " + std::to_string(setting.stages)).c_str()), UsageError);
+        continue;
+      }
       const Audit result = audit(programs_of(method, setting));
-      std::vector<std::vector<int64_t>> passes(setting.stages);  // how often each was seen: two per pass
-      for (auto& of_stage : passes) of_stage.resize(setting.minibatches * setting.micro_batches);
+      const int chunks = method == "interleaved" ? 2 : 1;
+      std::map<std::tuple<int, Tag, Operation>, int> seen;
       for (const AuditedPass& pass : result.passes) {
         REQUIRE(pass.reads == Reads::latest);
         REQUIRE(pass.version == pass.minibatch);
         REQUIRE(pass.live == pass.minibatch);
-        ++passes[pass.stage][pass.minibatch * setting.micro_batches + pass.micro];
+        REQUIRE(pass.chunk < chunks);
+        REQUIRE(++seen[{pass.stage, {pass.minibatch, pass.micro, pass.chunk}, pass.operation}] == 1);
       }
+      REQUIRE(result.passes.size() ==
+              size_t(setting.stages * setting.minibatches * setting.micro_batches * chunks * (method == "zero-bubble" ? 3 : 2)));
       for (int k = 0; k < setting.stages; ++k) {
-        REQUIRE(std::all_of(passes[k].begin(), passes[k].end(), [](int64_t n) { return n == 2; }));
         REQUIRE(result.copies[k] == 1);
-        if (setting.minibatches > 0)
-          REQUIRE(result.frames[k] == (method == "gpipe" ? setting.micro_batches : std::min(setting.micro_batches, setting.stages - k)));
+        if (setting.minibatches == 0) continue;
+        const int parts = setting.micro_batches, after = setting.stages - 1 - k;
+        if (method == "gpipe") REQUIRE(result.frames[k] == parts);
+        if (method == "1f1b-flush") REQUIRE(result.frames[k] == std::min(parts, after + 1));
+        if (method == "model-parallel") REQUIRE(result.frames[k] == 1);
+        if (method == "zero-bubble") REQUIRE(result.frames[k] <= std::min(parts, setting.stages));
+        if (method == "interleaved") {
+          // Under way while a micro-batch goes round the stages once, on to the end and back to this stage.
+          int held = 0, most = 0;
+          for (const AuditedPass& pass : result.passes)
+            if (pass.stage == k) most = std::max(most, held += pass.backward() ? -1 : 1);
+          REQUIRE(most == std::min(2 * parts, 2 * after + setting.stages + 1));
+        }
       }
     }
   });
@@ -278,6 +486,144 @@ TEST_CASE("the synchronous methods: every pass of mini-batch i reads version i, 
       for (const AuditedPass& pass : audit(programs_of("gpipe", {stages, 1, micro_batches})).passes) end = std::max(end, pass.time + 1);
       CHECK(end == 2 * (micro_batches + stages - 1));
     }
+}
+
+// Ticks until all is done.
+int64_t ticks(const Audit& audit) {
+  int64_t end = 0;
+  for (const AuditedPass& pass : audit.passes) end = std::max(end, pass.time + 1);
+  return end;
+}
+
+TEST_CASE("zero-bubble: all halves before the step, D passes held, 3 M + D - 1 ticks") {
+  for (int stages : {1, 2, 3, 4, 6})
+    for (int micro_batches : {1, 2, 4, 6, 7, 12}) {
+      CAPTURE(stages);
+      CAPTURE(micro_batches);
+      const auto programs = programs_of("zero-bubble", {stages, 2, micro_batches});
+      const Audit result = audit(programs);
+      for (int k = 0; k < stages; ++k) {
+        int halves = 0, held = 0;
+        for (const Instruction& i : programs[k]) {
+          CHECK(i.operation != Operation::backward);
+          if (i.operation == Operation::forward) CHECK(++held <= stages);
+          if (i.operation == Operation::backward_weight) ++halves, --held;
+          if (i.operation == Operation::step) CHECK(halves == micro_batches * (i.minibatch + 1));
+        }
+      }
+      const int64_t one = ticks(audit(programs_of("zero-bubble", {stages, 1, micro_batches})));
+      if (micro_batches >= stages) CHECK(one == 3 * micro_batches + stages - 1);
+      // 1f1b-flush, whose backward takes both halves' ticks, waits for 3 (D - 1).
+      CHECK(one <= 3 * (micro_batches + stages - 1));
+    }
+}
+
+TEST_CASE("interleaved: micro-batches go in groups of D, chunk by chunk, and the bubble shrinks by the chunks") {
+  for (int stages : {1, 2, 3, 4})
+    for (int micro_batches : {1, 2, 3, 4, 6, 8, 12})
+      for (int chunks : {1, 2, 3, 4}) {
+        if (micro_batches % stages != 0) continue;
+        CAPTURE(stages);
+        CAPTURE(micro_batches);
+        CAPTURE(chunks);
+        Setting setting{stages, 1, micro_batches};
+        setting.chunks = chunks;
+        const auto programs = programs_of("interleaved", setting);
+        const Audit result = audit(programs);
+        CHECK(pipecast::chunks(programs) == chunks);
+        std::vector<Tag> forwards, backwards;
+        for (int begin = 0; begin < micro_batches; begin += stages)
+          for (int chunk = 0; chunk < chunks; ++chunk)
+            for (int micro = begin; micro < std::min(begin + stages, micro_batches); ++micro) {
+              forwards.push_back({0, micro, chunk});
+              backwards.push_back({0, micro, chunks - 1 - chunk});
+            }
+        for (int k = 0; k < stages; ++k) {
+          std::vector<Tag> forth, back;
+          for (const Instruction& i : programs[k])
+            if (is_pass(i.operation)) (i.operation == Operation::forward ? forth : back).push_back(i.tag());
+          CHECK(forth == forwards);
+          CHECK(back == backwards);
+        }
+        // A chunk's pass is 1 / chunks of the work, and so is what is waited for: 2 (D - 1) passes, where M is a multiple of D.
+        const int64_t flush = chunks * ticks(audit(programs_of("1f1b-flush", {stages, 1, micro_batches})));
+        CHECK(flush == chunks * 2 * (micro_batches + stages - 1));
+        CHECK(ticks(result) == 2 * (micro_batches * chunks + stages - 1));
+      }
+  Setting setting{2, 1, 2};
+  setting.chunks = 2;
+  CHECK_THROWS_WITH_AS(programs_of("gpipe", setting), doctest::Contains("one chunk"), UsageError);
+}
+
+TEST_CASE("recomputation: a forward more, with what the backward reads, for the passes of the mode") {
+  for (const Method& method : methods())
+    for (Recompute mode : {Recompute::never, Recompute::except_last, Recompute::always})
+      for (int stages : {1, 2, 4})
+        for (int micro_batches : {1, 4, 6}) {
+          Setting setting{stages, 3, micro_batches};
+          if (!possible(method, setting)) continue;
+          CAPTURE(method.name);
+          CAPTURE(to_string(mode));
+          CAPTURE(stages);
+          CAPTURE(micro_batches);
+          const auto plain = make_programs(method, setting);
+          setting.recompute = mode;
+          const auto programs = make_programs(method, setting);
+          const Audit result = audit(programs);
+          const int chunks = pipecast::chunks(programs);
+          for (int k = 0; k < stages; ++k) {
+            // Without what recomputes, the program is the plain one.
+            Program rest;
+            std::vector<int> inputs(chunks), frames(chunks), most_inputs(chunks), most_frames(chunks);
+            for (size_t p = 0; p < programs[k].size(); ++p) {
+              Instruction i = programs[k][p];
+              const bool recomputed = mode == Recompute::always || (mode == Recompute::except_last && i.micro + 1 < micro_batches);
+              int &held = frames[i.chunk], &kept = inputs[i.chunk];
+              if (i.operation == Operation::forward) {
+                CHECK(i.keep == !recomputed);
+                most_frames[i.chunk] = std::max(most_frames[i.chunk], held + 1);
+                ++(i.keep ? held : kept);
+              } else if (i.operation == Operation::recompute) {
+                CHECK(recomputed);
+                --kept, most_frames[i.chunk] = std::max(most_frames[i.chunk], ++held);
+                // Before the gradient is waited for, and with its backward's weights.
+                const size_t backward = p + 1 + (programs[k][p + 1].operation == Operation::receive_gradient ? 1 : 0);
+                Instruction expected = programs[k][backward];
+                CHECK(is_backward(expected.operation));
+                expected.operation = Operation::recompute;
+                CHECK(i == expected);
+                continue;
+              } else if (i.operation == Operation::backward || i.operation == Operation::backward_weight) {
+                --held;
+              }
+              most_inputs[i.chunk] = std::max(most_inputs[i.chunk], kept);
+              i.keep = true;
+              rest.push_back(i);
+            }
+            CHECK(rest == plain[k]);
+            int sum = 0;
+            for (int chunk = 0; chunk < chunks; ++chunk) {
+              CHECK(frames_needed(programs[k], chunk) == most_frames[chunk]);
+              CHECK(inputs_needed(programs[k], chunk) == most_inputs[chunk]);
+              sum += most_frames[chunk];
+            }
+            CHECK(result.frames[k] == sum);
+            if (mode == Recompute::always && !splits_backward(programs[k])) CHECK(sum == chunks);
+          }
+        }
+}
+
+TEST_CASE("no method deadlocks, whatever the size") {
+  for (const Method& method : methods())
+    for_all_settings([&](Setting setting) {
+      if (!possible(method, setting)) return;
+      for (int chunks : method.chunks > 1 ? std::vector<int>{1, 2, 3} : std::vector<int>{0})
+        for (Recompute mode : {Recompute::never, Recompute::except_last, Recompute::always}) {
+          if (mode != Recompute::never && (setting.minibatches > 5 || setting.stages > 6)) continue;
+          setting.chunks = chunks, setting.recompute = mode;
+          REQUIRE(error_of(make_programs(method, setting)) == "");
+        }
+    });
 }
 
 TEST_CASE("the true lag of mini-batch i on stage k is min(i, stages - 1 - k)") {
@@ -407,26 +753,32 @@ TEST_CASE("methods are found by name, and settings are checked") {
 }
 
 TEST_CASE("audit refuses a program with any one instruction removed, or any one doubled") {
-  for (const std::string method : {"vanilla", "pipeoptim", "pipedream", "gpipe", "1f1b-flush"})
+  for (const Method& method : methods())
     for (LookAheadMode mode : modes)
-      for (int stages : {1, 2, 3})
-        for (int micro_batches : {1, 2}) {
-          const auto good = programs_of(method, {stages, 4, micro_batches, mode});
-          REQUIRE(error_of(good) == "");
-          for (int k = 0; k < stages; ++k)
-            for (size_t p = 0; p < good[k].size(); ++p) {
-              CAPTURE(method);
-              CAPTURE(to_string(mode));
-              CAPTURE(k);
-              CAPTURE(p);
-              CAPTURE(to_string(good[k][p].operation));
-              auto removed = good, doubled = good;
-              removed[k].erase(removed[k].begin() + ptrdiff_t(p));
-              doubled[k].insert(doubled[k].begin() + ptrdiff_t(p), good[k][p]);
-              CHECK(contains(error_of(removed), "stage "));
-              CHECK(contains(error_of(doubled), "stage "));
-            }
-        }
+      for (Recompute recompute : {Recompute::never, Recompute::except_last, Recompute::always})
+        for (int stages : {1, 2, 3})
+          for (int micro_batches : {1, 2, 3}) {
+            Setting setting{stages, 3, micro_batches, mode};
+            if (!possible(method, setting)) continue;
+            setting.recompute = recompute;
+            const auto good = make_programs(method, setting);
+            REQUIRE(error_of(good) == "");
+            for (int k = 0; k < stages; ++k)
+              for (size_t p = 0; p < good[k].size(); ++p) {
+                CAPTURE(method.name);
+                CAPTURE(to_string(mode));
+                CAPTURE(to_string(recompute));
+                CAPTURE(micro_batches);
+                CAPTURE(k);
+                CAPTURE(p);
+                CAPTURE(to_string(good[k][p].operation));
+                auto removed = good, doubled = good;
+                removed[k].erase(removed[k].begin() + ptrdiff_t(p));
+                doubled[k].insert(doubled[k].begin() + ptrdiff_t(p), good[k][p]);
+                CHECK(contains(error_of(removed), "stage "));
+                CHECK(contains(error_of(doubled), "stage "));
+              }
+          }
 }
 
 TEST_CASE("audit names the stage, the instruction, the pass and the fault") {
@@ -543,6 +895,90 @@ TEST_CASE("audit names the stage, the instruction, the pass and the fault") {
   SUBCASE("a step of another mini-batch") {
     last[4].minibatch = 1;
     fault(1, 4, "step of mini-batch 1.0", "the gradient is that of mini-batch 0");
+  }
+}
+
+TEST_CASE("audit names the faults of halved backwards, recomputation, stashes and chunks") {
+  using enum Operation;
+  std::vector<Program> programs;
+  auto fault = [&](size_t stage, size_t instruction, const std::string& name, const std::string& what) {
+    CHECK(error_of(programs) == "the program of stage " + std::to_string(stage) + " is wrong at instruction " +
+                                    std::to_string(instruction) + ", " + name + ": " + what);
+  };
+  SUBCASE("a weight half that is missing before the step") {
+    programs = programs_of("zero-bubble", {1, 1, 2});
+    const size_t half = find(programs[0], backward_weight, 1);
+    programs[0].erase(programs[0].begin() + ptrdiff_t(half));
+    fault(0, find(programs[0], step), "step of mini-batch 0.1", "1 backward_weight of its passes have not run");
+  }
+  SUBCASE("a weight half without its input half") {
+    programs = programs_of("zero-bubble", {1, 1, 1});
+    programs[0].erase(programs[0].begin() + ptrdiff_t(find(programs[0], backward_input)));
+    fault(0, 2, "backward_weight of mini-batch 0.0", "no backward_input of this pass waits for it");
+    programs = programs_of("vanilla", {1, 1, 1});
+    programs[0].insert(programs[0].begin() + 3, {backward_weight, 0});
+    fault(0, 3, "backward_weight of mini-batch 0.0", "no backward_input of this pass waits for it");
+  }
+  Setting always{2, 3, 1};
+  always.recompute = Recompute::always;
+  SUBCASE("a recompute without need") {
+    programs = programs_of("vanilla", {1, 1, 1});
+    programs[0].insert(programs[0].begin() + 2, {recompute, 0});
+    fault(0, 2, "recompute of mini-batch 0.0", "the activations are still there");
+    programs[0].insert(programs[0].begin(), {recompute, 0});
+    fault(0, 0, "recompute of mini-batch 0.0", "it comes before its forward");
+  }
+  SUBCASE("the backward of a pass that kept nothing") {
+    programs = programs_of("vanilla", always);
+    programs[1].erase(programs[1].begin() + 2);
+    fault(1, 2, "backward of mini-batch 0.0", "its forward kept no activations and no recompute has made them again");
+  }
+  SUBCASE("a prediction of another age") {
+    // Stage 0 of spectrain-v2 reads at the first backwards what was predicted before any update.
+    programs = programs_of("spectrain-v2", {2, 3, 1});
+    const auto reader = std::find_if(programs[0].begin(), programs[0].end(), [](const Instruction& i) { return i.reads == Reads::predicted; });
+    reader->age = 1;
+    fault(0, size_t(reader - programs[0].begin()), "forward of mini-batch 0.0",
+          "it reads weights predicted 1 updates before, and they are not");
+  }
+  SUBCASE("a stash of another age, or of another reach") {
+    // Stage 0 backs mini-batch 1 with the weights of one update before.
+    programs = programs_of("pipedream", {2, 3, 1});
+    size_t reader = find(programs[0], backward, 1);
+    programs[0][reader].age = 2;
+    fault(0, reader, "backward of mini-batch 1.0", "it reads slot 0 of the stash for weights of 2 updates before, and it holds those of 1");
+    programs = programs_of("spectrain-v2", {2, 3, 1});
+    reader = find(programs[0], backward, 1);
+    programs[0][reader].ahead = 2;
+    fault(0, reader, "backward of mini-batch 1.0", "it reads slot 0 of the stash for weights predicted 2 updates ahead, and it holds 1 ahead");
+  }
+  SUBCASE("a stash of nothing, of a stash, in no slot") {
+    programs = programs_of("vanilla", {1, 1, 1});
+    programs[0].insert(programs[0].begin(), {.operation = stash, .reads = Reads::predicted});
+    fault(0, 0, "stash of mini-batch 0.0", "nothing has been predicted");
+    programs[0][0].reads = Reads::stash;
+    fault(0, 0, "stash of mini-batch 0.0", "it can copy the latest or the predicted weights, not a slot of the stash");
+    programs[0][0].slot = -1;
+    fault(0, 0, "stash of mini-batch 0.0", "the slot is below 0");
+    programs[0][0] = {.operation = stash};
+    fault(0, 0, "stash of mini-batch 0.0", "no pass reads what it stashes");
+  }
+  SUBCASE("a chunk out of order") {
+    Setting setting{1, 1, 1};
+    setting.chunks = 2;
+    programs = programs_of("interleaved", setting);  // in, F, out, in, F of chunk 1, B, out, in, B of chunk 0, step
+    std::rotate(programs[0].begin(), programs[0].begin() + 3, programs[0].begin() + 5);
+    CHECK(error_of(programs) ==
+          "the programs deadlock: stage 0 waits at instruction 0, receive_activation of mini-batch 0.0, chunk 1, for a message of stage 0");
+    programs = programs_of("interleaved", setting);
+    for (Instruction& i : programs[0])
+      if (i.operation == receive_activation || i.operation == forward || i.operation == send_activation) i.chunk = -1;
+    fault(0, 0, "receive_activation of mini-batch 0.0", "the chunk is below 0");
+    setting.stages = setting.micro_batches = 2;
+    programs = programs_of("interleaved", setting);
+    for (Instruction& i : programs[0])
+      if (i.chunk == 1 && (i.operation == receive_activation || i.operation == forward || i.operation == send_activation)) i.chunk = 2;
+    CHECK(contains(error_of(programs), "receive_activation of mini-batch 0.0, chunk 2: the message that arrives is that of mini-batch 0.0, chunk 1"));
   }
 }
 
