@@ -46,7 +46,8 @@ struct Instruction {
   int micro = 0;
   Reads reads = Reads::latest;  // forward, recompute, backward, backward_input, stash
   // predict: the updates ahead, s; below 0 it estimates where the weights were -s updates ago (optim/history.h). A pass that reads
-  // the predicted copy or a slot of the stash: the s that it expects there. step: the updates by which the gradient is late, for spike compensation.
+  // the predicted copy or a slot of the stash: the s that it expects there. step: the updates by which the gradient is late, for
+  // spike compensation.
   int ahead = 0;
   int slot = 0;      // stash, and a pass that reads it
   int age = 0;       // a pass that reads one of these: the updates done since its content was the latest, or was predicted from it

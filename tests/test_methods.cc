@@ -30,7 +30,13 @@ Graph chain(const std::vector<int64_t>& widths) {
 }
 
 Dataset points(int64_t count, int64_t features, int64_t classes) {
-  Dataset d{"points", {1, 1, 1, features}, classes, {}, {}, std::vector<float>(size_t(features), 0.5f), std::vector<float>(size_t(features), 0.25f)};
+  Dataset d{"points",
+            {1, 1, 1, features},
+            classes,
+            {},
+            {},
+            std::vector<float>(size_t(features), 0.5f),
+            std::vector<float>(size_t(features), 0.25f)};
   Random random{11, purpose("points"), 0};
   for (int64_t i = 0; i < count; ++i) d.train.labels.push_back(int32_t(random.below(1000000 + i, uint32_t(classes))));
   for (int64_t i = 0; i < count * features; ++i) d.train.pixels.push_back(uint8_t(random.below(i, 256)));
@@ -238,7 +244,8 @@ Vector direct(const Case& c, const std::vector<int64_t>& widths, const Dataset& 
         rate /= std::pow(tau, 1 - std::min(1.0, double(i) / double(c.rescale)));
       // The gradient is as late as the first micro-batch's forward was early.
       const bool compensates = i >= c.synchronous && c.method.starts_with("spike-compensation");
-      const int late = compensates ? int(i - choose({.method = "vanilla", .micro_batches = c.micro_batches}, stages, k, i, 0, fill).forward.version) : 0;
+      const int late =
+          compensates ? int(i - choose({.method = "vanilla", .micro_batches = c.micro_batches}, stages, k, i, 0, fill).forward.version) : 0;
       history[k].update(gradient[k], rate, late, tau, i < c.synchronous);
     }
   }
@@ -254,8 +261,13 @@ TrainerOptions options_of(const Case& c, int stages) {
   if (c.method == "interleaved") o.stages = stages / 2, o.chunks = 2;
   o.partition.assign(size_t(stages), 1);
   o.synchronous_epochs = double(c.synchronous) / per_epoch, o.rescale_epochs = double(c.rescale) / per_epoch;
-  o.optimizer = {.name = c.optimizer, .momentum = float(momentum), .weight_decay = float(decay), .beta1 = float(beta1),
-                 .beta2 = float(beta2), .epsilon = float(epsilon), .momentum_decay = float(psi)};
+  o.optimizer = {.name = c.optimizer,
+                 .momentum = float(momentum),
+                 .weight_decay = float(decay),
+                 .beta1 = float(beta1),
+                 .beta2 = float(beta2),
+                 .epsilon = float(epsilon),
+                 .momentum_decay = float(psi)};
   o.schedule = {.name = "cosine", .rate = float(base_rate), .epochs = 2};
   o.batch = batch;
   return o;
@@ -328,7 +340,7 @@ std::vector<Case> cases() {
 }  // namespace
 
 TEST_CASE("thirteen updates are those of the method's formula, in double precision") {
-  // Every weight is a sum of a few hundred terms of its size, each rounded to 2^-24.
+  // Floats are rounded to 6e-8; thirteen updates multiply that, by about twenty at most.
   for (const std::vector<int64_t>& widths : {std::vector<int64_t>{3, 4, 3, 3, 2}, std::vector<int64_t>{1, 1, 1, 1, 2}})
     for (const Case& c : cases()) {
       CAPTURE(widths[0]);
@@ -349,7 +361,8 @@ TEST_CASE("the methods differ from each other by far more than the bound of thei
   for (const std::string method : {"vanilla", "pipedream", "pipedream-vertical", "spike-compensation", "pipemare", "xpipe", "gpipe"})
     different.push_back({method});
   for (LookAheadMode mode : {LookAheadMode::paper, LookAheadMode::released, LookAheadMode::exact, LookAheadMode::decayed})
-    for (const std::string method : {"pipeoptim", "spectrain-v1", "spectrain-v2", "spike-compensation-lwp"}) different.push_back({method, mode});
+    for (const std::string method : {"pipeoptim", "spectrain-v1", "spectrain-v2", "spike-compensation-lwp"})
+      different.push_back({method, mode});
   for (const Case& c : different) results.push_back(both(c, widths).formula);
   for (size_t a = 0; a < results.size(); ++a)
     for (size_t b = 0; b < a; ++b) {

@@ -17,7 +17,7 @@ namespace {
 
 // Four parts, as tests/golden/make_pipeline.py has them. Without batch normalisation a sample's gradient does not depend on
 // its neighbours, so that micro-batches must change nothing.
-Graph tiny_graph(bool normalise = true, int64_t classes = 5, Shape image = {1, 6, 6, 3}) {
+Graph tiny_graph(bool normalise = true, int64_t classes = 5, Shape image = {1, 6, 6, 3}, bool drops = false) {
   Graph g("tiny", image);
   int normalised = 0;
   auto block = [&](int x, int number, int64_t in, int64_t out, int64_t stride, int residual) {
@@ -33,6 +33,7 @@ Graph tiny_graph(bool normalise = true, int64_t classes = 5, Shape image = {1, 6
   int x = block(0, 1, image.c, 4, 1, -1);
   g.part("residual");
   x = block(x, 2, 4, 4, 1, x);
+  if (drops) x = g.add(dropout("drop", 0.25f), {x});
   g.part("narrow");
   x = block(x, 3, 4, 6, 2, -1);
   g.part("head");
@@ -187,25 +188,256 @@ TEST_CASE("micro-batches add up to the gradient of the mini-batch") {
   for (size_t i = 0; i < wa.size(); ++i) CHECK(wa[i] == doctest::Approx(wb[i]).epsilon(1e-5));
 }
 
+namespace {
+
+struct Trained {
+  Weights weights;
+  Outcome outcome;
+};
+
+// Trains on `data` for `count` mini-batches, cut into programs of at most `fill` of them.
+Trained train(Graph graph, const TrainerOptions& o, const Dataset& data, int64_t count, int64_t fill = 1 << 30) {
+  std::vector<int64_t> sizes = {o.batch};
+  if (data.train.size() % o.batch) sizes.push_back(data.train.size() % o.batch);
+  Trainer trainer(std::move(graph), o, sizes);
+  Batches batches = in_order(data, o.batch);
+  Outcome outcome;
+  for (int64_t at = 0; at < count; at += fill) outcome = trainer.train(batches, at, std::min(count, at + fill));
+  return {trainer.weights(), outcome};
+}
+
+TrainerOptions options_for(const std::string& method, int stages, int micro_batches, const std::string& optimizer = "sgd") {
+  TrainerOptions o = tiny_options(stages, optimizer);
+  o.method = method, o.micro_batches = micro_batches, o.batch = 8;
+  if (method == "interleaved" && stages > 1) o.stages = stages / 2, o.chunks = 2;
+  o.partition.assign(size_t(stages), 1);
+  if (stages == 1) o.partition = {4}, o.chunks = 1;
+  if (stages == 2) o.partition = {2, 2};
+  o.threads = o.stages;
+  if (method == "nadam-async") o.optimizer.name = "nadam", o.optimizer.beta1 = 0.99f;
+  return o;
+}
+
+double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double most = 0, largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    most = std::max(most, double(std::fabs(a[i] - b[i])));
+    largest = std::max(largest, double(std::fabs(b[i])));
+  }
+  return most / largest;
+}
+
+}  // namespace
+
 TEST_CASE("the synchronous methods give the gradient of one stage; PipeDream-2BW does not know how many stages there are") {
   Dataset data = noise_data(27);  // of batch 8: 8, 8, 8, 3
-  auto train = [&](const std::string& method, int stages) {
-    TrainerOptions o = tiny_options(stages);
-    o.method = method, o.micro_batches = 4, o.batch = 8;
-    Trainer t(tiny_graph(false), o, {8, 3});
-    Batches batches = in_order(data, 8);
-    t.train(batches, 0, 10);
-    return t.weights();
+  auto trained = [&](const std::string& method, int stages) {
+    return train(tiny_graph(false), options_for(method, stages, 4), data, 10).weights;
   };
-  for (std::string method : {"gpipe", "1f1b-flush", "pipedream-2bw"})
+  for (std::string method : {"gpipe", "1f1b-flush", "pipedream-2bw", "zero-bubble", "interleaved", "model-parallel"})
     for (int stages : {2, 4}) {
       CAPTURE(method);
       CAPTURE(stages);
-      CHECK(weights_digest(train(method, stages)) == weights_digest(train(method, 1)));
+      CHECK(weights_digest(trained(method, stages)) == weights_digest(trained(method, 1)));
     }
-  // The order in which the micro-batches' gradients are added differs.
-  std::vector<float> a = train("gpipe", 4).parameter_values, b = train("1f1b-flush", 4).parameter_values;
-  for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-5));
+  // One stage that takes its micro-batches in turn adds their gradients in the same order, to the bit; gpipe backs the last one first.
+  const Weights one = train(tiny_graph(false), options_for("vanilla", 1, 4), data, 10).weights;
+  for (std::string method : {"1f1b-flush", "zero-bubble", "interleaved", "model-parallel"}) {
+    CAPTURE(method);
+    CHECK(weights_digest(trained(method, 4)) == weights_digest(one));
+  }
+  CHECK(relative_difference(trained("gpipe", 4).parameter_values, one.parameter_values) < 1e-6);
+}
+
+TEST_CASE("recomputation changes no bit where the backward reads what the forward read, with batch norm and dropout") {
+  Dataset data = noise_data(27);
+  for (std::string device : devices())
+    for (std::string method : {"gpipe", "1f1b-flush", "zero-bubble", "interleaved", "model-parallel", "pipedream", "pipedream-vertical",
+                               "pipedream-2bw", "spectrain-v2", "nadam-async"}) {
+      CAPTURE(method);
+      for (bool deferred : {false, true}) {
+        CAPTURE(deferred);
+        TrainerOptions o = options_for(method, 4, 4);
+        o.device = device, o.deferred_batch_norm = deferred;
+        const Trained plain = train(tiny_graph(true, 5, {1, 6, 6, 3}, true), o, data, 9);
+        for (Recompute mode : {Recompute::except_last, Recompute::always}) {
+          CAPTURE(to_string(mode));
+          o.recompute = mode;
+          const Trained again = train(tiny_graph(true, 5, {1, 6, 6, 3}, true), o, data, 9);
+          CHECK(weights_digest(again.weights) == weights_digest(plain.weights));
+          CHECK(again.weights.statistic_values == plain.weights.statistic_values);
+          CHECK(again.outcome.loss == plain.outcome.loss);
+        }
+      }
+    }
+  // It recomputes with the weights of the backward, which elsewhere are others.
+  TrainerOptions o = options_for("pipeoptim", 4, 4);
+  const Trained plain = train(tiny_graph(), o, data, 9);
+  o.recompute = Recompute::always;
+  CHECK(weights_digest(train(tiny_graph(), o, data, 9).weights) != weights_digest(plain.weights));
+}
+
+TEST_CASE("deferred batch norm: running statistics are those of whole mini-batches on one stage") {
+  Dataset data = noise_data(24);
+  // The weights must not move, or the mini-batches normalised in parts would move them differently.
+  auto statistics = [&](int stages, int micro_batches, bool deferred, const std::string& method) {
+    TrainerOptions o = options_for(method, stages, micro_batches);
+    o.schedule.rate = 0, o.deferred_batch_norm = deferred;
+    // The first batch norm alone: those after it see what the ones before normalised in parts.
+    Graph g("one", {1, 6, 6, 3});
+    g.part("a");
+    int x = g.add(convolution("conv", {.in = 3, .out = 4, .kernel = 3, .padding = 1}), {0});
+    g.part("b");
+    x = g.add(batch_norm("bn", {.channels = 4, .relu = true}), {x});
+    g.part("c");
+    x = g.add(global_average_pool("pool"), {x});
+    g.part("d");
+    g.add(linear("fc", 4, 5), {x});
+    return train(std::move(g), o, data, 7).weights.statistic_values;
+  };
+  const std::vector<float> whole = statistics(1, 1, false, "vanilla");
+  for (std::string method : {"gpipe", "1f1b-flush", "zero-bubble", "pipeoptim", "interleaved"}) {
+    CAPTURE(method);
+    CHECK(relative_difference(statistics(4, 4, true, method), whole) < 1e-6);
+    CHECK(relative_difference(statistics(4, 4, false, method), whole) > 1e-3);
+  }
+}
+
+TEST_CASE("clipping by norm: of all stages together where that costs nothing, else of each stage alone") {
+  Dataset data = noise_data(24);
+  auto clipped = [&](const std::string& method, int stages, float norm, const std::string& executor = "threads") {
+    TrainerOptions o = options_for(method, stages, 4);
+    o.clip_norm = norm, o.executor = executor;
+    return train(tiny_graph(false), o, data, 6).weights;
+  };
+  const Weights one = clipped("vanilla", 1, 0.05f), free = clipped("vanilla", 1, 0);
+  CHECK(relative_difference(one.parameter_values, free.parameter_values) > 1e-3);
+  CHECK(weights_digest(clipped("vanilla", 1, 1e6f)) == weights_digest(free));
+  for (std::string method : {"gpipe", "1f1b-flush", "zero-bubble", "interleaved", "model-parallel"})
+    for (std::string executor : {"threads", "sequential"}) {
+      CAPTURE(method);
+      CHECK(relative_difference(clipped(method, 4, 0.05f, executor).parameter_values, one.parameter_values) < 1e-6);
+    }
+  // By hand: the first update of plain descent, at rate 1, is the gradient; each stage's, of this length, is scaled to the limit.
+  auto first_move = [&](float norm) {
+    TrainerOptions o = options_for("vanilla", 4, 1);
+    o.clip_norm = norm, o.optimizer = {.name = "sgd", .momentum = 0};
+    o.schedule.rate = 1;
+    Trainer trainer(tiny_graph(false), o);
+    std::vector<float> moved = trainer.weights().parameter_values;
+    Batches batches = in_order(data, 8);
+    trainer.train(batches, 0, 1);
+    const Weights after = trainer.weights();
+    for (size_t i = 0; i < moved.size(); ++i) moved[i] -= after.parameter_values[i];
+    std::vector<std::vector<float>> stages(4);  // convolutions with biases: two segments a stage
+    for (size_t s = 0; s < after.parameters.specs.size(); ++s)
+      for (int64_t e = 0; e < after.parameters.specs[s].count(); ++e)
+        stages[s / 2].push_back(moved[size_t(after.parameters.offsets[s] + e)]);
+    return stages;
+  };
+  const auto plain = first_move(0), limited = first_move(0.05f);
+  for (size_t k = 0; k < 4; ++k) {
+    double norm = 0;
+    for (float g : plain[k]) norm += double(g) * g;
+    norm = std::sqrt(norm);
+    CAPTURE(norm);
+    const double scale = std::min(1.0, 0.05 / norm);
+    for (size_t e = 0; e < plain[k].size(); ++e) CHECK(std::fabs(limited[k][e] - scale * plain[k][e]) < 1e-6);
+  }
+}
+
+TEST_CASE("every method trains to a falling, finite loss, the same bits in threads and in sequence, on all devices") {
+  // Labels that can be learned: the class is the brightest channel's.
+  Dataset data = noise_data(48, {1, 6, 6, 3}, 3);
+  for (size_t i = 0; i < data.train.labels.size(); ++i)
+    for (size_t p = 0; p < 36; ++p) {
+      uint8_t& pixel = data.train.pixels[(i * 36 + p) * 3 + size_t(data.train.labels[i])];
+      pixel = uint8_t(128 + pixel / 2);
+    }
+  for (std::string device : devices())
+    for (const Method& method : methods()) {
+      CAPTURE(method.name);
+      CAPTURE(device);
+      TrainerOptions o = options_for(method.name, 4, 4);
+      o.device = device;
+      o.schedule.rate = method.name == "nadam-async" ? 0.01f : 0.02f;
+      o.synchronous_epochs = method.name == "pipemare" ? 1 : 0, o.rescale_epochs = method.name == "pipemare" ? 4 : 0;
+      Trainer trainer(tiny_graph(true, 3), o);
+      Batches batches = in_order(data, 8);
+      const double before = trainer.evaluate(batches).loss;
+      Outcome first = trainer.train(batches, 0, 6), last;
+      for (int64_t at = 6; at < 60; at += 18) last = trainer.train(batches, at, at + 18);
+      CHECK(std::isfinite(last.loss));
+      CHECK(last.loss < 0.8 * first.loss);
+      CHECK(trainer.evaluate(batches).loss < before);
+
+      o.executor = "sequential";
+      Trainer sequential(tiny_graph(true, 3), o);
+      sequential.train(batches, 0, 6);
+      for (int64_t at = 6; at < 60; at += 18) sequential.train(batches, at, at + 18);
+      CHECK(weights_digest(sequential.weights()) == weights_digest(trainer.weights()));
+    }
+}
+
+TEST_CASE("synchronous epochs come first, counted over the whole run") {
+  Dataset data = noise_data(24);  // three mini-batches an epoch
+  auto digest = [&](const std::string& method, double epochs, int64_t count, int64_t fill) {
+    TrainerOptions o = options_for(method, 4, 4);
+    o.synchronous_epochs = epochs;
+    return weights_digest(train(tiny_graph(false), o, data, count, fill).weights);
+  };
+  for (std::string method : {"pipeoptim", "pipedream", "pipemare", "xpipe", "spike-compensation"}) {
+    CAPTURE(method);
+    CHECK(digest(method, 2, 6, 3) == digest("1f1b-flush", 0, 6, 3));
+    CHECK(digest(method, 2, 6, 4) == digest("1f1b-flush", 0, 6, 3));
+    CHECK(digest(method, 1, 6, 6) != digest("1f1b-flush", 0, 6, 6));
+    CHECK(digest(method, 1, 9, 9) == digest(method, 1, 9, 9));
+    CHECK(digest(method, 1, 9, 9) != digest(method, 0, 9, 9));
+  }
+}
+
+TEST_CASE("programs of users are repeated from a fill to a drain, and refused where they do not fit") {
+  Dataset data = noise_data(48);
+  for (std::string method : {"pipeoptim", "pipedream", "zero-bubble", "interleaved", "spectrain-v2"}) {
+    CAPTURE(method);
+    TrainerOptions o = options_for(method, 4, 4);
+    const std::string built_in = weights_digest(train(tiny_graph(), o, data, 12, 3).weights);
+    Setting setting{o.stages, 3, 4};
+    setting.chunks = o.chunks;
+    o.programs = make_programs(find_method(method), setting);
+    CHECK(weights_digest(train(tiny_graph(), o, data, 12, 3).weights) == built_in);
+    CHECK(weights_digest(train(tiny_graph(), o, data, 12, 12).weights) == built_in);
+    CHECK_THROWS_WITH_AS(train(tiny_graph(), o, data, 4), doctest::Contains("for 3 mini-batches and 4 are trained"), UsageError);
+    o.programs.pop_back();
+    CHECK_THROWS_WITH_AS(train(tiny_graph(), o, data, 3), doctest::Contains("stages"), UsageError);
+  }
+  TrainerOptions o = options_for("vanilla", 4, 2);
+  o.programs = make_programs(find_method("vanilla"), {4, 2, 3});
+  CHECK_THROWS_WITH_AS(train(tiny_graph(), o, data, 2), doctest::Contains("give --micro-batches 3"), UsageError);
+  o.programs = make_programs(find_method("vanilla"), {4, 2, 2});
+  o.programs[2].pop_back();
+  CHECK_THROWS_WITH_AS(train(tiny_graph(), o, data, 2), doctest::Contains("stage 2"), UsageError);
+}
+
+TEST_CASE("copies of the weights: what each method is known for") {
+  const std::vector<std::tuple<std::string, int, std::vector<int>>> rows = {
+      {"vanilla", 1, {1, 1, 1, 1}},      {"pipeoptim", 1, {2, 2, 2, 1}},
+      {"pipedream", 1, {4, 3, 2, 1}},    {"pipedream-2bw", 4, {2, 2, 2, 2}},
+      {"gpipe", 4, {1, 1, 1, 1}},        {"1f1b-flush", 4, {1, 1, 1, 1}},
+      {"zero-bubble", 4, {1, 1, 1, 1}},  {"model-parallel", 4, {1, 1, 1, 1}},
+      {"pipemare", 1, {2, 2, 2, 1}},     {"spectrain-v1", 1, {2, 2, 2, 2}},
+      {"spectrain-v2", 1, {5, 4, 3, 1}}, {"pipedream-vertical", 1, {4, 4, 4, 4}},
+      {"xpipe", 4, {3, 3, 3, 2}},        {"spike-compensation", 1, {1, 1, 1, 1}}};
+  for (const auto& [method, micro_batches, copies] : rows) {
+    CAPTURE(method);
+    Trainer trainer(tiny_graph(), options_for(method, 4, micro_batches));
+    std::vector<int> found;
+    for (const StageSummary& s : trainer.summaries()) {
+      found.push_back(s.copies);
+      CHECK(s.memory.weights + s.memory.stash >= s.parameters * s.copies);
+    }
+    CHECK(found == copies);
+  }
 }
 
 TEST_CASE("evaluation reads the latest weights and changes nothing") {
