@@ -176,7 +176,7 @@ void describe(const TrainingOptions& options, const Dataset& dataset, Trainer& t
   }
   std::cout << format("%s with %lld parameters on %s: %lld training and %lld test images\n", options.model.c_str(), (long long)(parameters),
                       dataset.name.c_str(), (long long)(dataset.train.size()), (long long)(dataset.test.size()))
-            << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trainer.method.c_str(),
+            << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),
                       (unsigned long long)(options.trainer.seed), options.trainer.device.c_str(), options.trainer.threads)
             << table << std::endl;
@@ -195,6 +195,8 @@ Training::Training(TrainingOptions& options)
       trainer_(std::move(*input_.graph), options.trainer,
                {train_.size(0), train_.size(train_.per_epoch() - 1), test_.size(0), test_.size(test_.per_epoch() - 1)}) {
   if (input_.start) trainer_.set_weights(input_.start->weights);
+  trainer_.check_minibatches(std::min(options.eval_every, options.epochs) * train_.per_epoch());
+  trainer_.check_minibatches(options.epochs % options.eval_every * train_.per_epoch());
 }
 
 RunResult Training::run(const RunFolder& folder, const std::string& configuration) {
@@ -214,7 +216,7 @@ RunResult Training::run(const RunFolder& folder, const std::string& configuratio
                  {"test_accuracy", run.result.accuracy},
                  {"updates", trainer_.updates()},
                  {"seconds", seconds_since(begin)}});
-  write_file(folder.report(), report_html(options_.model + ", " + options_.trainer.method, configuration, metrics.lines()));
+  write_file(folder.report(), report_html(options_.model + ", " + options_.trained_by(), configuration, metrics.lines()));
   return run_result(metrics.lines());
 }
 

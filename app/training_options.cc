@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pipeline/partition.h"
+#include "pipeline/program_file.h"
 
 namespace pipecast {
 
@@ -28,6 +29,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1);
   o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
   o.text("method", trainer.method, "NAME", list_names(methods()));
+  o.text("program", program, "FILE", "a program of your own in place of a method's (docs/program-files.md); it sets the number of stages");
   o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
   o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
   o.number("chunks", trainer.chunks, "N", "stretches of the model per stage, for interleaved; 0: as many as the method takes by itself", 0);
@@ -76,6 +78,7 @@ TrainingInput TrainingOptions::resolve() {
     method = &find_method(trainer.method);
     resolve_optimizer(*method);
   });
+  if (!program.empty()) mistakes.check([&] { resolve_program(); });
   mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
   mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
   mistakes.check([&] { make_optimizer(trainer.optimizer); });
@@ -93,12 +96,21 @@ TrainingInput TrainingOptions::resolve() {
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
   if (input.graph && method) {
-    const int chunks = trainer.chunks > 0 ? trainer.chunks : method->chunks;
+    const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : trainer.chunks > 0 ? trainer.chunks : method->chunks;
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
   }
   if (input.graph && !weights.empty()) mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
   mistakes.report();
   return input;
+}
+
+// What the file says of stages and micro-batches goes into the configuration.
+void TrainingOptions::resolve_program() {
+  trainer.programs = read_programs(program);
+  trainer.stages = int(trainer.programs.size());
+  trainer.micro_batches = 1;
+  for (const Program& of_stage : trainer.programs)
+    for (const Instruction& i : of_stage) trainer.micro_batches = std::max(trainer.micro_batches, i.micro + 1);
 }
 
 void TrainingOptions::resolve_optimizer(const Method& method) {

@@ -28,12 +28,15 @@ struct TrainingOptions {
   TrainingInput resolve();
 
   std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper",
-              recompute = "never";
+              recompute = "never", program;
   int64_t epochs = 10, eval_every = 1, log_every = 50;
   bool drop_last = false;
   TrainerOptions trainer;
 
+  std::string trained_by() const { return program.empty() ? trainer.method : "program " + program; }
+
  private:
+  void resolve_program();
   void resolve_optimizer(const Method&);
   void resolve_partition(const Graph&, int stretches);
 };

@@ -40,9 +40,6 @@ void each_segment(const Segments& stage, const Segments& model, size_t& next, co
 std::vector<Program> programs_of(const TrainerOptions& o, Setting setting, int64_t updates_per_epoch) {
   if (!o.programs.empty()) {
     const int64_t length = minibatches(o.programs);
-    if (setting.minibatches % length != 0)
-      throw UsageError("the program file is for " + std::to_string(length) + " mini-batches and " + std::to_string(setting.minibatches) +
-                       " are trained from one evaluation to the next: make the one a multiple of the other");
     std::vector<Program> programs(o.programs.size());
     for (size_t k = 0; k < programs.size(); ++k)
       for (int64_t begin = 0; begin < setting.minibatches; begin += length) append(programs[k], o.programs[k], begin);
@@ -232,6 +229,7 @@ Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int6
 
 Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t)>& progress) {
   Parts& p = *parts_;
+  check_minibatches(end - begin);
   Setting setting;
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
@@ -245,6 +243,13 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   Outcome outcome = p.run(data, loader, feed, begin, end);
   p.train_seconds += outcome.seconds;
   return outcome;
+}
+
+void Trainer::check_minibatches(int64_t count) const {
+  const std::vector<Program>& programs = parts_->options.programs;
+  if (!programs.empty() && count % minibatches(programs) != 0)
+    throw UsageError("the program is for " + std::to_string(minibatches(programs)) + " mini-batches and " + std::to_string(count) +
+                     " are trained from one evaluation to the next: make the one a multiple of the other");
 }
 
 double Trainer::mean_loss() { return parts_->samples > 0 ? parts_->stages.back()->totals().loss / double(parts_->samples) : 0; }

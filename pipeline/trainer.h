@@ -76,6 +76,8 @@ class Trainer {
   // Mini-batches [begin, end) of `data`, counted over all epochs, from a fill of the pipeline to its drain. `progress` is called
   // from the last stage after each mini-batch with the number done; mean_loss() may be asked in it.
   Outcome train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t done)>& progress = {});
+  // Throws UsageError where the options' programs cannot train so many from a fill to a drain.
+  void check_minibatches(int64_t minibatches) const;
   double mean_loss();  // so far in the running train(); waits for the device
 
   // One pass over `data`, with the latest weights, never the predicted copy. logits, if given, gets classes values a sample.

@@ -421,6 +421,40 @@ class Compare(CommandTest):
         refuse("vanilla", "is the folder of a single run")
 
 
+class Methods(CommandTest):
+    def test_every_option_of_the_pipeline_reaches_the_run(self):
+        """Each changes the weights, or may not and does not; the configuration repeats it."""
+        plain = self.train("plain", "--stages", 2, "--micro-batches", 2)
+        for name, options, same in (("sync", ["--sync-epochs", ".5"], False), ("clip", ["--clip-norm", ".01"], False),
+                                    ("recompute", ["--recompute", "always"], False), ("deferred", ["--deferred-batch-norm"], False),
+                                    ("except", ["--method", "1f1b-flush", "--recompute", "except-last"], True),
+                                    ("halves", ["--method", "zero-bubble"], True), ("chunks", ["--method", "interleaved", "--chunks", 2], True)):
+            with self.subTest(name=name):
+                digest = self.train(name, "--stages", 2, "--micro-batches", 2, *options)
+                wanted = self.train("flush", "--stages", 2, "--micro-batches", 2, "--method", "1f1b-flush", "--overwrite") if same else plain
+                (self.assertEqual if same else self.assertNotEqual)(digest, wanted)
+                self.assertEqual(self.train(name + " again", "--config", name + "/config"), digest)
+
+    def test_method_brings_its_optimizer(self):
+        digest = self.train("run", "--stages", 2, "--method", "nadam-async", "--lr", ".001")
+        config = (self.folder / "run" / "config").read_text()
+        self.assertIn('optimizer = "nadam"\nlr', config)
+        self.assertIn("beta1 = 0.99\n", config)
+        self.assertEqual(self.train("same", "--stages", 2, "--method", "pipedream", "--optimizer", "nadam", "--beta1", ".99", "--lr", ".001"), digest)
+        self.refuse([*TRAIN, "--method", "nadam-async", "--optimizer", "sgd"], "is defined with the optimizer nadam, not sgd")
+        self.refuse([*TRAIN, "--method", "spike-compensation", "--stages", 2, "--optimizer", "muon"], "muon does not know")
+
+    def test_program_of_ones_own(self):
+        self.succeed("audit", "--stages", 3, "--method", "pipedream", "--minibatches", 4, "--export", "mine.csv")
+        digest = self.train("mine", "--program", "mine.csv")  # four mini-batches an epoch
+        self.assertEqual(self.train("theirs", "--stages", 3, "--method", "pipedream"), digest)
+        self.assertEqual(self.train("again", "--config", "mine/config"), digest)
+        self.refuse([*TRAIN, "--batch", 20, "--program", "mine.csv"], "5 are trained")
+        text = (self.folder / "mine.csv").read_text()
+        (self.folder / "mine.csv").write_text("\n".join(line for line in text.split("\n") if ",step,3," not in line))
+        self.refuse([*TRAIN, "--program", "mine.csv"], "is used by no step")
+
+
 class Weights(CommandTest):
     def test_export_evaluate_and_start_from(self):
         digest = self.train("run", "--lr", ".01")
