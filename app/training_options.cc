@@ -35,7 +35,8 @@ void TrainingOptions::declare(Options& o) {
   o.number("chunks", trainer.chunks, "N", "stretches of the model per stage, for interleaved; 0: as many as the method takes by itself", 0);
   o.text("recompute", recompute, "WHEN", "activations made again for the backward: " + list(recompute_modes()) + " (of a mini-batch)");
   o.flag("deferred-batch-norm", trainer.deferred_batch_norm, "running statistics are those of mini-batches, not of micro-batches");
-  o.number("sync-epochs", trainer.synchronous_epochs, "N", "train synchronously first, may be a fraction", 0.0);
+  o.number("synchronous-epochs", trainer.synchronous_epochs, "N", "train synchronously first, may be a fraction", 0.0);
+  o.flag("lag-rates", trainer.lag_rates, "divide each stage's learning rate by its lag");
   o.number("rescale-epochs", trainer.rescale_epochs, "N", "pipemare: epochs until all stages have the full learning rate", 0.0);
   o.group("Optimizer");
   o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()) + "; unless given: sgd, or what the method is defined with");

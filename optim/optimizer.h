@@ -74,6 +74,8 @@ class Optimizer {
   virtual int64_t scratch(std::span<const Matrix>) const { return 0; }
   // Whether it knows what to do with a late gradient.
   virtual bool compensates() const = 0;
+  // Whether its look-ahead reads the gradient of the last update, so that none can be made while the next one is being added up.
+  virtual bool looks_at_gradient(LookAheadMode) const { return false; }
   // One update; then, if b.predicted, the look-ahead from the new weights. Throws UsageError for a late gradient unless compensates().
   void step(Device, const Buffers& b, const Update&, const LookAhead&) const;
   // The look-ahead alone, after t updates: predicted is assigned, nothing else changes.

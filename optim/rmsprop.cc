@@ -95,6 +95,9 @@ class RmsProp : public Optimizer {
 
   int states() const override { return o_.momentum > 0 ? 2 : 1; }
   bool compensates() const override { return true; }
+  bool looks_at_gradient(LookAheadMode mode) const override {
+    return mode == LookAheadMode::released || (o_.momentum == 0 && mode != LookAheadMode::decayed);
+  }
 
   void predict(Device d, const Buffers& b, int64_t t, const LookAhead& ahead) const override {
     if (o_.momentum > 0) predict<true>(d, b, t, ahead);

@@ -76,8 +76,11 @@ std::vector<Program> make_programs(const Method& method, const Setting& given) {
   setting.minibatches -= synchronous.minibatches, setting.done += synchronous.minibatches;
   std::vector<Program> programs;
   for (int stage = 0; stage < setting.stages; ++stage) {
-    Program program = one_f_one_b_flush_program(synchronous, stage);
-    append(program, method.program(setting, stage), synchronous.minibatches);
+    Program program = one_f_one_b_flush_program(synchronous, stage), rest = method.program(setting, stage);
+    if (setting.lag_rates)
+      for (const float divisor = float(std::max(1, staleness(rest))); Instruction& i : rest)
+        if (i.operation == Operation::step) i.scale /= divisor;
+    append(program, rest, synchronous.minibatches);
     programs.push_back(with_recomputation(program, setting.recompute, setting.micro_batches));
   }
   return programs;

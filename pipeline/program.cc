@@ -222,6 +222,17 @@ std::vector<int> true_lags(const Program& program) {
   return lags;
 }
 
+int staleness(const Program& program) {
+  std::map<Tag, int> read;  // the version, by the forwards
+  int updates = 0, most = 0;
+  for (const Instruction& i : program) {
+    if (i.operation == Operation::forward) read[i.tag()] = updates - i.age;
+    if (is_backward(i.operation)) most = std::max(most, updates - read[i.tag()]);
+    if (i.operation == Operation::step) ++updates;
+  }
+  return most;
+}
+
 bool is_synchronous(const std::vector<Program>& programs) {
   for (const Program& program : programs) {
     int64_t updates = 0;

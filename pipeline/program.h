@@ -84,6 +84,7 @@ struct Setting {
   int64_t done = 0;         // mini-batches of the run before this program
   int64_t synchronous = 0;  // mini-batches at the beginning of the run that are trained synchronously first, by 1f1b-flush
   int64_t rescale = 0;      // pipemare: mini-batches over which its learning rates grow to the full one
+  bool lag_rates = false;   // a stage's learning rate is divided by its largest staleness, where that is above 1
 };
 
 struct Method {
@@ -127,6 +128,9 @@ void append(Program&, const Program& more, int64_t first_minibatch);
 
 // How many updates lie between the forward of each pass and its backward, in the order of the forwards: the true lag.
 std::vector<int> true_lags(const Program&);
+
+// How many updates lie at most between the version that a forward reads, or its prediction starts from, and its backward.
+int staleness(const Program&);
 
 // Whether every pass of every stage reads weights that hold all mini-batches before it, and nothing predicted: then all methods give
 // the same gradients.

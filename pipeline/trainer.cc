@@ -49,13 +49,15 @@ std::vector<Program> programs_of(const TrainerOptions& o, Setting setting, int64
   setting.chunks = o.chunks, setting.recompute = o.recompute;
   setting.synchronous = std::llround(o.synchronous_epochs * double(updates_per_epoch));
   setting.rescale = std::llround(o.rescale_epochs * double(updates_per_epoch));
+  setting.lag_rates = o.lag_rates;
   return make_programs(find_method(o.method), setting);
 }
 
 // What a stage can carry out.
 void check(const std::vector<Program>& programs, const TrainerOptions& o) {
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(o.optimizer);
-  for (const Program& program : programs)
+  for (const Program& program : programs) {
+    bool adding = false;  // a gradient is being added up
     for (const Instruction& i : program) {
       const std::string by = o.programs.empty() ? "method " + o.method : "the program file";
       if (i.operation == Operation::predict && i.ahead > max_look_ahead)
@@ -67,7 +69,13 @@ void check(const std::vector<Program>& programs, const TrainerOptions& o) {
       if (i.micro >= o.micro_batches)
         throw UsageError(by + " has micro-batch " + std::to_string(i.micro) + " and the run " + std::to_string(o.micro_batches) +
                          " of them: give --micro-batches " + std::to_string(i.micro + 1));
+      if (is_backward(i.operation)) adding = true;
+      if (i.operation == Operation::step) adding = false;
+      if (i.operation == Operation::predict && i.ahead > 0 && adding && optimizer->looks_at_gradient(o.look_ahead))
+        throw UsageError(by + " predicts between the backwards of one update, when the gradient is not whole, and " + o.optimizer.name +
+                         " with look-ahead " + to_string(o.look_ahead) + " reads it: use another look-ahead");
     }
+  }
 }
 
 }  // namespace

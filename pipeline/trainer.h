@@ -27,6 +27,7 @@ struct TrainerOptions {
   bool deferred_batch_norm = false;  // running statistics are those of whole mini-batches, not of micro-batches
   double synchronous_epochs = 0;     // at the beginning, before the method sets in
   double rescale_epochs = 0;         // pipemare: until its learning rates are the full ones
+  bool lag_rates = false;            // a stage's learning rate is divided by its lag, see Setting
   // Gradients whose norm is above are scaled down to it; 0: none are. The norm is that of all stages together where the programs are
   // synchronous, else of each stage alone: a stage that waited for the others' gradients would no longer be asynchronous.
   float clip_norm = 0;

@@ -425,7 +425,7 @@ class Methods(CommandTest):
     def test_every_option_of_the_pipeline_reaches_the_run(self):
         """Each changes the weights, or may not and does not; the configuration repeats it."""
         plain = self.train("plain", "--stages", 2, "--micro-batches", 2)
-        for name, options, same in (("sync", ["--sync-epochs", ".5"], False), ("clip", ["--clip-norm", ".01"], False),
+        for name, options, same in (("sync", ["--synchronous-epochs", ".5"], False), ("clip", ["--clip-norm", ".01"], False),
                                     ("recompute", ["--recompute", "always"], False), ("deferred", ["--deferred-batch-norm"], False),
                                     ("except", ["--method", "1f1b-flush", "--recompute", "except-last"], True),
                                     ("halves", ["--method", "zero-bubble"], True), ("chunks", ["--method", "interleaved", "--chunks", 2], True)):

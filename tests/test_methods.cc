@@ -320,7 +320,7 @@ std::vector<Case> cases() {
     for (LookAheadMode mode : {LookAheadMode::paper, LookAheadMode::released, LookAheadMode::exact, LookAheadMode::decayed})
       for (const std::string method : {"pipeoptim", "spectrain-v1", "spectrain-v2", "spike-compensation-lwp", "xpipe"})
         for (int micro_batches : {1, 2, 3}) {
-          // SGD's published direction reads the gradient, which by then is partly that of the next update: see docs/methods.md.
+          // Refused where SGD's published direction would read a gradient that is not whole.
           if (method == "xpipe" && mode == LookAheadMode::released && optimizer == "sgd" && micro_batches > 1) continue;
           all.push_back({method, mode, micro_batches, optimizer});
         }

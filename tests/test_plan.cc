@@ -726,6 +726,38 @@ TEST_CASE("a prediction is made where it is needed, joins the step where it can,
   CHECK(count(programs_of("pipeoptim", {1, 8, 1, LookAheadMode::exact})[0]) == 0);
 }
 
+TEST_CASE("learning rates by lag: a stage's steps are scaled by one over its largest staleness") {
+  auto scales = [](const std::string& method, Setting setting) {
+    setting.lag_rates = true;
+    std::vector<std::vector<float>> all;
+    for (const Program& program : programs_of(method, setting)) {
+      all.push_back({});
+      for (const Instruction& i : program)
+        if (i.operation == Operation::step) all.back().push_back(i.scale);
+    }
+    return all;
+  };
+  auto same = [](const std::vector<float>& of_stages, int64_t minibatches) {
+    std::vector<std::vector<float>> all;
+    for (float scale : of_stages) all.push_back(std::vector<float>(size_t(minibatches), scale));
+    return all;
+  };
+  for (const std::string method : {"vanilla", "pipeoptim", "pipedream", "spectrain-v1", "pipemare"})
+    CHECK(scales(method, {4, 9, 1}) == same({1 / 3.f, 1 / 2.f, 1, 1}, 9));
+  CHECK(scales("pipedream-vertical", {4, 9, 1}) == same({1 / 3.f, 1 / 3.f, 1 / 3.f, 1 / 3.f}, 9));
+  CHECK(scales("vanilla", {4, 9, 2}) == same({1 / 2.f, 1, 1, 1}, 9));  // lags 2, 1, 1, 0
+  CHECK(scales("pipedream-2bw", {4, 9, 4}) == same({1, 1, 1, 1}, 9));
+  for (const std::string method : {"gpipe", "1f1b-flush", "zero-bubble"}) CHECK(scales(method, {4, 9, 4}) == same({1, 1, 1, 1}, 9));
+  CHECK(scales("vanilla", {4, 2, 1}) == same({1, 1, 1, 1}, 2));  // two mini-batches do not get further apart than one update
+  Setting later{4, 9, 1};
+  later.synchronous = 5, later.done = 3;
+  auto mixed = same({1 / 3.f, 1 / 2.f, 1, 1}, 9);
+  for (auto& of_stage : mixed) of_stage[0] = of_stage[1] = 1;
+  CHECK(scales("vanilla", later) == mixed);
+  // On top of what the method itself does: spectrain-v2 as published multiplies by stages - stage.
+  CHECK(scales("spectrain-v2", {4, 9, 1, LookAheadMode::released}) == same({4 / 3.f, 3 / 2.f, 2, 1}, 9));
+}
+
 TEST_CASE("evaluation forwards every batch with the latest weights and keeps one frame") {
   Setting setting{.stages = 2};
   setting.chunks = 1;
