@@ -2,9 +2,8 @@
 // The options that say which run is planned, shared by the commands that measure it without training.
 #include <string>
 
-#include "app/options.h"
+#include "app/training_options.h"
 #include "models/models.h"
-#include "pipeline/partition.h"
 #include "pipeline/plan.h"
 
 namespace pipecast {
@@ -54,10 +53,8 @@ struct PlanChoice {
     const Graph graph = make_model(model, {{1, image, image, 3}, classes});
     if (partition == "measured") return make_plan(graph, trainer, Balance::measured);
     if (partition != "balanced") {
-      if (partition.find_first_not_of("0123456789,") != std::string::npos)
-        throw UsageError(unknown_name("partition", partition, {"balanced", "measured", "3,3,3,2"}));
       const int chunks = trainer.chunks > 0 ? trainer.chunks : find_method(trainer.method).chunks;
-      trainer.partition = parse_partition(partition, int(graph.parts().size()), trainer.stages * chunks);
+      trainer.partition = listed_partition(partition, graph, trainer.stages * chunks);
     }
     return make_plan(graph, trainer);
   }

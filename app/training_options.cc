@@ -138,9 +138,13 @@ void TrainingOptions::resolve_partition(const Graph& graph, int stretches) {
     for (int parts : trainer.partition) partition += (partition.empty() ? "" : ",") + std::to_string(parts);
     return;
   }
-  if (partition.find_first_not_of("0123456789,") != std::string::npos)
-    throw UsageError(unknown_name("partition", partition, {"balanced", "measured", "3,3,3,2"}));
-  trainer.partition = parse_partition(partition, int(graph.parts().size()), stretches);
+  trainer.partition = listed_partition(partition, graph, stretches);
+}
+
+std::vector<int> listed_partition(const std::string& option, const Graph& graph, int stretches) {
+  if (option.find_first_not_of("0123456789,") != std::string::npos)
+    throw UsageError(unknown_name("partition", option, {"balanced", "measured", "3,3,3,2"}));
+  return parse_partition(option, int(graph.parts().size()), stretches);
 }
 
 std::string run_configuration(const Options& options) {

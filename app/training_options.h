@@ -41,6 +41,9 @@ struct TrainingOptions {
   void resolve_partition(const Graph&, int stretches);
 };
 
+// The parts per stretch that --partition lists. Throws UsageError where it is no list, or one that does not fit.
+std::vector<int> listed_partition(const std::string& option, const Graph&, int stretches);
+
 // The configuration that a run's folder keeps.
 std::string run_configuration(const Options&);
 

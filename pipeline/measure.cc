@@ -135,7 +135,8 @@ UpdateSeconds measure_updates(const Optimizer& optimizer, const Segments& parame
   const Device d = owner.get();
   const int64_t n = parameters.total;
   const std::vector<Matrix> all_matrices = matrices(parameters);
-  const Memory weights(d, n), gradient(d, n), predicted(d, n), state(d, optimizer.states() * n), scratch(d, optimizer.scratch(all_matrices));
+  const Memory weights(d, n), gradient(d, n), predicted(d, n), state(d, optimizer.states() * n);
+  const Memory scratch(d, optimizer.scratch(all_matrices));
   Buffers buffers{n, weights.data(), gradient.data(), {}, nullptr, all_matrices, scratch.data()};
   for (int k = 0; k < optimizer.states(); ++k) buffers.state[size_t(k)] = state.data() + k * n;
   const std::vector<float> rates(size_t(std::clamp(ahead, 1, max_look_ahead)), 0.01f);

@@ -181,7 +181,8 @@ Program with_recomputation(const Program& program, Recompute mode, int micro_bat
   for (size_t p = 0; p < program.size(); ++p) {
     const Instruction& i = program[p];
     // Before the gradient is waited for.
-    const bool receives = i.operation == Operation::receive_gradient, alone = p == 0 || program[p - 1].operation != Operation::receive_gradient;
+    const bool receives = i.operation == Operation::receive_gradient;
+    const bool alone = p == 0 || program[p - 1].operation != Operation::receive_gradient;
     if (recomputes(i) && (receives || (is_backward(i.operation) && alone))) {
       Instruction again = program[receives ? p + 1 : p];
       again.operation = Operation::recompute;

@@ -1,7 +1,7 @@
-// Interleaved 1F1B (Narayanan et al., "Efficient large-scale language model training on GPU clusters", SC 2021): every stage owns V chunks of
-// the model, so that a pass goes round the stages V times and the pipeline fills and drains in a V-th of the time, for V times
-// the messages. Micro-batches go in groups of D, as many as there are stages: a group through chunk 0, then through chunk 1, ..., then the
-// next group. Synchronous, with one update for the mini-batch.
+// Interleaved 1F1B (Narayanan et al., "Efficient large-scale language model training on GPU clusters", SC 2021): every stage owns
+// V chunks of the model, so that a pass goes round the stages V times and the pipeline fills and drains in a V-th of the time, for
+// V times the messages. Micro-batches go in groups of D, as many as there are stages: a group through chunk 0, then through
+// chunk 1, ..., then the next group. Synchronous, with one update for the mini-batch.
 #include <algorithm>
 
 #include "engine/error.h"
@@ -46,8 +46,8 @@ Program one_minibatch(const Setting& setting, int stage) {
 
 Program interleaved_program(const Setting& setting, int stage) {
   if (setting.micro_batches % setting.stages != 0)
-    throw UsageError("interleaved sends its micro-batches in groups of as many as there are stages: --micro-batches must be a multiple of " +
-                     std::to_string(setting.stages) + ", not " + std::to_string(setting.micro_batches));
+    throw UsageError("interleaved sends its micro-batches in groups of as many as there are stages: --micro-batches must be a "
+                     "multiple of " + std::to_string(setting.stages) + ", not " + std::to_string(setting.micro_batches));
   return one_by_one(setting, stage, one_minibatch);
 }
 
