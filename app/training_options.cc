@@ -75,10 +75,9 @@ TrainingInput TrainingOptions::resolve() {
   ModelOptions model_options;
   Mistakes mistakes;
   const Method* method = nullptr;
-  mistakes.check([&] {
-    method = &find_method(trainer.method);
-    resolve_optimizer(*method);
-  });
+  mistakes.check([&] { method = &find_method(trainer.method); });
+  if (method) mistakes.check([&] { resolve_optimizer(*method); });
+  else if (trainer.optimizer.name.empty()) trainer.optimizer.name = "sgd";
   if (!program.empty()) mistakes.check([&] { resolve_program(); });
   mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
   mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
