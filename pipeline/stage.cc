@@ -15,21 +15,6 @@ constexpr int64_t totals_floats = 16;  // loss, hits; the rows after them stay a
 
 std::string pass_name(const Instruction& i) { return to_string(i.operation) + " of " + to_string(i.tag()); }
 
-// The arena holds one pass at a time: what a stage receives it must use at once, and what it made it must send at once.
-void check_order(const Program& program) {
-  auto follows = [&](size_t i, Operation what) {
-    return i < program.size() && program[i].operation == what && i > 0 && program[i].tag() == program[i - 1].tag();
-  };
-  for (size_t i = 0; i < program.size(); ++i) {
-    Operation o = program[i].operation;
-    if ((o == Operation::receive_activation && !follows(i + 1, Operation::forward)) ||
-        (o == Operation::receive_gradient && !follows(i + 1, Operation::backward) && !follows(i + 1, Operation::backward_input)) ||
-        (o == Operation::send_activation && program[i - 1].operation != Operation::forward) ||
-        (o == Operation::send_gradient && !is_backward(program[i - 1].operation)))
-      throw UsageError("the program cannot run: " + pass_name(program[i]) + " does not stand next to its forward or backward");
-  }
-}
-
 }  // namespace
 
 Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options) {
@@ -91,7 +76,7 @@ int Stage::frames() const {
   return frames;
 }
 
-const Binding& Stage::weights(const Instruction& i) {
+const Binding& Stage::weights(const Instruction& i) const {
   const Chunk& chunk = chunks_[size_t(i.chunk)];
   switch (i.reads) {
     case Reads::latest: return chunk.latest;
@@ -111,7 +96,6 @@ const float* Stage::flat_weights(const Instruction& i) const {
 }
 
 void Stage::begin(const Program& program, Feed feed) {
-  check_order(program);
   program_ = &program;
   position_ = 0;
   feed_ = std::move(feed);

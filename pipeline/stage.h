@@ -76,6 +76,7 @@ class Stage {
   // Messages to and from the neighbours; null at the ends of the model.
   Link *activations_in = nullptr, *activations_out = nullptr, *gradients_in = nullptr, *gradients_out = nullptr;
 
+  // A program that the audit accepts: what is received is used at once and what is made is sent at once, as the arena holds one pass.
   void begin(const Program&, Feed);
   bool done() const { return position_ == program_->size(); }
   // Whether the next instruction would go on without waiting for another stage.
@@ -130,7 +131,7 @@ class Stage {
   int frame_of(const Instruction& i) { return find(chunk(i).frames, i); }
   PassOptions pass_options(const Instruction&) const;
   LookAhead look_ahead(int ahead);
-  const Binding& weights(const Instruction&);
+  const Binding& weights(const Instruction&) const;
   const float* flat_weights(const Instruction&) const;
   template <class Place>
   std::span<const Tensor> gradients(const std::vector<int>& values, const Place&);
