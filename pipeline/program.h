@@ -90,9 +90,9 @@ struct Setting {
 struct Method {
   std::string name, summary;
   Program (*program)(const Setting&, int stage);
-  int chunks = 1;         // a stage's, unless the setting says otherwise; methods of one chunk take no others
-  std::string optimizer = {};  // that the method is defined with, and its beta1; empty: any
-  float beta1 = 0;
+  int chunks = 1;              // a stage's, unless the setting says otherwise; methods of one chunk take no others
+  std::string optimizer = {};  // that the method is defined with; empty: any
+  float beta1 = 0;             // of that optimizer
 };
 // The methods there are: a method is its file in methods/ and its row in methods.cc.
 const std::vector<Method>& methods();
