@@ -11,6 +11,7 @@ namespace pipecast {
 struct PlanChoice {
   std::string model = "resnet20", partition = "balanced", look_ahead = "paper", recompute = "never";
   int64_t image = 32, classes = 10;
+  bool cut_layers = false;
   TrainerOptions trainer;
 
   PlanChoice() { trainer.stages = 4; }
@@ -26,6 +27,7 @@ struct PlanChoice {
     o.group("Pipeline");
     o.number("stages", trainer.stages, "N", "stages of the pipeline", 1);
     o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+    o.flag("cut-layers", cut_layers, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
     o.text("method", trainer.method, "NAME", list_names(methods()));
     o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
     o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
@@ -50,7 +52,8 @@ struct PlanChoice {
 
   // Measures. After resolve().
   Plan plan() {
-    const Graph graph = make_model(model, {{1, image, image, 3}, classes});
+    Graph graph = make_model(model, {{1, image, image, 3}, classes});
+    if (cut_layers) graph.cut_parts_by_layer();
     if (partition == "measured") return make_plan(graph, trainer, Balance::measured);
     if (partition != "balanced") {
       const int chunks = trainer.chunks > 0 ? trainer.chunks : find_method(trainer.method).chunks;

@@ -28,6 +28,7 @@ void TrainingOptions::declare(Options& o) {
   o.group("Pipeline");
   o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1);
   o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+  o.flag("cut-layers", cut_layers, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
   o.text("method", trainer.method, "NAME", list_names(methods()));
   o.text("program", program, "FILE", "a program of your own in place of a method's (docs/program-files.md); it sets the number of stages");
   o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
@@ -95,6 +96,7 @@ TrainingInput TrainingOptions::resolve() {
     model_options = {input.dataset.image, input.dataset.classes};
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
+  if (input.graph && cut_layers) input.graph->cut_parts_by_layer();
   if (input.graph && method) {
     const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : trainer.chunks > 0 ? trainer.chunks : method->chunks;
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });

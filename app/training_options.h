@@ -30,7 +30,7 @@ struct TrainingOptions {
   std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper",
               recompute = "never", program;
   int64_t epochs = 10, eval_every = 1, log_every = 50;
-  bool drop_last = false;
+  bool drop_last = false, cut_layers = false;
   TrainerOptions trainer;
 
   std::string trained_by() const { return program.empty() ? trainer.method : "program " + program; }

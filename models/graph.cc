@@ -11,6 +11,24 @@ void Graph::part(std::string name) {
   parts_.push_back({std::move(name), begin, begin});
 }
 
+void Graph::cut_parts_by_layer() {
+  const std::vector<Shape> values = shapes(1);
+  std::vector<Part> cut;
+  for (const Part& part : parts_) {
+    bool has_work = false;  // the part that is being made
+    for (int i = part.first; i < part.last; ++i) {
+      const Node& node = nodes_[size_t(i)];
+      std::vector<Shape> inputs;
+      for (int input : node.inputs) inputs.push_back(values[size_t(input)]);
+      const bool works = node.layer->flops(inputs) > 0;
+      if (i == part.first || (works && has_work)) cut.push_back({node.layer->name(), i, i}), has_work = false;
+      has_work = has_work || works;
+      cut.back().last = i + 1;
+    }
+  }
+  parts_ = std::move(cut);
+}
+
 int Graph::add(std::unique_ptr<Layer> layer, std::vector<int> inputs) {
   const std::string where = "model '" + name_ + "': layer '" + layer->name() + "' ";
   if (parts_.empty()) throw Error(where + "belongs to no part; call part() before the first add()");

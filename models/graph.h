@@ -30,6 +30,9 @@ class Graph {
   int input() const { return 0; }
   // Nodes added from here on belong to a new part. It comes before the first add().
   void part(std::string name);
+  // Lets a pipeline cut between layers as well: every part is cut before each layer that has arithmetic to do but its first. A
+  // part is then called by its first layer.
+  void cut_parts_by_layer();
   // Appends a node and returns the value it makes. The last node's value is the model's output. No two layers share a name.
   int add(std::unique_ptr<Layer> layer, std::vector<int> inputs);
 

@@ -292,6 +292,32 @@ TEST_CASE("networks for CIFAR: parameters and parts") {
   CHECK(refusal<UsageError>([] { imagenet_resnet(20, {}); }) != "(no error)");
 }
 
+TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes are the same") {
+  Graph graph = make_model("resnet20", {});
+  const Segments parameters = graph.parameters();
+  graph.cut_parts_by_layer();
+  // 19 convolutions of three by three, two projections, the classifier with the pooling before it.
+  REQUIRE(graph.parts().size() == 22);
+  std::string names;
+  for (size_t p = 0; p < 4; ++p) names += graph.parts()[p].name + " ";
+  CHECK(names == "conv1 layer1.0.conv1 layer1.0.conv2 layer1.1.conv1 ");
+  CHECK(graph.parts().back().name == "avgpool");
+  int next = 0;
+  for (const Part& part : graph.parts()) {
+    CHECK(part.first == next);
+    CHECK(part.last > part.first);
+    int work = 0;
+    for (int i = part.first; i < part.last; ++i) {
+      const std::string kind = graph.nodes()[size_t(i)].layer->kind();
+      work += kind == "convolution" || kind == "linear";
+    }
+    CHECK(work <= 1);
+    next = part.last;
+  }
+  CHECK(next == int(graph.nodes().size()));
+  CHECK(graph.parameters().specs.size() == parameters.specs.size());
+}
+
 TEST_CASE("every model: parts cover the nodes, one value crosses between parts, names differ, the summary tells the size") {
   for (const std::string& name : names()) {
     CAPTURE(name);
