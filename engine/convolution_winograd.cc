@@ -112,22 +112,37 @@ template <class T>
 struct Square {
   T* first;
   int64_t below, right;
+  T* at(int64_t i, int64_t j) const { return first + i * below + j * right; }
 };
 
-template <class Transform>
-inline void transform(Square<const float> in, Square<float> out) {
+// How the vectors of one panel of channels are read: as they are, or normalised.
+struct Plainly {
+  explicit Plainly(const Normalised*, int64_t) {}
+  Vector operator()(const float* from) const { return load(from); }
+};
+struct Normalising {
+  Vector mean, scale, shift;
+  Normalising(const Normalised* n, int64_t c) : mean(load(n->mean + c)), scale(load(n->scale + c)), shift(load(n->shift + c)) {}
+  Vector operator()(const float* from) const {
+    const Vector v = (load(from) - mean) * scale + shift, zero = {};
+    return v < 0 ? zero : v;
+  }
+};
+
+template <class Transform, class Read = Plainly>
+inline void transform(Square<const float> in, Square<float> out, const Read& read = Read(nullptr, 0)) {
   constexpr int from = Transform::from, to = Transform::to;
   Vector half[to][from];
   for (int j = 0; j < from; ++j) {
     Vector before[from], after[to];
-    for (int i = 0; i < from; ++i) before[i] = load(in.first + i * in.below + j * in.right);
+    for (int i = 0; i < from; ++i) before[i] = read(in.at(i, j));
     Transform::line(before, after);
     for (int i = 0; i < to; ++i) half[i][j] = after[i];
   }
   for (int i = 0; i < to; ++i) {
     Vector after[to];
     Transform::line(half[i], after);
-    for (int j = 0; j < to; ++j) store(out.first + i * out.below + j * out.right, after[j]);
+    for (int j = 0; j < to; ++j) store(out.at(i, j), after[j]);
   }
 }
 
@@ -148,8 +163,9 @@ struct Tiling {
 };
 
 // Transforms the window of the images at `place` to where `tile` is in its block. Outside the image there is zero.
-template <class Transform>
-inline void gather(const Tiling& tiling, const Shape& s, const float* images, const Tiling::Place& place, float* tile) {
+template <class Transform, class Read = Plainly>
+inline void gather(const Tiling& tiling, const Shape& s, const float* images, const Tiling::Place& place, float* tile,
+                   const Normalised* normalised = nullptr) {
   constexpr int64_t size = Transform::from;
   const auto [image, top, left] = place;
   const int64_t first_row = std::max<int64_t>(0, -top), end_row = std::min(size, s.h - top);
@@ -158,15 +174,16 @@ inline void gather(const Tiling& tiling, const Shape& s, const float* images, co
   const int64_t below = s.w * s.c, point = tiling.point(s.c);
   const float* from = images + (image * s.h + top) * below + left * s.c;
   for (int64_t c = 0; c < s.c; c += lanes, from += lanes, tile += tiling.panel()) {
+    const Read read(normalised, c);
     // What the next row of tiles will need: memory is far away.
     for (int64_t i = size - 4; i < size; ++i)
       for (int64_t j = 0; j < 4; ++j) __builtin_prefetch(from + (i + 4) * below + j * s.c);
     if (inside) {
-      transform<Transform>({from, below, s.c}, {tile, 6 * point, point});
+      transform<Transform>({from, below, s.c}, {tile, 6 * point, point}, read);
     } else {
       Vector window[size][size] = {};
       for (int64_t i = first_row; i < end_row; ++i)
-        for (int64_t j = first_column; j < end_column; ++j) window[i][j] = load(from + i * below + j * s.c);
+        for (int64_t j = first_column; j < end_column; ++j) window[i][j] = read(from + i * below + j * s.c);
       transform<Transform>({reinterpret_cast<const float*>(window), size * lanes, lanes}, {tile, 6 * point, point});
     }
   }
@@ -251,17 +268,13 @@ class Convolution : public ConvolutionPlan {
   int64_t workspace() const override { return workers_ * (filter_ + blocks_); }
 
   void forward(Device, const float* x, const float* weight, float* y, float* workspace) override {
-    const int64_t inputs = in_.c, outputs = out_.c, point = inputs * outputs;
-    parallel(outputs / lanes, grain(lanes * inputs), [=](int64_t begin, int64_t end) {
-      for (int64_t k = begin * lanes; k < end * lanes; k += lanes)
-        for (int64_t c = 0; c < inputs; ++c) {
-          float taps[9][lanes];  // one vector of output channels each
-          for (int64_t lane = 0; lane < lanes; ++lane)
-            for (int64_t tap = 0; tap < 9; ++tap) taps[tap][lane] = weight[((k + lane) * 9 + tap) * inputs + c];
-          transform<Filter>({taps[0], 3 * lanes, lanes}, {workspace + k * inputs + c * lanes, 6 * point, point});
-        }
-    });
-    convolve(in_, x, padding_, workspace, out_, y);
+    transform_filters(weight, workspace);
+    convolve<Plainly>(in_, x, nullptr, padding_, workspace, out_, y);
+  }
+  bool takes_normalised() const override { return true; }
+  void forward(Device, const float* x, const Normalised& normalised, const float* weight, float* y, float* workspace) override {
+    transform_filters(weight, workspace);
+    convolve<Normalising>(in_, x, &normalised, padding_, workspace, out_, y);
   }
 
   void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) override {
@@ -274,10 +287,43 @@ class Convolution : public ConvolutionPlan {
                             {workspace + c * outputs + k * lanes, 6 * point, point});
         }
     });
-    convolve(out_, dy, 2 - padding_, workspace, in_, dx);
+    convolve<Plainly>(out_, dy, nullptr, 2 - padding_, workspace, in_, dx);
   }
 
   void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) override {
+    weight_gradient<Plainly>(x, nullptr, dy, dweight, workspace);
+  }
+  void backward_weight(Device, const float* x, const Normalised& normalised, const float* dy, float* dweight, float* workspace) override {
+    weight_gradient<Normalising>(x, &normalised, dy, dweight, workspace);
+  }
+
+  std::string implementation() const override { return "winograd, winograd, winograd"; }
+
+ private:
+  // Rows of filters that are worth a thread.
+  static int64_t grain(int64_t row) { return std::max<int64_t>(1, 2048 / row); }
+
+  Tiling tile(const Shape& out) const {
+    const int64_t down = (out.h + 3) / 4, across = (out.w + 3) / 4;
+    return {down, across, out.n * down * across, block_};
+  }
+
+  // Workspace begins with the transformed filters: for each point [panel of outputs][input channel][lane].
+  void transform_filters(const float* weight, float* workspace) const {
+    const int64_t inputs = in_.c, outputs = out_.c, point = inputs * outputs;
+    parallel(outputs / lanes, grain(lanes * inputs), [=](int64_t begin, int64_t end) {
+      for (int64_t k = begin * lanes; k < end * lanes; k += lanes)
+        for (int64_t c = 0; c < inputs; ++c) {
+          float taps[9][lanes];  // one vector of output channels each
+          for (int64_t lane = 0; lane < lanes; ++lane)
+            for (int64_t tap = 0; tap < 9; ++tap) taps[tap][lane] = weight[((k + lane) * 9 + tap) * inputs + c];
+          transform<Filter>({taps[0], 3 * lanes, lanes}, {workspace + k * inputs + c * lanes, 6 * point, point});
+        }
+    });
+  }
+
+  template <class Read>
+  void weight_gradient(const float* x, const Normalised* normalised, const float* dy, float* dweight, float* workspace) const {
     const Tiling tiling = tile(out_);
     const int64_t inputs = in_.c, outputs = out_.c;
     parallel(workers_, 1, [=, this](int64_t first, int64_t last) {
@@ -291,7 +337,7 @@ class Convolution : public ConvolutionPlan {
           const int64_t tiles = std::min(tiling.block, end - begin);
           for (int64_t t = 0; t < tiles; ++t) {
             const auto [image, top, left] = tiling.place(begin + t);
-            gather<Input>(tiling, in_, x, {image, top - padding_, left - padding_}, v + t * lanes);
+            gather<Input, Read>(tiling, in_, x, {image, top - padding_, left - padding_}, v + t * lanes, normalised);
             gather<OutputGradient>(tiling, out_, dy, {image, top, left}, m + t * lanes);
           }
           for (int64_t p = 0; p < points; ++p)
@@ -319,19 +365,10 @@ class Convolution : public ConvolutionPlan {
     });
   }
 
-  std::string implementation() const override { return "winograd, winograd, winograd"; }
-
- private:
-  // Rows of filters that are worth a thread.
-  static int64_t grain(int64_t row) { return std::max<int64_t>(1, 2048 / row); }
-
-  Tiling tile(const Shape& out) const {
-    const int64_t down = (out.h + 3) / 4, across = (out.w + 3) / 4;
-    return {down, across, out.n * down * across, block_};
-  }
-
   // Workspace begins with the transformed filters: for each point [panel of `to`][channel of `from`][lane].
-  void convolve(const Shape& from, const float* x, int64_t padding, float* workspace, const Shape& to, float* y) const {
+  template <class Read>
+  void convolve(const Shape& from, const float* x, const Normalised* normalised, int64_t padding, float* workspace, const Shape& to,
+                float* y) const {
     const Tiling tiling = tile(to);
     parallel(workers_, 1, [=, this](int64_t first, int64_t last) {
       for (int64_t worker = first; worker < last; ++worker) {
@@ -343,7 +380,7 @@ class Convolution : public ConvolutionPlan {
           for (int64_t t = 0; t < tiles; ++t) {
             const auto [image, top, left] = tiling.place(begin + t);
             expect(to, {image, top, left}, y);
-            gather<Input>(tiling, from, x, {image, top - padding, left - padding}, v + t * lanes);
+            gather<Input, Read>(tiling, from, x, {image, top - padding, left - padding}, v + t * lanes, normalised);
           }
           for (int64_t p = 0; p < points; ++p)
             products(tiling, tiles, from.c, v + p * tiling.point(from.c), workspace + p * from.c * to.c, to.c, m + p * tiling.point(to.c));

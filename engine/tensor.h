@@ -22,4 +22,9 @@ struct Tensor {
   Shape shape;
 };
 
+// What a tensor that nobody wrote is made of: max(0, (x - mean) * scale + shift) of another tensor x. A value per channel each.
+struct Normalised {
+  const float *mean = nullptr, *scale = nullptr, *shift = nullptr;
+};
+
 }  // namespace pipecast

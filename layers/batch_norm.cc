@@ -5,7 +5,8 @@
 //   dx = weight * inverse * (g - average(g) - x^ * average(g * x^));  dweight += sum g * x^;  dbias += sum g;  d(second input) = g
 //
 // Memory sets the speed, so tensors are walked over as rarely as can be: forward reads x twice and writes y, backward reads
-// x, dy (and y, for the ReLU) twice and writes dx. Both first walks are one columns<2>.
+// x, dy (and with a second input y, for the ReLU) twice and writes dx. Both first walks are one columns<2>. With a ReLU and without a
+// second input y need not be written: see Layer::normalises().
 #include "engine/launch.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
@@ -52,8 +53,8 @@ struct Running {
 
 // Sums are of x - x[0], not of x: subtracting the squared mean from the mean square costs no digits then.
 struct BatchNormStatistics {
-  const float *x, *weight;        // rows x channels; channels
-  float *mean, *inverse, *scale;  // channels; scale = weight * inverse
+  const float *x, *weight, *bias;         // rows x channels; channels
+  float *mean, *inverse, *scale, *shift;  // channels; scale = weight * inverse, shift = bias
   Running running;
   bool replay;  // leaves `running` as it is
   int64_t rows, channels;
@@ -63,47 +64,63 @@ struct BatchNormStatistics {
     return {{v, v * v}};
   }
   HD void done(int64_t c, Sums<2> sums) const {
-    const float n = float(rows), shift = sums.v[0] / n, square = sums.v[1] / n - shift * shift;
+    const float n = float(rows), distance = sums.v[0] / n, square = sums.v[1] / n - distance * distance;
     const float variance = square < 0 ? 0 : square;
-    mean[c] = x[c] + shift;
+    mean[c] = x[c] + distance;
     inverse[c] = 1 / sqrtf(variance + epsilon);
-    scale[c] = weight[c] * inverse[c];
+    scale[c] = weight[c] * inverse[c], shift[c] = bias[c];
     if (!replay) running.add(c, mean[c], variance * n);
   }
 };
 
-// The scale of evaluation.
-struct BatchNormScale {
-  const float *weight, *variance;
-  float* scale;
+// The same of evaluation.
+struct BatchNormEvaluation {
+  const float *weight, *bias, *running_mean, *running_variance;
+  float *mean, *scale, *shift;
   float epsilon;
-  HD void operator()(int64_t c) const { scale[c] = weight[c] / sqrtf(variance[c] + epsilon); }
+  HD void operator()(int64_t c) const {
+    mean[c] = running_mean[c], scale[c] = weight[c] / sqrtf(running_variance[c] + epsilon), shift[c] = bias[c];
+  }
 };
 
 template <bool add, bool relu>
 struct BatchNormForward {
-  const float *x, *second, *mean, *scale, *bias;
+  const float *x, *second, *mean, *scale, *shift;
   float* y;
   int64_t channels;
   HD void operator()(int64_t r, int64_t c) const {
     const int64_t i = r * channels + c;
-    float v = (x[i] - mean[c]) * scale[c] + bias[c];
+    float v = (x[i] - mean[c]) * scale[c] + shift[c];
     if constexpr (add) v += second[i];
     if constexpr (relu) v = v < 0 ? 0 : v;
     y[i] = v;
   }
 };
 
-// scale = weight * inverse; average = average(g); slope = inverse * average(g * x^).
-template <bool relu>
+// g: where a second input was added y tells where the ReLU let through, else what y was made of.
+template <bool add, bool relu>
+struct BatchNormGradient {
+  const float *x, *y, *dy, *mean, *scale, *shift;  // scale, shift: of the forward
+  int64_t channels;
+  HD float operator()(int64_t i, int64_t c) const {
+    const float d = dy[i];
+    if constexpr (!relu) return d;
+    else if constexpr (add) return y[i] <= 0 ? 0 : d;
+    else return (x[i] - mean[c]) * scale[c] + shift[c] <= 0 ? 0 : d;
+  }
+};
+
+// scale = weight * inverse, of the weights that the backward reads; average = average(g); slope = inverse * average(g * x^).
+template <bool add, bool relu>
 struct BatchNormSums {
-  const float *x, *y, *dy, *mean, *inverse, *weight;
+  BatchNormGradient<add, relu> g;
+  const float *inverse, *weight;
   float *dweight, *dbias, *scale, *average, *slope;
-  int64_t rows, channels;
+  int64_t rows;
   HD Sums<2> operator()(int64_t r, int64_t c) const {
-    const int64_t i = r * channels + c;
-    const float d = dy[i], g = relu && y[i] <= 0 ? 0 : d;
-    return {{g, g * (x[i] - mean[c])}};
+    const int64_t i = r * g.channels + c;
+    const float gradient = g(i, c);
+    return {{gradient, gradient * (g.x[i] - g.mean[c])}};
   }
   HD void done(int64_t c, Sums<2> sums) const {
     dbias[c] += sums.v[0];
@@ -114,16 +131,16 @@ struct BatchNormSums {
   }
 };
 
-template <bool relu, bool wants_first, bool wants_second>
+template <bool add, bool relu, bool wants_first, bool wants_second>
 struct BatchNormBackward {
-  const float *x, *y, *dy, *mean, *scale, *average, *slope;
+  BatchNormGradient<add, relu> g;
+  const float *scale, *average, *slope;
   float *dx, *dsecond;
-  int64_t channels;
   HD void operator()(int64_t r, int64_t c) const {
-    const int64_t i = r * channels + c;
-    const float d = dy[i], g = relu && y[i] <= 0 ? 0 : d;
-    if constexpr (wants_first) dx[i] = scale[c] * (g - average[c] - (x[i] - mean[c]) * slope[c]);
-    if constexpr (wants_second) dsecond[i] = g;
+    const int64_t i = r * g.channels + c;
+    const float gradient = g(i, c);
+    if constexpr (wants_first) dx[i] = scale[c] * (gradient - average[c] - (g.x[i] - g.mean[c]) * slope[c]);
+    if constexpr (wants_second) dsecond[i] = gradient;
   }
 };
 
@@ -153,26 +170,31 @@ class BatchNorm : public Layer {
             {"running_var", {options_.channels}, {Initial::constant, 1}},
             {"num_batches_tracked", {}, {Initial::constant, 0}, true}};
   }
-  // Saved: mean, inverse. Workspace: forward scale; backward scale, average, slope. Shared: see Running.
+  // Saved: mean, inverse, scale, shift. Workspace: backward's scale, average, slope. Shared: see Running.
   Needs prepare(Device, std::span<const Shape>) override {
     const int64_t channels = options_.channels;
-    return {.input = true, .output = options_.relu, .saved = 2 * channels, .workspace = 3 * channels, .shared = 4 * channels};
+    return {.input = true, .output = options_.relu && options_.add, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
+  }
+  bool normalises() const override { return options_.relu && !options_.add; }
+  Normalised normalised(const Pass& p) const override {
+    const int64_t channels = options_.channels;
+    return {p.saved, p.saved + 2 * channels, p.saved + 3 * channels};
   }
 
   void forward(const Pass& p) override {
     const int64_t rows = p.y.shape.rows(), channels = options_.channels;
     const float *x = p.x[0].data, *weight = p.weight[0], *bias = p.weight[1];
+    float *mean = p.saved, *inverse = mean + channels, *scale = inverse + channels, *shift = scale + channels;
     Running running{p.statistics[0], p.statistics[1], p.statistics[2], nullptr, 0, rows, channels, options_.momentum};
     if (p.deferred) running.minibatch = p.shared, running.rows_before = p.samples_before * (rows / p.y.shape.n);
-    const float* mean = p.training ? p.saved : running.mean;
-    float* scale = p.workspace;
     if (p.training)
       columns<2>(p.device, rows, channels,
-                 BatchNormStatistics{x, weight, p.saved, p.saved + channels, scale, running, p.replay, rows, channels, options_.epsilon});
-    else map(p.device, channels, BatchNormScale{weight, running.variance, scale, options_.epsilon});
+                 BatchNormStatistics{x, weight, bias, mean, inverse, scale, shift, running, p.replay, rows, channels, options_.epsilon});
+    else map(p.device, channels, BatchNormEvaluation{weight, bias, running.mean, running.variance, mean, scale, shift, options_.epsilon});
+    if (!p.y.data) return;
     choose(options_.add, [&](auto add) {
       choose(options_.relu, [&](auto relu) {
-        map(p.device, rows, channels, BatchNormForward<add(), relu()>{x, p.x.back().data, mean, scale, bias, p.y.data, channels});
+        map(p.device, rows, channels, BatchNormForward<add(), relu()>{x, p.x.back().data, mean, scale, shift, p.y.data, channels});
       });
     });
   }
@@ -180,19 +202,21 @@ class BatchNorm : public Layer {
   // Of a forward in training.
   void backward(const Pass& p) override {
     const int64_t rows = p.dy.shape.rows(), channels = options_.channels;
-    const float *x = p.x[0].data, *mean = p.saved, *inverse = p.saved + channels;
+    const Normalised saved = normalised(p);
+    const float* inverse = p.saved + channels;
     float *scale = p.workspace, *average = scale + channels, *slope = average + channels;
     float *dx = p.dx[0].data, *dsecond = options_.add ? p.dx[1].data : nullptr;
-    choose(options_.relu, [&](auto relu) {
-      columns<2>(p.device, rows, channels,
-                 BatchNormSums<relu()>{x, p.y.data, p.dy.data, mean, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average,
-                                       slope, rows, channels});
-      choose(dx != nullptr, [&](auto wants_first) {
-        choose(dsecond != nullptr, [&](auto wants_second) {
-          if (wants_first || wants_second)
-            map(p.device, rows, channels,
-                BatchNormBackward<relu(), wants_first(), wants_second()>{x, p.y.data, p.dy.data, mean, scale, average, slope, dx, dsecond,
-                                                                         channels});
+    choose(options_.add, [&](auto add) {
+      choose(options_.relu, [&](auto relu) {
+        const BatchNormGradient<add(), relu()> g{p.x[0].data, p.y.data, p.dy.data, saved.mean, saved.scale, saved.shift, channels};
+        columns<2>(p.device, rows, channels,
+                   BatchNormSums<add(), relu()>{g, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average, slope, rows});
+        choose(dx != nullptr, [&](auto wants_first) {
+          choose(dsecond != nullptr, [&](auto wants_second) {
+            if constexpr (wants_first() || wants_second())
+              map(p.device, rows, channels,
+                  BatchNormBackward<add(), relu(), wants_first(), wants_second()>{g, scale, average, slope, dx, dsecond});
+          });
         });
       });
     });

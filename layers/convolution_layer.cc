@@ -1,5 +1,7 @@
 // y[n,i,j,o] = sum over a, b, c of x[n, i*stride + a*dilation - padding, j*stride + b*dilation - padding, c] * weight[o,a,b,c] (+ bias[o]).
 // The sums themselves are in engine/convolution.h; here they become a layer.
+#include <algorithm>
+
 #include "engine/convolution.h"
 #include "layers/bias.h"
 #include "layers/layers.h"
@@ -38,16 +40,23 @@ class Convolution : public Layer {
   }
   double flops(std::span<const Shape> x) const override { return shape(x[0]).flops(); }
   bool splits() const override { return true; }
+  bool takes_normalised() const override {
+    return !plans_.empty() && std::all_of(plans_.begin(), plans_.end(), [](const Planned& p) { return p.plan->takes_normalised(); });
+  }
 
   void forward(const Pass& p) override {
-    plan(p).forward(p.device, p.x[0].data, p.weight[0], p.y.data, p.workspace);
+    const float* x = p.x[0].data;
+    if (p.normalised) plan(p).forward(p.device, x, *p.normalised, p.weight[0], p.y.data, p.workspace);
+    else plan(p).forward(p.device, x, p.weight[0], p.y.data, p.workspace);
     const Shape& y = p.y.shape;
     if (options_.bias) map(p.device, y.rows(), y.c, BiasForward{p.weight[1], p.y.data, y.c});
   }
   void backward(const Pass& p) override {
     const Shape& y = p.dy.shape;
     if (!p.dweight.empty()) {
-      plan(p).backward_weight(p.device, p.x[0].data, p.dy.data, p.dweight[0], p.workspace);
+      const float* x = p.x[0].data;
+      if (p.normalised) plan(p).backward_weight(p.device, x, *p.normalised, p.dy.data, p.dweight[0], p.workspace);
+      else plan(p).backward_weight(p.device, x, p.dy.data, p.dweight[0], p.workspace);
       if (options_.bias) columns<1>(p.device, y.rows(), y.c, BiasBackward{p.dy.data, p.dweight[1], y.c});
     }
     if (p.dx[0].data) plan(p).backward_input(p.device, p.dy.data, p.weight[0], p.dx[0].data, p.workspace);

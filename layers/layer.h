@@ -38,7 +38,8 @@ struct Pass {
   bool replay = false;         // a forward that has run before runs again: it leaves statistics and `shared` as they are
 
   std::span<const Tensor> x;   // inputs
-  Tensor y;                    // output: assigned by forward
+  const Normalised* normalised = nullptr;  // x[0] was not written: x[0].data is what it is made of (Layer::takes_normalised)
+  Tensor y;                    // output: assigned by forward; data is null where it is left unwritten (Layer::normalises)
   std::span<const Tensor> dx;  // gradients of the inputs: assigned by backward; data is null where nobody wants it
   Tensor dy;                   // gradient of the output: read by backward
 
@@ -74,6 +75,13 @@ class Layer {
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
   // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.
   virtual bool splits() const { return false; }
+
+  // Whether the output may be left unwritten, because the layer that reads it can make it from x[0] as it goes: that saves a tensor
+  // of every pass in flight, and writing and reading it. What it is made of lies in Pass::saved from forward on.
+  virtual bool normalises() const { return false; }
+  virtual Normalised normalised(const Pass&) const { return {}; }
+  // Whether x[0] may be such an output, for all shapes that it was prepared for.
+  virtual bool takes_normalised() const { return false; }
 
   virtual void forward(const Pass&) = 0;
   virtual void backward(const Pass&) = 0;

@@ -55,12 +55,10 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   int64_t most = 0, workspace = 0, spare = 0, shared = 0;
   for (int64_t batch : batches) most = std::max(most, batch);
   size_t fan_in = 0;
+  std::vector<Needs> all_needs;
   for (int i = first; i < last; ++i) {
     const Node& node = nodes[i];
-    Run run;
-    run.node = &node;
-    run.splits = split_backward && node.layer->splits();
-    Needs needs;
+    Needs& needs = all_needs.emplace_back();
     std::vector<Shape> x(node.inputs.size());
     for (int64_t batch : batches) {
       for (size_t k = 0; k < x.size(); ++k) x[k] = shape(node.inputs[k], batch);
@@ -69,11 +67,31 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
       needs.saved = std::max(needs.saved, n.saved), needs.workspace = std::max(needs.workspace, n.workspace);
       needs.shared = std::max(needs.shared, n.shared);
     }
-    workspace = std::max(workspace, needs.workspace);
     fan_in = std::max(fan_in, x.size());
+  }
+
+  // Left unwritten: a value that its one reader, in this section too, can make from what the value's node reads.
+  std::vector<int> readers(values, 0);
+  for (int v : outputs_) readers[v] = 2;
+  for (int i = first; i < last; ++i)
+    for (int v : nodes[i].inputs) ++readers[v];
+  const auto maker = [&](const Node& node) {
+    const int by = node.inputs[0] - 1;
+    return by >= first && readers[node.inputs[0]] == 1 && nodes[by].layer->normalises() && node.layer->takes_normalised() ? by : -1;
+  };
+
+  for (int i = first; i < last; ++i) {
+    const Node& node = nodes[i];
+    const Needs& needs = all_needs[size_t(i - first)];
+    Run run;
+    run.node = &node;
+    run.splits = split_backward && node.layer->splits();
+    run.maker = maker(node);
+    workspace = std::max(workspace, needs.workspace);
     const int made = i + 1, forward_time = i - first, backward_time = last - 1 - i;
     forward[made].use(forward_time);
     for (int v : node.inputs) forward[v].use(forward_time), forward[v].kept |= needs.input;
+    if (run.maker >= 0) forward[node.inputs[0]] = {}, forward[nodes[run.maker].inputs[0]].kept = true;
     forward[made].kept |= needs.output;
     wants_gradient[made] = true;
     backward[made].use(backward_time);
@@ -149,10 +167,15 @@ Binding Section::bind(const Segments& segments, float* base, std::vector<Paramet
   return binding;
 }
 
+Tensor Section::read(const Run& run, size_t input, int frame, int64_t batch) const {
+  const Node& from = run.maker >= 0 && input == 0 ? *runs_[size_t(run.maker - first_)].node : *run.node;
+  return value(frame, from.inputs[input], batch);
+}
+
 Pass Section::pass(size_t k, int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions& options) {
   const Run& run = runs_[k];
   const size_t inputs = run.node->inputs.size();
-  for (size_t j = 0; j < inputs; ++j) x_[j] = value(frame, run.node->inputs[j], batch);
+  for (size_t j = 0; j < inputs; ++j) x_[j] = read(run, j, frame, batch);
   Pass pass;
   pass.device = device_;
   pass.training = options.training, pass.seed = options.seed, pass.step = options.step;
@@ -162,6 +185,13 @@ Pass Section::pass(size_t k, int frame, int64_t batch, const Binding& weights, c
   pass.weight = weights.node(k);
   pass.statistics = statistics.node(k);
   pass.saved = frames_.data() + frame * frame_floats_ + run.saved_offset;
+  if (run.maker >= 0) {
+    Pass of_maker;
+    const Run& maker = runs_[size_t(run.maker - first_)];
+    of_maker.saved = frames_.data() + frame * frame_floats_ + maker.saved_offset;
+    normalised_ = maker.node->layer->normalised(of_maker);
+    pass.normalised = &normalised_;
+  }
   pass.workspace = arena_.data() + workspace_offset_;
   pass.shared = shared_.data() + run.shared_offset;
   return pass;
@@ -180,7 +210,8 @@ void Section::backward(int frame, int64_t batch, const Binding& weights, const B
     const std::vector<int>& inputs = run.node->inputs;
     float* spare = arena_.data() + spare_offset_;
     for (size_t j = 0; j < inputs.size(); ++j) {
-      if (!values_[inputs[j]].in_frame) x_[j].data = nullptr;  // its place holds something else by now
+      const bool unwritten = run.maker >= 0 && j == 0;  // then it is read from what it is made of, which is kept
+      if (!unwritten && !values_[inputs[j]].in_frame) x_[j].data = nullptr;  // its place holds something else by now
       const bool assigned = run.wanted[j] && half != Half::weight;
       dx_[j] = assigned ? gradient(frame, inputs[j], batch) : Tensor{nullptr, shape(inputs[j], batch)};
       if (assigned && run.adds[j]) dx_[j].data = spare, spare += aligned(dx_[j].shape.count());

@@ -82,6 +82,7 @@ class Section {
     int64_t shared_offset = 0;
     std::vector<bool> adds;    // per input: its gradient is added to what later readers left, not the first to be written
     std::vector<bool> wanted;  // per input: somebody wants its gradient
+    int maker = -1;            // the node of the section that makes the first input, where that is left unwritten
   };
 
   Tensor value(int frame, int value, int64_t batch) const;
@@ -89,6 +90,8 @@ class Section {
   float* place(const Place&, int frame) const;
   Binding bind(const Segments&, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const;
   Shape shape(int value, int64_t batch) const { return shapes_[value].batch(batch); }
+  // Where the value that an input is read from lies: the input itself, or what it is made of.
+  Tensor read(const Run&, size_t input, int frame, int64_t batch) const;
   Pass pass(size_t run, int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions&);
 
   Device device_;
@@ -101,6 +104,7 @@ class Section {
   int64_t frame_floats_ = 0, workspace_offset_ = 0, spare_offset_ = 0;
   Memory frames_, arena_, shared_;  // shared_: Needs::shared of all layers
   std::vector<Tensor> x_, dx_;      // arguments of the pass that runs
+  Normalised normalised_;
 };
 
 }  // namespace pipecast

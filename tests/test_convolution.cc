@@ -283,6 +283,17 @@ TEST_CASE("the chosen convolution equals the plain one on the host") {
   }
 }
 
+// The input made as it is read. The gradient of the inputs is that of the written ones.
+Results<float> run_normalised(ConvolutionPlan& plan, const ConvolutionShape& s, const Operands& o, const Normalised& normalised) {
+  Results<float> results = run(Device{}, plan, s, o);
+  const OnDevice x(Device{}, o.x), weight(Device{}, o.weight), dy(Device{}, o.dy), y(Device{}, s.out().count());
+  const OnDevice dweight(Device{}, o.gradient), workspace(Device{}, plan.workspace());
+  plan.forward(Device{}, x.data(), normalised, weight.data(), y.data(), workspace.data());
+  plan.backward_weight(Device{}, x.data(), normalised, dy.data(), dweight.data(), workspace.data());
+  results.y = y.values(), results.dweight = dweight.values();
+  return results;
+}
+
 TEST_CASE("Winograd's convolution is the definition, whatever the sizes and the number of threads") {
   const int before = threads();
   for (int64_t padding : {0, 1, 2})
@@ -299,6 +310,15 @@ TEST_CASE("Winograd's convolution is the definition, whatever the sizes and the 
           const Results<float> together = run(Device{}, *plan_convolution_winograd(Device{}, s), s, o);
           const Results<double> expected = by_definition(s, o);
           check_close(alone, expected, 5e-6);
+          // An input that is normalised as it is read is one that was written so.
+          const Values mean = random_values(in, 5), scale = random_values(in, 6), shift = random_values(in, 7);
+          Operands written = o;
+          for (int64_t i = 0; i < s.in.count(); ++i) {
+            const float v = std::fma(o.x[size_t(i)] - mean[size_t(i % in)], scale[size_t(i % in)], shift[size_t(i % in)]);
+            written.x[size_t(i)] = v < 0 ? 0 : v;
+          }
+          const Normalised normalised{mean.data(), scale.data(), shift.data()};
+          check_close(run_normalised(*plan_convolution_winograd(Device{}, s), s, o, normalised), by_definition(s, written), 5e-6);
           check_close(together, expected, 5e-6);
           CHECK(together.y == alone.y);
           CHECK(together.dx == alone.dx);

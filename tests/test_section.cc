@@ -348,3 +348,65 @@ TEST_CASE("deferred statistics are PyTorch's of the whole batch") {
     }
   }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Outputs that are left unwritten
+
+TEST_CASE("a normalised value that one convolution reads takes no memory, and the bits are those of a cut, where it is written") {
+  constexpr int64_t batch = 8;
+  const Shape image = {1, 8, 8, 16};
+  Graph graph("normalising", image);
+  graph.part("all");
+  const ConvolutionOptions options{.in = 16, .out = 16, .kernel = 3, .padding = 1};
+  graph.add(convolution("conv1", options), {0});
+  graph.add(batch_norm("bn1", {.channels = 16, .relu = true}), {1});
+  graph.add(convolution("conv2", options), {2});
+  graph.add(convolution("conv3", options), {3});
+  const int64_t value = image.count() * batch, norm = 4 * 16;
+
+  struct Piece {
+    Piece(const Graph& graph, int first, int last)
+        : section(Device{}, graph, first, last, {batch}, 1),
+          weight(Device{}, section.parameters().total), gradient(Device{}, weight.size()), statistic(Device{}, section.statistics().total),
+          weights(section.bind_parameters(weight.data())), gradients(section.bind_parameters(gradient.data())),
+          statistics(section.bind_statistics(statistic.data())) {
+      initialize(section.parameters(), 3, weight.data());
+      initialize(section.statistics(), 3, statistic.data());
+    }
+    Section section;
+    Memory weight, gradient, statistic;
+    Binding weights, gradients, statistics;
+  };
+  Piece whole(graph, 0, 4), before(graph, 0, 2), after(graph, 2, 4);
+  if (!graph.nodes()[2].layer->takes_normalised()) {
+    MESSAGE("skipped: this machine's convolution does not normalise its input");
+    return;
+  }
+  // What the three convolutions and the normalisation read, and the model's output: not what the second convolution would read.
+  CHECK(whole.section.frame_floats() == 4 * value + norm);
+
+  for (bool training : {true, false}) {
+    CAPTURE(training);
+    const PassOptions options{.training = training};
+    const Values x = noise(value, 1), dy = noise(value, 2);
+    auto put = [](Tensor to, const Values& values) { write(Device{}, to.data, values); };
+    auto get = [](Tensor from) { return read(Device{}, from.data, from.shape.count()); };
+    put(whole.section.input(0, 0, batch), x), put(before.section.input(0, 0, batch), x);
+    whole.section.forward(0, batch, whole.weights, whole.statistics, options);
+    before.section.forward(0, batch, before.weights, before.statistics, options);
+    put(after.section.input(0, 0, batch), get(before.section.output(0, 0, batch)));
+    after.section.forward(0, batch, after.weights, after.statistics, options);
+    CHECK(get(whole.section.output(0, 0, batch)) == get(after.section.output(0, 0, batch)));
+    if (!training) continue;
+
+    put(whole.section.output_gradient(0, 0, batch), dy), put(after.section.output_gradient(0, 0, batch), dy);
+    whole.section.backward(0, batch, whole.weights, whole.gradients, whole.statistics, options);
+    after.section.backward(0, batch, after.weights, after.gradients, after.statistics, options);
+    put(before.section.output_gradient(0, 0, batch), get(after.section.input_gradient(0, batch)));
+    before.section.backward(0, batch, before.weights, before.gradients, before.statistics, options);
+    Values expected = read(Device{}, before.gradient.data(), before.gradient.size());
+    const Values rest = read(Device{}, after.gradient.data(), after.gradient.size());
+    expected.insert(expected.end(), rest.begin(), rest.end());
+    CHECK(read(Device{}, whole.gradient.data(), whole.gradient.size()) == expected);
+  }
+}
