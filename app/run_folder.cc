@@ -1,8 +1,8 @@
 #include "app/run_folder.h"
 
 #include <filesystem>
-#include <fstream>
 
+#include "engine/durable_file.h"
 #include "engine/error.h"
 
 namespace pipecast {
@@ -37,10 +37,6 @@ void RunFolder::create(const std::string& configuration) const {
   write_file(config(), configuration);
 }
 
-void write_file(const std::string& path, const std::string& text) {
-  std::ofstream stream(path, std::ios::binary);
-  stream << text << std::flush;
-  if (!stream) throw Error("file '" + path + "' cannot be written; check the disk's free space and the folder's permissions");
-}
+void write_file(const std::string& path, const std::string& text) { write_durably(path, pieces_of(text)); }
 
 }  // namespace pipecast

@@ -1,19 +1,12 @@
 #include "engine/safetensors.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <memory>
-#include <nlohmann/json.hpp>
 #include <numeric>
-#include <set>
 
 #include "engine/error.h"
+#include "engine/json_reader.h"
 
 namespace pipecast {
 
@@ -24,7 +17,6 @@ namespace {
 using nlohmann::json;
 constexpr const char* metadata_key = "__metadata__";
 constexpr uint64_t header_limit = 100'000'000;
-constexpr int depth_limit = 8;  // a header needs three
 
 // Bytes of an element; 0 for a type that the format does not have.
 int64_t element_bytes(const std::string& type) {
@@ -37,45 +29,9 @@ int64_t element_bytes(const std::string& type) {
 // Everything that can be wrong with a file, said in one form.
 struct Origin {
   std::string name;
-  [[noreturn]] void refuse(const std::string& defect) const { throw UsageError("'" + name + "' is no usable safetensors file: " + defect); }
+  std::string sentence(const std::string& defect) const { return "'" + name + "' is no usable safetensors file: " + defect; }
+  [[noreturn]] void refuse(const std::string& defect) const { throw UsageError(sentence(defect)); }
 };
-
-// Before the parser sees it: brackets nested deep enough would exhaust the stack of whoever walks the result.
-void check_depth(const char* text, size_t size, const Origin& origin) {
-  int depth = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < size; ++i) {
-    const char c = text[i];
-    if (quoted && c == '\\') ++i;
-    else if (c == '"') quoted = !quoted;
-    else if (!quoted && (c == '{' || c == '[') && ++depth > depth_limit)
-      origin.refuse("the header nests more than " + std::to_string(depth_limit) + " levels");
-    else if (!quoted && (c == '}' || c == ']')) --depth;
-  }
-}
-
-json parse_header(const char* text, size_t size, const Origin& origin) {
-  check_depth(text, size, origin);
-  std::vector<std::set<std::string>> open_objects;
-  auto refuse_duplicates = [&](int, json::parse_event_t event, json& value) {
-    if (event == json::parse_event_t::object_start) open_objects.emplace_back();
-    if (event == json::parse_event_t::object_end) open_objects.pop_back();
-    if (event == json::parse_event_t::key && !open_objects.back().insert(value.get<std::string>()).second)
-      origin.refuse("the header has the name '" + value.get<std::string>() + "' twice");
-    return true;
-  };
-  try {
-    return json::parse(text, text + size, refuse_duplicates);
-  } catch (const json::exception& error) {
-    origin.refuse(std::string("the header is not JSON: ") + error.what());
-  }
-}
-
-// A size that fits int64_t, or a refusal.
-int64_t size_of(const json& value, const std::string& what, const Origin& origin) {
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t(INT64_MAX)) origin.refuse(what + " is not a size: " + value.dump());
-  return int64_t(value.get<uint64_t>());
-}
 
 // One tensor as the header describes it.
 struct Entry {
@@ -98,12 +54,12 @@ Entry parse_entry(const std::string& name, const json& value, const Origin& orig
   if (!shape.is_array()) origin.refuse(what + " has a shape that is not an array");
   int64_t bytes = element_bytes(type);
   for (const json& dimension : shape) {
-    entry.tensor.shape.push_back(size_of(dimension, what + ": a dimension", origin));
+    entry.tensor.shape.push_back(size_of_json(dimension, origin.sentence(what + ": a dimension")));
     if (__builtin_mul_overflow(bytes, entry.tensor.shape.back(), &bytes)) origin.refuse(what + " has a shape too large to exist");
   }
   if (!offsets.is_array() || offsets.size() != 2) origin.refuse(what + " has data_offsets that are not two numbers");
-  entry.begin = size_of(offsets[0], what + ": its first offset", origin);
-  entry.end = size_of(offsets[1], what + ": its last offset", origin);
+  entry.begin = size_of_json(offsets[0], origin.sentence(what + ": its first offset"));
+  entry.end = size_of_json(offsets[1], origin.sentence(what + ": its last offset"));
   if (entry.end < entry.begin) origin.refuse(what + " ends before it begins");
   if (entry.end - entry.begin != bytes)
     origin.refuse(what + " has " + std::to_string(entry.end - entry.begin) + " bytes of data where its shape needs " +
@@ -142,7 +98,7 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
     origin.refuse("its header claims " + std::to_string(header_bytes) + " bytes, more than the format's limit of 100000000");
   if (header_bytes > size - sizeof header_bytes)
     origin.refuse("its header claims " + std::to_string(header_bytes) + " bytes, the file has " + std::to_string(size) + " (truncated?)");
-  const json header = parse_header(reinterpret_cast<const char*>(data) + sizeof header_bytes, header_bytes, origin);
+  const json header = parse_json(reinterpret_cast<const char*>(data) + sizeof header_bytes, header_bytes, origin.sentence("the header"));
   if (!header.is_object()) origin.refuse("the header is not an object");
 
   SafeTensors file;
@@ -183,17 +139,11 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
 }
 
 SafeTensors read_safetensors(const std::string& path) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file) throw UsageError("cannot open '" + path + "': " + std::strerror(errno));
-  std::error_code code;
-  const uintmax_t size = std::filesystem::file_size(path, code);
-  if (code) throw UsageError("cannot read '" + path + "': " + code.message());
-  std::vector<uint8_t> bytes(size);
-  if (std::fread(bytes.data(), 1, size, file.get()) != size) throw UsageError("cannot read '" + path + "': it ended before its size");
+  const std::vector<uint8_t> bytes = read_file(path);
   return parse_safetensors(bytes.data(), bytes.size(), path);
 }
 
-void write_safetensors(const std::string& path, const SafeTensors& contents) {
+SerializedTensors serialize_safetensors(const SafeTensors& contents, const std::string& path) {
   // Wide elements first, then by name: so every tensor is aligned to its element, which some readers ask for.
   std::vector<const std::pair<const std::string, FileTensor>*> order;
   for (const auto& item : contents.tensors) {
@@ -207,6 +157,7 @@ void write_safetensors(const std::string& path, const SafeTensors& contents) {
   std::stable_sort(order.begin(), order.end(),
                    [](auto* a, auto* b) { return element_bytes(a->second.type) > element_bytes(b->second.type); });
 
+  SerializedTensors serialized;
   std::string header;
   try {
     json description = json::object();
@@ -216,30 +167,26 @@ void write_safetensors(const std::string& path, const SafeTensors& contents) {
       const auto& [name, tensor] = *item;
       description[name] = {{"dtype", tensor.type}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + tensor.bytes.size()}}};
       offset += tensor.bytes.size();
+      serialized.data.emplace_back(tensor.bytes);
     }
     header = description.dump();
   } catch (const json::exception& error) {
     throw Error("cannot write '" + path + "': a name or a text in it is not UTF-8: " + error.what());
   }
   header.resize((header.size() + 7) / 8 * 8, ' ');
-
-  const std::string temporary = path + ".tmp";
-  FILE* file = std::fopen(temporary.c_str(), "wb");
-  if (!file) throw Error("cannot write '" + temporary + "': " + std::strerror(errno));
   const uint64_t header_bytes = header.size();
-  bool written =
-      std::fwrite(&header_bytes, sizeof header_bytes, 1, file) == 1 && std::fwrite(header.data(), 1, header.size(), file) == header.size();
-  for (const auto* item : order) {
-    const std::vector<uint8_t>& bytes = item->second.bytes;
-    written = written && (bytes.empty() || std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size());
-  }
-  written = written && std::fflush(file) == 0 && fsync(fileno(file)) == 0;
-  int reason = errno;
-  if (std::fclose(file) != 0 && written) written = false, reason = errno;
-  if (written && std::rename(temporary.c_str(), path.c_str()) == 0) return;
-  if (written) reason = errno;
-  std::remove(temporary.c_str());
-  throw Error("cannot write '" + path + "': " + std::strerror(reason));
+  serialized.header.assign(reinterpret_cast<const char*>(&header_bytes), sizeof header_bytes).append(header);
+  return serialized;
+}
+
+Pieces SerializedTensors::pieces() const {
+  Pieces pieces = pieces_of(header);
+  pieces.insert(pieces.end(), data.begin(), data.end());
+  return pieces;
+}
+
+void write_safetensors(const std::string& path, const SafeTensors& contents) {
+  write_durably(path, serialize_safetensors(contents, path).pieces());
 }
 
 }  // namespace pipecast

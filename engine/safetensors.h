@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/durable_file.h"
+
 namespace pipecast {
 
 struct FileTensor {
@@ -23,8 +25,16 @@ struct SafeTensors {
   std::map<std::string, std::string> metadata;
 };
 
-// Written to a temporary name, then renamed: a reader never sees half a file. Throws Error naming the path.
-void write_safetensors(const std::string& path, const SafeTensors&);
+// The bytes of a file: the header with its size, then the data, which stay the tensors' own.
+struct SerializedTensors {
+  std::string header;
+  Pieces data;
+  Pieces pieces() const;
+};
+
+// Throws Error naming the path that the bytes are for: a size that is not the shape's, a name that is reserved or not UTF-8 ...
+SerializedTensors serialize_safetensors(const SafeTensors&, const std::string& path);
+void write_safetensors(const std::string& path, const SafeTensors&);  // with write_durably
 
 // Bounds first: the header size, every offset and every shape are checked before anything is read through them.
 // Throws UsageError naming the path and the defect (truncated, overlapping, unknown type, bad JSON ...).
