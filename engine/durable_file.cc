@@ -87,7 +87,8 @@ void make_folder_durably(const std::string& path) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return;
   if (parent_of(path) != path) make_folder_durably(parent_of(path));
-  if (mkdir(path.c_str(), 0777) != 0 && !fs::is_directory(path, ignored)) refuse(path, errno);
+  if (mkdir(path.c_str(), 0777) != 0)
+    if (const int reason = errno; !fs::is_directory(path, ignored)) refuse(path, reason);  // PATH/ is made once its parent, PATH, is
   sync_folder(parent_of(path));
 }
 
