@@ -20,7 +20,7 @@ namespace {
 
 constexpr int format_version = 1;
 constexpr size_t digits = 12;  // of a folder's name at least: names sort as their numbers do
-constexpr uint64_t manifest_limit = 64 << 20, marker_bytes = 65;
+constexpr uint64_t manifest_limit = 16 << 20, marker_bytes = 65;
 constexpr const char *unfinished = ".tmp", *replaced = ".old";
 
 std::string manifest_of(const std::string& place) { return place + "/manifest.json"; }
