@@ -28,6 +28,10 @@ int main(int count, char** arguments) {
     commands.push_back(plan_command());
     commands.push_back(simulate_command());
     commands.push_back(bench_command());
+    commands.push_back(bench_step_command());
+    commands.push_back(bench_layers_command());
+    commands.push_back(bench_optimizer_command());
+    commands.push_back(bench_pipeline_command());
     commands.push_back(export_command());
     commands.push_back(import_command());
     commands.push_back(info_command());

@@ -138,6 +138,14 @@ void read_config_into(Called& called, const std::set<std::string>& known, Mistak
   }
 }
 
+// "bench step" is the command `step` of the command `bench`, which comes before it in the list.
+CLI::App* add_subcommand(CLI::App& app, const Command& command) {
+  const size_t space = command.name.find(' ');
+  if (space == std::string::npos) return app.add_subcommand(command.name, command.summary);
+  CLI::App* group = app.get_subcommand(command.name.substr(0, space))->require_subcommand(0, 1);
+  return group->add_subcommand(command.name.substr(space + 1), command.summary);
+}
+
 void declare(Called& called, Mistakes& mistakes) {
   called.command->declare(called.options);
   called.options.text("config", called.config, "FILE", "read options from a file of lines `name = value`; the command line comes first");
@@ -176,6 +184,18 @@ void report_unknown(const Called& called, Mistakes& mistakes) {
   }
 }
 
+// A command that has commands of its own does nothing by itself.
+void require_subcommand(const Called& called) {
+  const std::string group = called.command->name;
+  std::vector<std::string> names;
+  for (const CLI::App* one : called.app->get_subcommands([](CLI::App*) { return true; })) names.push_back(one->get_name());
+  if (names.empty()) return;
+  const std::vector<std::string> rest = called.app->remaining();
+  throw UsageError(rest.empty() || rest[0].starts_with("-")
+                       ? "which " + group + "? There are " + list(names) + "; see pipecast " + group + " --help"
+                       : unknown_name(group, rest[0], names));
+}
+
 }  // namespace
 
 void run_command_line(int count, char** arguments, const std::vector<std::unique_ptr<Command>>& commands) {
@@ -197,8 +217,8 @@ void run_command_line(int count, char** arguments, const std::vector<std::unique
   std::set<std::string> known;  // options of all commands
   std::vector<std::unique_ptr<Called>> all;
   for (const auto& command : commands) {
-    names.push_back(command->name);
-    all.push_back(std::make_unique<Called>(Called{command.get(), {}, {}, app.add_subcommand(command->name, command->summary)}));
+    if (command->name.find(' ') == std::string::npos) names.push_back(command->name);
+    all.push_back(std::make_unique<Called>(Called{command.get(), {}, {}, add_subcommand(app, *command)}));
     declare(*all.back(), mistakes);
     all.back()->app->allow_extras();
     all.back()->app->footer("Examples:\n" + command->examples);
@@ -218,7 +238,8 @@ void run_command_line(int count, char** arguments, const std::vector<std::unique
   if (version) return void(std::cout << "pipecast " PIPECAST_VERSION "\n");
 
   for (const auto& called : all) {
-    if (!called->app->parsed()) continue;
+    if (!called->app->parsed() || !called->app->get_subcommands().empty()) continue;
+    require_subcommand(*called);
     report_unknown(*called, mistakes);
     if (!called->config.empty()) mistakes.check([&] { read_config_into(*called, known, mistakes); });
     mistakes.report();

@@ -82,7 +82,8 @@ class Command {
   virtual void declare(Options&) = 0;
   virtual void run(const Options&) = 0;
 
-  const std::string name, summary, examples;
+  const std::string name;  // one word, or two: "bench step" belongs to the command "bench", which comes before it
+  const std::string summary, examples;
 };
 
 // Runs the command that the arguments ask for, or prints help. Throws UsageError for what no command understands.

@@ -34,11 +34,15 @@ class Convolution : public Layer {
     return specs;
   }
   Needs prepare(Device device, std::span<const Shape> x) override {
-    Planned* planned = find(device, x[0]);
+    const Planned* planned = find(device, x[0]);
     if (!planned) planned = &plans_.emplace_back(Planned{device.gpu, x[0], plan_convolution(device, shape(x[0]))});
     return {.input = true, .workspace = planned->plan->workspace()};
   }
   double flops(std::span<const Shape> x) const override { return shape(x[0]).flops(); }
+  std::string implementation(Device device, std::span<const Shape> x) const override {
+    const Planned* planned = find(device, x[0]);
+    return planned ? planned->plan->implementation() : "";
+  }
   bool splits() const override { return true; }
   bool takes_normalised() const override {
     return !plans_.empty() && std::all_of(plans_.begin(), plans_.end(), [](const Planned& p) { return p.plan->takes_normalised(); });
@@ -73,13 +77,13 @@ class Convolution : public Layer {
     const ConvolutionOptions& o = options_;
     return {in, o.out, o.kernel, o.kernel, o.stride, o.padding, o.dilation, o.groups};
   }
-  Planned* find(Device device, const Shape& in) {
-    for (Planned& planned : plans_)
+  const Planned* find(Device device, const Shape& in) const {
+    for (const Planned& planned : plans_)
       if (planned.gpu == device.gpu && planned.in == in) return &planned;
     return nullptr;
   }
   ConvolutionPlan& plan(const Pass& p) {
-    Planned* planned = find(p.device, p.x[0].shape);
+    const Planned* planned = find(p.device, p.x[0].shape);
     if (!planned)
       throw Error("convolution '" + name() + "' has no plan for " + to_string(p.x[0].shape) + "; call prepare() with that shape first");
     return *planned->plan;

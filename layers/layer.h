@@ -71,6 +71,9 @@ class Layer {
   virtual Needs prepare(Device, std::span<const Shape> x) = 0;
   // Multiply-adds times two of one forward pass; 0 where it is small.
   virtual double flops(std::span<const Shape>) const { return 0; }
+  // Of what prepare() chose for such inputs: a library's names of the forward and of both halves of the backward; empty where there was
+  // no choice.
+  virtual std::string implementation(Device, std::span<const Shape>) const { return {}; }
 
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
   // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.

@@ -1,6 +1,7 @@
 #include "pipeline/measure.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -32,12 +33,17 @@ double seconds_of(Device device, const F& f) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-template <class F>
-double median_seconds(Device device, const F& f) {
-  std::vector<double> seconds;
-  f();
-  for (size_t run = 0; run < runs; ++run) seconds.push_back(seconds_of(device, f));
-  return median(std::move(seconds));
+// Of functions in turns, so that a machine that grows slower does so for all of them.
+template <class... F>
+std::array<double, sizeof...(F)> median_seconds_in_turns(Device device, const F&... f) {
+  std::array<std::vector<double>, sizeof...(F)> seconds;
+  for (size_t run = 0; run <= runs; ++run) {
+    size_t k = 0;
+    ((seconds[k++].push_back(seconds_of(device, f))), ...);
+  }
+  std::array<double, sizeof...(F)> medians;
+  for (size_t k = 0; k < medians.size(); ++k) medians[k] = median({seconds[k].begin() + 1, seconds[k].end()});
+  return medians;
 }
 
 // A part with memory of its own, and the times of its passes.
@@ -142,24 +148,23 @@ UpdateSeconds measure_updates(const Optimizer& optimizer, const Segments& parame
   const std::vector<float> rates(size_t(std::clamp(ahead, 1, max_look_ahead)), 0.01f);
   const LookAhead look_ahead{mode, rates};
   int64_t updates = 0;
-  auto step = [&] {
+  auto step = [&](float* place) {
     fill_zero(d, gradient.data(), size_t(n) * sizeof(float));
-    optimizer.step(d, buffers, Update{.t = ++updates, .rate = 0.01f}, buffers.predicted ? look_ahead : LookAhead{});
+    buffers.predicted = place;
+    optimizer.step(d, buffers, Update{.t = ++updates, .rate = 0.01f}, place ? look_ahead : LookAhead{});
   };
-  UpdateSeconds seconds;
-  seconds.step = median_seconds(d, step);
-  buffers.predicted = predicted.data();
-  seconds.step_and_predict = median_seconds(d, step);
-  seconds.predict = median_seconds(d, [&] { optimizer.predict(d, buffers, updates, look_ahead); });
-  seconds.stash = median_seconds(d, [&] { copy(d, predicted.data(), weights.data(), size_t(n) * sizeof(float)); });
-  return seconds;
+  const auto [alone, with_prediction, prediction, stash] = median_seconds_in_turns(
+      d, [&] { step(nullptr); }, [&] { step(predicted.data()); }, [&] { optimizer.predict(d, buffers, updates, look_ahead); },
+      [&] { copy(d, predicted.data(), weights.data(), size_t(n) * sizeof(float)); });
+  return {alone, with_prediction, prediction, stash};
 }
 
 double measure_copy_rate(int64_t bytes, const std::string& device) {
   const DeviceOwner owner(device);
   const int64_t floats = (bytes + int64_t(sizeof(float)) - 1) / int64_t(sizeof(float));
   const Memory from(owner.get(), floats), to(owner.get(), floats);
-  return double(bytes) / median_seconds(owner.get(), [&] { copy(owner.get(), to.data(), from.data(), size_t(bytes)); });
+  const auto [seconds] = median_seconds_in_turns(owner.get(), [&] { copy(owner.get(), to.data(), from.data(), size_t(bytes)); });
+  return double(bytes) / seconds;
 }
 
 }  // namespace pipecast

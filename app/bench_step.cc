@@ -1,0 +1,114 @@
+// How fast this machine trains: one stage, one process, no files.
+#include <chrono>
+#include <iostream>
+
+#include "app/commands.h"
+#include "app/noise.h"
+#include "app/process.h"
+#include "app/spread.h"
+#include "engine/memory.h"
+#include "models/models.h"
+#include "pipeline/layer_times.h"
+#include "pipeline/machine.h"
+#include "pipeline/trainer.h"
+
+namespace pipecast {
+namespace {
+
+class BenchStepCommand : public Command {
+ public:
+  BenchStepCommand()
+      : Command("bench step", "Forward, loss, backward and update of one mini-batch on one stage: speed and memory",
+                "  pipecast bench step --model resnet20 --batch 128 --image 32 --threads 2\n"
+                "  pipecast bench step --model resnet50 --batch 32 --image 64 --json") {}
+
+  void declare(Options& o) override {
+    o.text("model", model_, "NAME", list_names(model_entries()));
+    o.number("batch", trainer_.batch, "N", "images per mini-batch", int64_t(1));
+    o.number("image", image_, "SIZE", "height and width of the images", int64_t(1));
+    o.text("device", trainer_.device, "NAME", "cpu or cuda");
+    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0);
+    o.number("seconds", seconds_, "S", "time to measure for", 0.0);
+    o.flag("json", json_, "print JSON");
+    o.not_in_config();
+  }
+
+  void run(const Options&) override {
+    if (trainer_.threads == 0) trainer_.threads = threads();
+    trainer_.executor = "sequential";  // one stage needs no thread beside this one
+    trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
+    const Dataset data = noise_pictures(trainer_.batch, image_);
+    const Batches batches(data, data.train, trainer_.batch, true, {}, 1);
+    Trainer trainer(make_model(model_, {data.image, data.classes}), trainer_);
+
+    using Clock = std::chrono::steady_clock;
+    constexpr int64_t most_steps = 1 << 20, warm_up = 3;
+    std::vector<double> times;  // seconds a step
+    Clock::time_point begin, last;
+    trainer.train(batches, 0, 1);
+    const double start = seconds_since_start();
+    trainer.train(batches, 1, warm_up);
+    int64_t done = warm_up;
+    begin = Clock::now();
+    while (std::chrono::duration<double>(Clock::now() - begin).count() < seconds_ && done < most_steps) {
+      constexpr int64_t together = 10;  // from one fill of the pipeline to its drain
+      last = Clock::now();
+      trainer.train(batches, done, done + together, [&](int64_t) {
+        const Clock::time_point now = Clock::now();
+        times.push_back(std::chrono::duration<double>(now - last).count());
+        last = now;
+      });
+      done += together;
+    }
+    if (times.empty()) throw UsageError("--seconds " + format("%g", seconds_) + " leaves no time for a single step; give more");
+    const double elapsed = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double steps_per_second = double(times.size()) / elapsed, images_per_second = steps_per_second * double(trainer_.batch);
+    const double flops_per_second = training_flops(trainer.graph(), trainer_.batch) * steps_per_second;
+    const Spread spread(times);
+    // Before the machine is measured, which takes memory too.
+    const double tensors = double(memory_peak()) / (1 << 20), resident = double(peak_resident_bytes()) / (1 << 20);
+    set_threads(trainer_.threads);
+    const MachineRates machine = measure_machine(trainer_.device);
+    const double share = flops_per_second / machine.flops_per_second;
+    if (json_)
+      std::cout << nlohmann::ordered_json{{"benchmark", "step"},
+                                          {"model", model_},
+                                          {"batch", trainer_.batch},
+                                          {"image", image_},
+                                          {"device", trainer_.device},
+                                          {"threads", trainer_.threads},
+                                          {"steps", times.size()},
+                                          {"images_per_second", images_per_second},
+                                          {"step_seconds", spread.json()},
+                                          {"memory_mebibytes", tensors},
+                                          {"peak_resident_mebibytes", resident},
+                                          {"start_seconds", start},
+                                          {"gflops_per_second", flops_per_second * 1e-9},
+                                          {"machine_gflops_per_second", machine.flops_per_second * 1e-9},
+                                          {"share_of_machine", share}}
+                       .dump()
+                << std::endl;
+    else
+      std::cout << format("%s, batch %lld, %lldx%lld images, %d threads on %s: %.1f images/s\n", model_.c_str(),
+                          (long long)(trainer_.batch), (long long)(image_), (long long)(image_), trainer_.threads, trainer_.device.c_str(),
+                          images_per_second)
+                << format("step %.2f ms median of %zu, a tenth below %.2f, a tenth above %.2f; first step done %.2f s after the start\n",
+                          spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
+                << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,
+                          machine.flops_per_second * 1e-9)
+                << format("%.1f MiB of tensors, %.1f MiB resident at most\n", tensors, resident) << std::flush;
+  }
+
+ private:
+  std::string model_ = "resnet20";
+  int64_t image_ = 32;
+  double seconds_ = 5;
+  bool json_ = false;
+  TrainerOptions trainer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> bench_step_command() { return std::make_unique<BenchStepCommand>(); }
+
+}  // namespace pipecast
