@@ -112,19 +112,21 @@ class BenchLayersCommand : public Command {
     // Milliseconds, GFLOP/s, and both shares of what the machine can do.
     auto columns = [&](const LayerPass& pass) {
       const double flops = pass.flops / pass.seconds, bytes = pass.bytes / pass.seconds;
-      const std::string products = pass.flops > 0 ? format("%8.1f %4.0f%%", flops * 1e-9, 100 * flops / machine.flops_per_second)
-                                                  : format("%8s %5s", "", "");
+      const std::string products =
+          pass.flops > 0 ? format("%8.1f %4.0f%%", flops * 1e-9, 100 * flops / machine.flops_per_second) : format("%8s %5s", "", "");
       return format(" %9.3f%s%7.1f %4.0f%%", pass.seconds * 1e3, products.c_str(), bytes * 1e-9, 100 * bytes / machine.bytes_per_second);
     };
     auto row = [&](const std::string& name, const std::string& kind, const LayerPass& forward, const LayerPass& backward) {
       return format("%-22s %-20s%s  %s %5.1f%%", name.c_str(), kind.c_str(), columns(forward).c_str(), columns(backward).c_str(),
                     100 * (forward.seconds + backward.seconds) / whole);
     };
-    std::string text = format("%s, batch %lld, %lldx%lld images, %d threads on %s; at most %.1f GFLOP/s in a matrix product and %.1f GB/s\n\n",
-                              model_.c_str(), (long long)(batch_), (long long)(image_), (long long)(image_), threads_, device_.c_str(),
-                              machine.flops_per_second * 1e-9, machine.bytes_per_second * 1e-9);
+    std::string text = format("%s, batch %lld, %lldx%lld images, %d threads on %s", model_.c_str(), (long long)(batch_),
+                              (long long)(image_), (long long)(image_), threads_, device_.c_str());
+    text += format("; at most %.1f GFLOP/s in a matrix product and %.1f GB/s\n\n", machine.flops_per_second * 1e-9,
+                   machine.bytes_per_second * 1e-9);
     const std::string head = "       ms GFLOP/s of max   GB/s of max";
-    text += format("%-43s %-35s  %s\n%-22s %-20s %s   %s  share\n", "", "forward", " backward", "layer", "kind", head.c_str(), head.c_str());
+    text += format("%-43s %-35s  %s\n", "", "forward", " backward");
+    text += format("%-22s %-20s %s   %s  share\n", "layer", "kind", head.c_str(), head.c_str());
     std::string references;
     for (const LayerTimes& layer : times.layers) {
       text += row(layer.name, layer.kind, layer.forward, layer.backward);
@@ -132,8 +134,7 @@ class BenchLayersCommand : public Command {
       if (is_reference(layer)) references += (references.empty() ? "" : ", ") + layer.name;
     }
     text += "\n";
-    for (const auto& [kind, sum] : kinds)
-      text += row(kind, format("%zu layers", sum.layers), sum.forward, sum.backward) + "\n";
+    for (const auto& [kind, sum] : kinds) text += row(kind, format("%zu layers", sum.layers), sum.forward, sum.backward) + "\n";
     text += row("all", format("%zu layers", all.layers), all.forward, all.backward) + "\n";
     text += format("\na pass of the model: forward %.2f ms, backward %.2f ms; between the layers %.2f ms\n", times.forward * 1e3,
                    times.backward * 1e3, (whole - all.forward.seconds - all.backward.seconds) * 1e3);

@@ -15,7 +15,8 @@ using Json = nlohmann::ordered_json;
 Segments parameters_of(int64_t count) {
   constexpr int64_t side = 256;
   Segments segments;
-  for (int64_t k = 0; k < count / (side * side); ++k) segments.add({.name = "matrix" + std::to_string(k), .shape = {side, side}, .initial = {}});
+  for (int64_t k = 0; k < count / (side * side); ++k)
+    segments.add({.name = "matrix" + std::to_string(k), .shape = {side, side}, .initial = {}});
   if (count % (side * side) > 0) segments.add({.name = "vector", .shape = {count % (side * side)}, .initial = {}});
   return segments;
 }

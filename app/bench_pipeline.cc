@@ -129,7 +129,8 @@ class BenchPipelineCommand : public Command {
     const Graph graph = make_model(model_, model);
     const int stretches = base_.stages * chunks;
     std::vector<int>& partition = partitions[size_t(stretches)];
-    if (partition.empty() && partition_ != "balanced" && partition_ != "measured") partition = listed_partition(partition_, graph, stretches);
+    const bool listed = partition_ != "balanced" && partition_ != "measured";
+    if (partition.empty() && listed) partition = listed_partition(partition_, graph, stretches);
     entry.options.partition = partition;
     const Plan plan = make_plan(graph, entry.options, partition_ == "measured" ? Balance::measured : Balance::estimated);
     entry.options.partition = partition = plan.partition;
@@ -173,8 +174,9 @@ class BenchPipelineCommand : public Command {
 
   std::string table(const Entry& alone, const std::vector<Entry>& entries) const {
     const Spread one(alone.seconds);
-    std::string text = format("%s, batch %lld, %lldx%lld images on %s: %d stages of one thread each beside one of one thread\n", model_.c_str(),
-                              (long long)(base_.batch), (long long)(image_), (long long)(image_), base_.device.c_str(), base_.stages);
+    std::string text = format("%s, batch %lld, %lldx%lld images on %s: %d stages of one thread each beside one of one thread\n",
+                              model_.c_str(), (long long)(base_.batch), (long long)(image_), (long long)(image_), base_.device.c_str(),
+                              base_.stages);
     text += format("%d rounds of %lld mini-batches, in turns; one stage: %.2f ms a mini-batch (%.2f to %.2f)\n", rounds_,
                    (long long)(minibatches_), one.median * 1e3, one.tenth * 1e3, one.ninetieth * 1e3);
     if (const unsigned cores = std::thread::hardware_concurrency(); base_.device == "cpu" && cores < unsigned(base_.stages))

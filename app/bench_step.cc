@@ -34,6 +34,7 @@ class BenchStepCommand : public Command {
   }
 
   void run(const Options&) override {
+    const double before = double(peak_resident_bytes()) / (1 << 20);
     if (trainer_.threads == 0) trainer_.threads = threads();
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
@@ -82,6 +83,7 @@ class BenchStepCommand : public Command {
                                           {"step_seconds", spread.json()},
                                           {"memory_mebibytes", tensors},
                                           {"peak_resident_mebibytes", resident},
+                                          {"resident_mebibytes_before", before},
                                           {"start_seconds", start},
                                           {"gflops_per_second", flops_per_second * 1e-9},
                                           {"machine_gflops_per_second", machine.flops_per_second * 1e-9},
@@ -96,7 +98,8 @@ class BenchStepCommand : public Command {
                           spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
                 << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,
                           machine.flops_per_second * 1e-9)
-                << format("%.1f MiB of tensors, %.1f MiB resident at most\n", tensors, resident) << std::flush;
+                << format("%.1f MiB of tensors; %.1f MiB resident at most, %.1f before the model was made\n", tensors, resident, before)
+                << std::flush;
   }
 
  private:

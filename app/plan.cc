@@ -24,11 +24,16 @@ std::string table(const Plan& plan) {
     text += s.input_half > 0 ? format(" %9.3f %9.3f", s.input_half * 1e3, s.weight_half * 1e3) : std::string(20, ' ');
     text += format("  %10lld  %10.2f\n", (long long)(part.parameters), double(part.border_bytes) / (1 << 20));
   }
-  text += format("\nthe passes of a mini-batch take the slowest stage %.2f ms; divided perfectly they would take %.2f ms (%.0f %%)\n\n",
-                 plan.slowest * 1e3, plan.perfect * 1e3, plan.slowest > 0 ? 100 * plan.perfect / plan.slowest : 100.0);
+  auto efficiency = [&](double seconds) { return seconds > 0 ? 100 * plan.perfect / seconds : 100.0; };
+  std::string best;
+  for (int count : plan.best_partition) best += (best.empty() ? "" : ",") + std::to_string(count);
+  text += format("\nthe passes of a mini-batch take the slowest stage %.2f ms, and %.2f ms with the best partition of these parts, %s\n",
+                 plan.slowest * 1e3, plan.best * 1e3, best.c_str());
+  text += format("divided equally they would take %.2f ms: this partition permits %.0f %% of that speed, the best one %.0f %%\n\n",
+                 plan.perfect * 1e3, efficiency(plan.slowest), efficiency(plan.best));
   text += "                                                                     MiB\n"
           "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total"
-          "  ms a mini-batch\n";
+          "    links  ms a mini-batch\n";
   for (size_t k = 0; k < plan.stages.size(); ++k) {
     const PlannedStage& stage = plan.stages[k];
     const Stage::MemoryUse& m = stage.memory;
@@ -37,11 +42,13 @@ std::string table(const Plan& plan) {
       parts += (parts.empty() ? "" : "; ") + plan.parts[size_t(first)].name;
       if (count > 1) parts += " to " + plan.parts[size_t(first + count - 1)].name;
     }
-    text += format("%5zu  %-28s %10lld  %6d  %6d %8.1f  %8.1f %7.1f %8.1f %8.1f %9.1f  %15.2f\n", k, parts.c_str(),
+    text += format("%5zu  %-28s %10lld  %6d  %6d %8.1f  %8.1f %7.1f %8.1f %8.1f %9.1f %8.1f  %15.2f\n", k, parts.c_str(),
                    (long long)(stage.parameters), stage.copies, stage.frames, mebibytes(m.weights + m.stash), mebibytes(m.gradient),
                    mebibytes(m.state), mebibytes(m.frames), mebibytes(m.arena),
-                   mebibytes(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena), stage.seconds * 1e3);
+                   mebibytes(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena), mebibytes(stage.links),
+                   stage.seconds * 1e3);
   }
+  text += format("\nin all %.1f MiB, with %.1f MiB of images made ahead\n", mebibytes(plan.memory()), mebibytes(plan.loader));
   return text;
 }
 

@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
-"""One-stage training speed beside PyTorch: the same model, batch and threads, in turns, in one run.
+"""One-stage training speed and memory beside PyTorch: the same model, batch and threads, in turns, in one run.
 
     python bench/against_pytorch.py build/app/pipecast
     python bench/against_pytorch.py build/app/pipecast --model resnet18 --batch 32 --image 64 --device cuda --json
 
 Needs PyTorch, and torchvision for the ImageNet models. A step is: forward, loss, backward, SGD with momentum and weight decay, on
-images that are already in memory. PyTorch is measured in both of its memory layouts; the better one counts.
+images that are already in memory. PyTorch is measured in both of its memory layouts; the faster one counts.
+
+Memory is the most that lay in the host's memory at once (VmHWM in /proc/self/status, Linux) in a process that does nothing but a few steps,
+counted in two ways: the whole process, libraries and all, and what came on top once they were loaded and before the model was made.
+Not for --device cuda.
 """
 import argparse
 import json
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -83,10 +88,31 @@ class Pytorch:
             torch.cuda.synchronize()
 
 
-def pipecast_images_per_second(arguments):
+def pipecast(arguments):
     command = [arguments.pipecast, "bench", "step", "--model", arguments.model, "--batch", str(arguments.batch), "--image", str(arguments.image),
                "--threads", str(arguments.threads), "--device", arguments.device, "--seconds", str(arguments.seconds), "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["images_per_second"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_resident_mebibytes():
+    """Not resource.getrusage: its maximum begins with that of the process which started this one."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def print_memory_of_pytorch(arguments, layout):
+    """What a process started for nothing else prints: [whole process, above its level before the model]."""
+    before = peak_resident_mebibytes()
+    model = Pytorch(arguments, layout)
+    for _ in range(5):
+        model.step()
+    whole = peak_resident_mebibytes()
+    print(json.dumps([whole, whole - before]))
+
+
+def memory_of_pytorch(layout_name):
+    command = [sys.executable, *sys.argv, "--memory-of", layout_name]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main():
@@ -100,14 +126,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # a child of this script
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+    if arguments.memory_of:
+        return print_memory_of_pytorch(arguments, layouts[arguments.memory_of])
     rivals = {name: Pytorch(arguments, layout) for name, layout in layouts.items()}
     rounds = []
     for _ in range(arguments.rounds):
-        speeds = {"pipecast": pipecast_images_per_second(arguments)}
+        own = pipecast(arguments)
+        speeds = {"pipecast": own["images_per_second"]}
         speeds.update({name: rival.images_per_second(arguments.seconds) for name, rival in rivals.items()})
         rounds.append(speeds)
         print("  ".join(f"{name} {speed:.1f}" for name, speed in speeds.items()), file=sys.stderr)
@@ -117,12 +147,20 @@ def main():
     result = {"model": arguments.model, "batch": arguments.batch, "image": arguments.image, "threads": arguments.threads,
               "device": arguments.device, "torch": torch.__version__, "images_per_second": medians, "best_layout": best,
               "ratio": statistics.median(ratios), "ratio_lowest": min(ratios), "ratio_highest": max(ratios)}
+    if arguments.device == "cpu":
+        own_memory = [own["peak_resident_mebibytes"], own["peak_resident_mebibytes"] - own["resident_mebibytes_before"]]
+        memory = {"pipecast": own_memory, **{name: memory_of_pytorch(name) for name in layouts}}
+        result["memory_mebibytes"] = {name: {"process": whole, "above_start": above} for name, (whole, above) in memory.items()}
+        result["memory_ratio"] = {"process": memory["pipecast"][0] / memory[best][0], "above_start": memory["pipecast"][1] / memory[best][1]}
     if arguments.json:
-        print(json.dumps(result))
-    else:
-        print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads: pipecast {medians['pipecast']:.1f} images/s, "
-              f"PyTorch {torch.__version__} {medians[best]:.1f} ({best}); ratio {result['ratio']:.3f} "
-              f"({result['ratio_lowest']:.3f} to {result['ratio_highest']:.3f})")
+        return print(json.dumps(result))
+    print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads: pipecast {medians['pipecast']:.1f} images/s, "
+          f"PyTorch {torch.__version__} {medians[best]:.1f} ({best}); ratio {result['ratio']:.3f} "
+          f"({result['ratio_lowest']:.3f} to {result['ratio_highest']:.3f})")
+    if arguments.device == "cpu":
+        for k, (key, what) in enumerate([("process", "the whole process"), ("above_start", "above its level before the model")]):
+            print(f"peak resident memory, {what}: pipecast {memory['pipecast'][k]:.0f} MiB, PyTorch {memory[best][k]:.0f} MiB ({best}); "
+                  f"ratio {result['memory_ratio'][key]:.3f}")
 
 
 if __name__ == "__main__":

@@ -49,10 +49,12 @@ class Batches {
   std::vector<int32_t> order_;
 };
 
+constexpr int mini_batches_ahead = 3;  // that a loader has ready, beside the one that is being read
+
 // Images of mini-batches begin, begin + 1, ... end - 1 in turn, prepared ahead by a thread.
 class Loader {
  public:
-  Loader(Batches, int64_t begin, int64_t end, int ahead = 3);
+  Loader(Batches, int64_t begin, int64_t end, int ahead = mini_batches_ahead);
   ~Loader();  // at any time: what was not asked for is dropped
   // The images of the next mini-batch; valid until the call after. Throws what the thread threw.
   std::span<const float> next();

@@ -21,8 +21,8 @@ struct LayerTimes {
 };
 
 struct ModelTimes {
-  std::vector<LayerTimes> layers;       // in the order of the nodes
-  double forward = 0, backward = 0;     // seconds of whole passes: the layers, and the sums of gradients that meet between them
+  std::vector<LayerTimes> layers;    // in the order of the nodes
+  double forward = 0, backward = 0;  // seconds of whole passes: the layers, and the sums of gradients that meet between them
 };
 
 // A training pass of `batch` samples with the calling thread's number of threads. The layers run where they lie in a stage, one after

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <thread>
 
 #include "pipeline/partition.h"
@@ -19,6 +20,15 @@ int64_t counted(const Segments& segments) {
   return count;
 }
 
+// Measured seconds of the passes of a mini-batch on the slowest stage: chunk c of stage k is stretch c * stages + k.
+double slowest_stage(const std::vector<double>& part_seconds, const std::vector<int>& partition, int stages) {
+  std::vector<double> seconds(size_t(stages), 0);
+  size_t part = 0;
+  for (size_t stretch = 0; stretch < partition.size(); ++stretch)
+    for (int left = partition[stretch]; left > 0; --left) seconds[stretch % size_t(stages)] += part_seconds[part++];
+  return *std::max_element(seconds.begin(), seconds.end());
+}
+
 // Bytes of the values that cross a border; of their gradients, without that of the model's input.
 int64_t message_bytes(const std::vector<int>& values, const std::vector<Shape>& shapes, bool gradients) {
   int64_t floats = 0;
@@ -32,10 +42,16 @@ Segments add_memory(Device device, const Graph& graph, const StageOptions& optio
                     PlannedStage& stage, StageCosts& costs) {
   const std::vector<Shape> most = graph.shapes(options.batches.back()), shapes = graph.shapes(pass);
   Segments parameters;
+  int64_t activations = 0, gradients = 0;  // of the largest messages from the stage before, and to it
   for (const ChunkOptions& c : options.chunks) {
     const Section section(device, graph, c.first_node, c.last_node, options.batches, 0, options.splits_backward);
-    int64_t input_floats = 0;
-    for (int v : section.inputs()) input_floats += aligned(most[size_t(v)].count());
+    int64_t input_floats = 0, gradient_floats = 0;
+    for (int v : section.inputs()) {
+      const int64_t floats = aligned(most[size_t(v)].count());
+      input_floats += floats;
+      if (v > 0) gradient_floats += floats;
+    }
+    if (c.first_node > 0) activations = std::max(activations, input_floats), gradients = std::max(gradients, gradient_floats);
     for (const ParameterSpec& spec : section.parameters().specs) parameters.add(spec);
     stage.parameters += counted(section.parameters());
     stage.frames += c.frames;
@@ -46,6 +62,7 @@ Segments add_memory(Device device, const Graph& graph, const StageOptions& optio
                             .frame_bytes = section.frame_floats() * int64_t(sizeof(float)),
                             .input_bytes = input_floats * int64_t(sizeof(float))});
   }
+  stage.links = link_capacity * (activations + gradients);
   const int store = options.predicts ? 2 : 1;
   stage.copies = store + options.stash_slots;
   const int64_t n = parameters.total;
@@ -93,6 +110,12 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     plan.parts.push_back({part.name, counted(section.parameters()), border_bytes, seconds[p]});
   }
 
+  plan.slowest = slowest_stage(costs, plan.partition, options.stages);
+  plan.best_partition = partition(costs, int(layout.partition.size()));
+  plan.best = std::min(plan.slowest, slowest_stage(costs, plan.best_partition, options.stages));
+  plan.perfect = std::accumulate(costs.begin(), costs.end(), 0.0) / options.stages;
+  plan.loader = (mini_batches_ahead + 1) * options.batch * graph.input_shape().count();
+
   Costs& simulated = plan.run.costs;
   int64_t largest_message = 0;
   for (size_t k = 0; k < layout.stages.size(); ++k) {
@@ -101,7 +124,6 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     stage.frames = 0;
     StageCosts cost;
     const Segments parameters = add_memory(owner.get(), graph, s, *optimizer, pass, stage, cost);
-    double passes = 0;
     for (size_t chunk = 0; chunk < s.chunks.size(); ++chunk) {
       const size_t stretch = chunk * layout.stages.size() + k;
       int part = 0;
@@ -112,12 +134,9 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
         const PartSeconds& of_part = seconds[size_t(part)];
         c.forward += of_part.forward, c.backward += of_part.backward;
         c.input_half += of_part.input_half, c.weight_half += of_part.weight_half;
-        passes += costs[size_t(part)];
       }
       largest_message = std::max(largest_message, c.activation_bytes);
     }
-    plan.slowest = std::max(plan.slowest, passes);
-    plan.perfect += passes / double(layout.stages.size());
     const int ahead = int(layout.stages.size()) - 1 - int(k);
     const UpdateSeconds update = measure_updates(*optimizer, parameters, options.look_ahead, ahead, options.device);
     cost.step = update.step, cost.step_and_predict = update.step_and_predict;
@@ -141,8 +160,18 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   return plan;
 }
 
+int64_t Plan::memory() const {
+  int64_t floats = loader;
+  for (const PlannedStage& stage : stages) {
+    const Stage::MemoryUse& m = stage.memory;
+    floats += m.weights + m.stash + m.gradient + m.state + m.frames + m.arena + stage.links;
+  }
+  return floats;
+}
+
 std::string plan_json(const Plan& plan) {
   const Setting& setting = plan.run.setting;
+  auto bytes = [](int64_t floats) { return floats * int64_t(sizeof(float)); };
   Json json = {{"model", plan.run.model},
                {"method", plan.run.method},
                {"lookahead", to_string(setting.look_ahead)},
@@ -155,7 +184,11 @@ std::string plan_json(const Plan& plan) {
                {"copy_bytes_per_second", plan.run.costs.link.copy_bytes_per_second},
                {"partition", plan.partition},
                {"slowest_seconds", plan.slowest},
-               {"perfect_seconds", plan.perfect}};
+               {"best_partition", plan.best_partition},
+               {"best_seconds", plan.best},
+               {"perfect_seconds", plan.perfect},
+               {"loader_bytes", bytes(plan.loader)},
+               {"memory_bytes", bytes(plan.memory())}};
   for (const PlannedPart& part : plan.parts)
     json["parts"].push_back({{"name", part.name},
                              {"parameters", part.parameters},
@@ -168,7 +201,6 @@ std::string plan_json(const Plan& plan) {
     const PlannedStage& stage = plan.stages[k];
     const StageCosts& costs = plan.run.costs.stages[k];
     const Stage::MemoryUse& m = stage.memory;
-    auto bytes = [](int64_t floats) { return floats * int64_t(sizeof(float)); };
     Json chunks = Json::array();
     for (const ChunkCosts& chunk : costs.chunks)
       chunks.push_back({{"forward_seconds", chunk.forward},
@@ -195,6 +227,7 @@ std::string plan_json(const Plan& plan) {
                                    {"state_bytes", bytes(m.state)},
                                    {"frame_bytes", bytes(m.frames)},
                                    {"arena_bytes", bytes(m.arena)},
+                                   {"link_bytes", bytes(stage.links)},
                                    {"seconds", stage.seconds}});
   }
   return json.dump(1);

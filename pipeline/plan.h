@@ -23,6 +23,7 @@ struct PlannedStage {
   int64_t parameters = 0;                  // trained weights
   int copies = 1, frames = 1;
   Stage::MemoryUse memory{};  // floats
+  int64_t links = 0;          // floats of the places for messages between the stage before and this one, in both directions
   double seconds = 0;         // of a mini-batch: its passes and the update
 };
 
@@ -39,8 +40,15 @@ struct Plan {
   std::vector<PlannedPart> parts;
   std::vector<int> partition;  // parts per stretch
   std::vector<PlannedStage> stages;
-  // Measured seconds of the passes of a mini-batch on the slowest stage, and what it would be if they could be divided equally.
-  double slowest = 0, perfect = 0;
+  int64_t loader = 0;  // floats of the images that are made ahead
+  // Measured seconds of the passes of a mini-batch on the slowest stage; what they would be with the best partition of these parts; and
+  // if they could be divided equally.
+  double slowest = 0, best = 0, perfect = 0;
+  std::vector<int> best_partition;
+
+  // Floats of all stages, links and the loader: the run's tensors but for what does not grow with model and batch together (running
+  // statistics, labels and losses, the sample of weights that the prediction error is taken over).
+  int64_t memory() const;
 };
 
 enum class Balance { estimated, measured };  // costs that an empty TrainerOptions::partition is balanced by

@@ -5,7 +5,10 @@
 #include <chrono>
 
 #include "engine/error.h"
+#include "engine/memory.h"
 #include "models/models.h"
+#include "pipeline/layer_times.h"
+#include "pipeline/machine.h"
 #include "pipeline/measure.h"
 #include "pipeline/plan.h"
 #include "pipeline/simulate.h"
@@ -209,7 +212,13 @@ TEST_CASE("plan: what it says of every stage is what a trainer takes, and the si
     o.optimizer.name = c.optimizer;
     o.batch = 4;
     const Plan plan = make_plan(make_model("resnet20", {}), o);
+    const int64_t before = memory_in_use();
     Trainer trainer(make_model("resnet20", {}), o);
+    // All that is taken, the links and what no stage reports among it; the loader is made by train().
+    const double taken = double(memory_in_use() - before) / sizeof(float);
+    CHECK(double(plan.memory() - plan.loader) <= taken);
+    CHECK(double(plan.memory() - plan.loader) >= taken * 0.95);
+    CHECK(plan.loader == (3 + 1) * 4 * 32 * 32 * 3);
     const std::vector<StageSummary> stages = trainer.summaries();
     CHECK(plan.partition == trainer.partition());
     const std::vector<Program> programs = programs_of(c.method, plan.run.setting);
@@ -262,6 +271,8 @@ TEST_CASE("plan: parts have times, the partition a price, and the file keeps the
   CHECK(plan.parts.back().border_bytes == 0);
   CHECK(plan.perfect == doctest::Approx(sum / 2));
   CHECK(plan.slowest >= plan.perfect * (1 - 1e-9));
+  CHECK(plan.best == plan.slowest);  // it is the best one, as the parts were measured
+  CHECK(plan.best_partition == plan.partition);
   // No other cut is better.
   for (size_t cut = 1; cut < seconds.size(); ++cut) {
     double first = 0;
@@ -284,6 +295,47 @@ TEST_CASE("plan: parts have times, the partition a price, and the file keeps the
   std::string text = plan_json(plan);
   text.replace(text.find("\"step_seconds\": "), 16, "\"step_seconds\": -");
   CHECK(refusal([&] { read_plan(text); }).find("'step_seconds'") != std::string::npos);
+}
+
+TEST_CASE("plan: a bad partition is told what the best one would be") {
+  TrainerOptions o;
+  o.stages = 2, o.threads = 2, o.batch = 2;
+  o.partition = {10, 1};
+  const Plan plan = make_plan(make_model("resnet20", {}), o);
+  CHECK(plan.partition == std::vector<int>{10, 1});
+  CHECK(plan.best < plan.slowest);
+  CHECK(plan.best >= plan.perfect);
+}
+
+TEST_CASE("layers: every one is timed, with the products and bytes of its shapes") {
+  const Graph graph = make_model("resnet20", {});
+  const ModelTimes times = measure_layers(graph, 2, "cpu");
+  REQUIRE(times.layers.size() == graph.nodes().size());
+  double flops = 0;
+  for (size_t k = 0; k < times.layers.size(); ++k) {
+    const LayerTimes& layer = times.layers[k];
+    CAPTURE(layer.name);
+    CHECK(layer.name == graph.nodes()[k].layer->name());
+    CHECK(layer.forward.seconds > 0);
+    CHECK(layer.backward.seconds > 0);
+    CHECK(layer.implementation.empty() == (layer.kind != "convolution"));
+    flops += layer.forward.flops + layer.backward.flops;
+  }
+  CHECK(flops == doctest::Approx(training_flops(graph, 2)));
+  // The first convolution: 2 pictures of 32 x 32 x 3 in, 16 channels out, 3 x 3 x 3 x 16 weights; nobody wants the pictures' gradient.
+  const LayerTimes& first = times.layers[0];
+  const double in = 2 * 32 * 32 * 3, out = 2 * 32 * 32 * 16, weights = 3 * 3 * 3 * 16, products = 2 * out * 3 * 3 * 3;
+  CHECK(first.forward.flops == products);
+  CHECK(first.backward.flops == products);
+  CHECK(first.forward.bytes == 4 * (in + out + weights));
+  CHECK(first.backward.bytes == 4 * (in + out + 3 * weights));
+  CHECK(times.layers[2].backward.flops == 2 * times.layers[2].forward.flops);
+}
+
+TEST_CASE("machine: its rates are those of a processor") {
+  const MachineRates machine = measure_machine("cpu");
+  CHECK(machine.flops_per_second > 1e8);
+  CHECK(machine.bytes_per_second > 1e8);
 }
 
 TEST_CASE("measure: a copy has a rate and an update a time") {
