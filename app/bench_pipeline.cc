@@ -105,7 +105,7 @@ class BenchPipelineCommand : public Command {
           const auto [after, error] = std::from_chars(name.data() + colon + 1, name.data() + name.size(), count);
           if (error != std::errc() || after != name.data() + name.size() || count < 1)
             throw UsageError("--methods: '" + name + "' has no number of micro-batches of at least 1 after its colon");
-        } else if (is_synchronous(programs(entry.options, 1))) {
+        } else if (is_synchronous(programs(entry.options, 4 * base_.stages))) {  // enough to be full
           entry.options.micro_batches = micro_batches_;
         }
         programs(entry.options, minibatches_);  // what the method refuses, it refuses before anything is measured

@@ -192,8 +192,8 @@ void require_subcommand(const Called& called) {
   if (names.empty()) return;
   const std::vector<std::string> rest = called.app->remaining();
   throw UsageError(rest.empty() || rest[0].starts_with("-")
-                       ? "which " + group + "? There are " + list(names) + "; see pipecast " + group + " --help"
-                       : unknown_name(group, rest[0], names));
+                       ? "which " + group + " command? There are " + list(names) + "; see pipecast " + group + " --help"
+                       : unknown_name(group + " command", rest[0], names));
 }
 
 }  // namespace

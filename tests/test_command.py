@@ -601,5 +601,76 @@ class Simulate(CommandTest):
         self.refuse(["plan", "--method", "gpip", "--recompute", "somtimes"], "gpipe", "recomputation", mistakes=2)
 
 
+class Bench(CommandTest):
+    SMALL = ["--batch", 2, "--threads", 1, "--json"]
+
+    def test_step(self):
+        result = json.loads(self.succeed("bench", "step", *self.SMALL, "--seconds", 0.01))
+        self.assertEqual((result["benchmark"], result["model"], result["batch"], result["threads"]), ("step", "resnet20", 2, 1))
+        self.assertGreater(result["images_per_second"], 0)
+        # A forward of ResNet-20 has 81.626 MFLOP an image, 0.885 of them in the first layer, which has no gradient of its input.
+        flops_per_image = result["gflops_per_second"] * 1e9 / result["images_per_second"]
+        self.assertAlmostEqual(flops_per_image / 1e6, 3 * 81.626 - 0.885, delta=0.01)
+        self.assertAlmostEqual(result["share_of_machine"], result["gflops_per_second"] / result["machine_gflops_per_second"])
+        self.assertGreater(result["peak_resident_mebibytes"], result["resident_mebibytes_before"])
+        self.assertLess(result["peak_resident_mebibytes"], 192)  # without what the machine's own rates take
+        self.assertGreater(result["start_seconds"], 0)
+        self.assertIn("first step done", self.succeed("bench", "step", *self.SMALL[:-1], "--seconds", 0.01))
+
+    def test_layers(self):
+        result = json.loads(self.succeed("bench", "layers", *self.SMALL))
+        self.assertEqual(len(result["layers"]), 44)
+        self.assertEqual({kind["kind"]: kind["layers"] for kind in result["kinds"]},
+                         {"batch_norm": 21, "convolution": 21, "global_average_pool": 1, "linear": 1})
+        for layer in result["layers"]:
+            self.assertEqual(bool(layer["implementation"]), layer["kind"] == "convolution")
+            self.assertEqual(layer["reference"], "ref" in layer["implementation"])
+        of_kind = sum(layer["forward"]["seconds"] for layer in result["layers"] if layer["kind"] == "convolution")
+        self.assertAlmostEqual(result["kinds"][1]["forward"]["seconds"], of_kind)
+        table = self.succeed("bench", "layers", *self.SMALL[:-1], "--sort", "time")
+        self.assertIn("layer3.2.conv2", table)
+        self.assertIn("between the layers", table)
+
+    def test_optimizer(self):
+        result = json.loads(self.succeed("bench", "optimizer", "--optimizer", "adam", "--parameters", 100000, "--threads", 1, "--json"))
+        self.assertEqual([row["lookahead"] for row in result["lookaheads"]], ["paper", "released", "exact", "decayed"])
+        row = result["lookaheads"][0]
+        # Two states: weights, gradient and states read, weights and states written, the gradient cleared; a prediction written.
+        self.assertEqual((row["step"]["bytes"], row["step_and_predict"]["bytes"], row["predict"]["bytes"]), (3.2e6, 3.6e6, 1.6e6))
+        self.assertAlmostEqual(row["extra_share"], row["step_and_predict"]["seconds"] / row["step"]["seconds"] - 1)
+        self.assertIn("decayed", self.succeed("bench", "optimizer", "--optimizer", "muon", "--parameters", 100000, "--threads", 1))
+
+    def test_pipeline(self):
+        small = ["bench", "pipeline", "--batch", 4, "--minibatches", 3, "--rounds", 2, "--partition", "6,5", "--micro-batches", 2]
+        result = json.loads(self.succeed(*small, "--methods", "vanilla,pipeoptim:4,gpipe", "--json"))
+        vanilla, pipeoptim, gpipe = result["methods"]
+        self.assertEqual([(row["method"], row["micro_batches"]) for row in result["methods"]],
+                         [("vanilla", 1), ("pipeoptim", 4), ("gpipe", 2)])
+        self.assertAlmostEqual(gpipe["bubble_share"], 1 / 3)  # (D - 1) / (M + D - 1), in every mini-batch
+        self.assertAlmostEqual(vanilla["bubble_share"], 1 / 4)  # the same once, from fill to drain
+        self.assertEqual(vanilla["time_of_vanilla"], {"median": 1, "tenth": 1, "ninetieth": 1})
+        for row in result["methods"]:
+            self.assertEqual(row["partition"], [6, 5])
+            self.assertEqual(len(row["busy_share"]), 2)
+            self.assertGreater(row["permitted_speed_up"], 1)
+            self.assertAlmostEqual(row["efficiency"], row["speed_up"]["median"] / 2)
+        self.assertIn("partition permits", self.succeed(*small, "--methods", "vanilla"))
+
+    def test_refusals(self):
+        self.refuse(["bench"], "which bench command?", "layers")
+        self.refuse(["bench", "stp"], "unknown bench command 'stp'", "did you mean 'step'?")
+        self.refuse(["bench", "step", "--stages", 2], "--stages", "pipecast bench step --help")
+        self.refuse(["bench", "step", "--batch", 2, "--seconds", 0], "--seconds")
+        self.refuse(["bench", "layers", "--sort", "tim"], "did you mean 'time'?")
+        self.refuse(["bench", "optimizer", "--optimizer", "sdg"], "did you mean 'sgd'?")
+        self.refuse(["bench", "optimizer", "--ahead", 100], "--ahead 100", "64")
+        self.refuse(["bench", "pipeline", "--methods", "gpip,vanilla:0,vanilla:x"], "gpipe", "'vanilla:0'", "'vanilla:x'", mistakes=3)
+        self.refuse(["bench", "pipeline", "--partition", "6,6"], "6,6", "11")
+        for benchmark in ("step", "layers", "optimizer", "pipeline"):
+            own = self.succeed("bench", benchmark, "--help")
+            self.assertIn("Usage: pipecast bench " + benchmark, own)
+            self.assertIn("pipecast bench " + benchmark, own.split("Examples:")[1])
+
+
 if __name__ == "__main__":
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
