@@ -50,6 +50,7 @@ class BenchPipelineCommand : public Command {
     o.number("image", image_, "SIZE", "height and width of the images", int64_t(1));
     o.number("stages", base_.stages, "N", "stages of the pipeline", 1);
     o.text("partition", partition_, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+    o.flag("cut-layers", cut_layers_, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
     o.text("methods", methods_, "LIST", "methods, each with its micro-batches if not those below: vanilla,pipeoptim:4,gpipe");
     o.number("micro-batches", micro_batches_, "N", "micro-batches per mini-batch of synchronous methods; the others take it whole", 1);
     o.number("minibatches", minibatches_, "N", "mini-batches of a turn, from a fill of the pipeline to its drain", int64_t(1));
@@ -73,7 +74,7 @@ class BenchPipelineCommand : public Command {
     std::vector<Entry*> all = {&alone};
     for (Entry& entry : entries) all.push_back(&entry);
     for (Entry* entry : all) {
-      entry->trainer = std::make_unique<Trainer>(make_model(model_, model), entry->options);
+      entry->trainer = std::make_unique<Trainer>(make_graph(model), entry->options);
       entry->trainer->train(batches, 0, 2);  // warms up
       entry->trainer->summaries();           // begins anew
     }
@@ -117,6 +118,12 @@ class BenchPipelineCommand : public Command {
     return entries;
   }
 
+  Graph make_graph(const ModelOptions& model) const {
+    Graph graph = make_model(model_, model);
+    if (cut_layers_) graph.cut_parts_by_layer();
+    return graph;
+  }
+
   static std::vector<Program> programs(const TrainerOptions& o, int64_t minibatches) {
     const Setting setting{.stages = o.stages, .minibatches = minibatches, .micro_batches = o.micro_batches};
     return make_programs(find_method(o.method), setting);
@@ -126,7 +133,7 @@ class BenchPipelineCommand : public Command {
     const std::vector<Program> walked = programs(entry.options, minibatches_);
     const int chunks = pipecast::chunks(walked);
     entry.bubble = simulate(walked, uniform_costs(base_.stages, chunks, 1, 2, 0)).bubble_share;
-    const Graph graph = make_model(model_, model);
+    const Graph graph = make_graph(model);
     const int stretches = base_.stages * chunks;
     std::vector<int>& partition = partitions[size_t(stretches)];
     const bool listed = partition_ != "balanced" && partition_ != "measured";
@@ -202,7 +209,7 @@ class BenchPipelineCommand : public Command {
   std::string model_ = "resnet20", methods_ = "vanilla,pipeoptim,gpipe", partition_ = "measured";
   int64_t image_ = 32, minibatches_ = 20;
   int micro_batches_ = 8, rounds_ = 5;
-  bool json_ = false;
+  bool cut_layers_ = false, json_ = false;
   TrainerOptions base_;
 };
 

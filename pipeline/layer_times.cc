@@ -51,13 +51,16 @@ class TimedLayer : public Layer {
   }
   double flops(std::span<const Shape> x) const override { return layer_.flops(x); }
   bool splits() const override { return layer_.splits(); }
+  bool normalises() const override { return layer_.normalises(); }
+  Normalised normalised(const Pass& p) const override { return layer_.normalised(p); }
+  bool takes_normalised() const override { return layer_.takes_normalised(); }
 
   void forward(const Pass& p) override {
     const auto start = Clock::now();
     layer_.forward(p);
     synchronize(p.device);
     forward_.push_back(seconds_since(start));
-    times_.forward.bytes = (floats(p.x) + double(p.y.shape.count()) + parameters_) * sizeof(float);
+    times_.forward.bytes = (floats(p.x) + (p.y.data ? double(p.y.shape.count()) : 0) + parameters_) * sizeof(float);
   }
   // It reads dy, the weights, and x and y where it needs them; it writes dx where it is wanted and adds to the weights' gradients.
   void backward(const Pass& p) override {
