@@ -65,6 +65,8 @@ void TrainingOptions::declare(Options& o) {
   o.number("log-every", log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
   o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
   o.text("device", trainer.device, "NAME", "cpu or cuda");
+  o.text("math", trainer.math, "NAME", "of convolutions and matrix products: fp32, or tf32 on a GPU, which is faster and less exact");
+  o.flag("cuda-graphs", trainer.cuda_graphs, "record each pass on the GPU once and replay it");
   o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
   o.text("executor", trainer.executor, "NAME", list(executor_names()) + "; the numbers are the same");
 }
@@ -85,7 +87,7 @@ TrainingInput TrainingOptions::resolve() {
   mistakes.check([&] { make_optimizer(trainer.optimizer); });
   mistakes.check([&] { trainer.schedule.validate(); });
   mistakes.check([&] { parse_augmentation(augment); });
-  mistakes.check([&] { DeviceOwner device(trainer.device); });
+  mistakes.check([&] { DeviceOwner device(trainer.device, trainer.math); });
   const std::vector<std::string> executors = executor_names();
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
     mistakes.add(unknown_name("executor", trainer.executor, executors));

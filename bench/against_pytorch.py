@@ -5,7 +5,9 @@
     python bench/against_pytorch.py build/app/pipecast --model resnet18 --batch 32 --image 64 --device cuda --json
 
 Needs PyTorch, and torchvision for the ImageNet models. A step is: forward, loss, backward, SGD with momentum and weight decay, on
-images that are already in memory. PyTorch is measured in both of its memory layouts; the faster one counts.
+images that are already in memory. PyTorch is measured in both of its memory layouts; the faster one counts. On a GPU steps follow one
+another without waiting on both sides, PyTorch chooses convolutions by trying them (cudnn.benchmark), and --compile adds torch.compile
+with its own CUDA graphs.
 
 Memory is the most that lay in the host's memory at once (VmHWM in /proc/self/status, Linux) in a process that does nothing but a few steps,
 counted in two ways: the whole process, libraries and all, and what came on top once they were loaded and before the model was made.
@@ -65,32 +67,40 @@ def make_model(name):
 
 
 class Pytorch:
-    def __init__(self, arguments, layout):
+    def __init__(self, arguments, layout, compiled=False):
         self.batch, self.device = arguments.batch, arguments.device
         self.model = make_model(arguments.model).to(self.device, memory_format=layout).train()
         self.images = torch.randn(arguments.batch, 3, arguments.image, arguments.image, device=self.device).to(memory_format=layout)
+        if compiled:
+            self.model = torch.compile(self.model, mode="reduce-overhead")
         self.labels = torch.randint(0, 10, (arguments.batch,), device=self.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def images_per_second(self, seconds):
-        self.step()
+        for _ in range(3):
+            self.step()
+        self.wait()
         steps, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
             self.step()
             steps += 1
+        self.wait()
         return steps * self.batch / (time.perf_counter() - start)
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(self.model(self.images), self.labels).backward()
         self.optimizer.step()
+
+    def wait(self):
         if self.device == "cuda":
             torch.cuda.synchronize()
 
 
 def pipecast(arguments):
     command = [arguments.pipecast, "bench", "step", "--model", arguments.model, "--batch", str(arguments.batch), "--image", str(arguments.image),
-               "--threads", str(arguments.threads), "--device", arguments.device, "--seconds", str(arguments.seconds), "--json"]
+               "--threads", str(arguments.threads), "--device", arguments.device, "--seconds", str(arguments.seconds), "--math", arguments.math,
+               *(["--cuda-graphs"] if arguments.cuda_graphs else []), "--json"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -123,17 +133,24 @@ def main():
     parser.add_argument("--image", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--math", default="fp32", choices=["fp32", "tf32"], help="of both sides")
+    parser.add_argument("--cuda-graphs", action="store_true", help="of pipecast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # a child of this script
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = arguments.math == "tf32"
+    torch.backends.cudnn.benchmark = True
 
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
     if arguments.memory_of:
         return print_memory_of_pytorch(arguments, layouts[arguments.memory_of])
     rivals = {name: Pytorch(arguments, layout) for name, layout in layouts.items()}
+    if arguments.compile:
+        rivals.update({name + " compiled": Pytorch(arguments, layout, compiled=True) for name, layout in layouts.items()})
     rounds = []
     for _ in range(arguments.rounds):
         own = pipecast(arguments)
@@ -142,24 +159,27 @@ def main():
         rounds.append(speeds)
         print("  ".join(f"{name} {speed:.1f}" for name, speed in speeds.items()), file=sys.stderr)
     medians = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
-    best = max(layouts, key=medians.get)
+    best = max(rivals, key=medians.get)
+    layout = best.removesuffix(" compiled")
     ratios = [r["pipecast"] / r[best] for r in rounds]
     result = {"model": arguments.model, "batch": arguments.batch, "image": arguments.image, "threads": arguments.threads,
-              "device": arguments.device, "torch": torch.__version__, "images_per_second": medians, "best_layout": best,
+              "device": arguments.device, "math": arguments.math, "cuda_graphs": arguments.cuda_graphs, "torch": torch.__version__, "images_per_second": medians,
+              "best_layout": best,
               "ratio": statistics.median(ratios), "ratio_lowest": min(ratios), "ratio_highest": max(ratios)}
     if arguments.device == "cpu":
         own_memory = [own["peak_resident_mebibytes"], own["peak_resident_mebibytes"] - own["resident_mebibytes_before"]]
         memory = {"pipecast": own_memory, **{name: memory_of_pytorch(name) for name in layouts}}
         result["memory_mebibytes"] = {name: {"process": whole, "above_start": above} for name, (whole, above) in memory.items()}
-        result["memory_ratio"] = {"process": memory["pipecast"][0] / memory[best][0], "above_start": memory["pipecast"][1] / memory[best][1]}
+        result["memory_ratio"] = {"process": memory["pipecast"][0] / memory[layout][0], "above_start": memory["pipecast"][1] / memory[layout][1]}
     if arguments.json:
         return print(json.dumps(result))
-    print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads: pipecast {medians['pipecast']:.1f} images/s, "
+    print(f"{arguments.model}, batch {arguments.batch}, {arguments.threads} threads on {arguments.device}, {arguments.math}"
+          f"{', CUDA graphs' if arguments.cuda_graphs else ''}: pipecast {medians['pipecast']:.1f} images/s, "
           f"PyTorch {torch.__version__} {medians[best]:.1f} ({best}); ratio {result['ratio']:.3f} "
           f"({result['ratio_lowest']:.3f} to {result['ratio_highest']:.3f})")
     if arguments.device == "cpu":
         for k, (key, what) in enumerate([("process", "the whole process"), ("above_start", "above its level before the model")]):
-            print(f"peak resident memory, {what}: pipecast {memory['pipecast'][k]:.0f} MiB, PyTorch {memory[best][k]:.0f} MiB ({best}); "
+            print(f"peak resident memory, {what}: pipecast {memory['pipecast'][k]:.0f} MiB, PyTorch {memory[layout][k]:.0f} MiB ({layout}); "
                   f"ratio {result['memory_ratio'][key]:.3f}")
 
 

@@ -94,12 +94,14 @@ void Batches::images(int64_t index, float* images) {
   }
 }
 
-Loader::Loader(Batches batches, int64_t begin, int64_t end, int ahead)
+Loader::Loader(Batches batches, int64_t begin, int64_t end, Device device, int ahead)
     : batches_(std::move(batches)),
       end_(end),
       produced_(begin),
       consumed_(begin),
-      slots_(size_t(std::max(ahead, 1) + 1), std::vector<float>(size_t(batches_.size(0) * batches_.image().count()))) {
+      slots_(std::max(ahead, 1) + 1),
+      slot_floats_(aligned(batches_.size(0) * batches_.image().count())),
+      images_(device, slots_ * slot_floats_) {
   thread_ = std::thread(&Loader::work, this);
 }
 
@@ -118,10 +120,10 @@ void Loader::work() {
       {
         std::unique_lock lock(mutex_);
         // The mini-batch before consumed_ is still being read.
-        changed_.wait(lock, [&] { return stop_ || index - (consumed_ - 1) < int64_t(slots_.size()); });
+        changed_.wait(lock, [&] { return stop_ || index - (consumed_ - 1) < slots_; });
         if (stop_) return;
       }
-      batches_.images(index, slots_[size_t(index) % slots_.size()].data());
+      batches_.images(index, slot(index));
       {
         std::lock_guard lock(mutex_);
         produced_ = index + 1;
@@ -148,7 +150,7 @@ std::span<const float> Loader::next() {
     index = consumed_++;
   }
   changed_.notify_all();
-  return {slots_[size_t(index) % slots_.size()].data(), size_t(batches_.size(index) * batches_.image().count())};
+  return {slot(index), size_t(batches_.size(index) * batches_.image().count())};
 }
 
 }  // namespace pipecast

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "data/dataset.h"
+#include "engine/memory.h"
 
 namespace pipecast {
 
@@ -54,17 +55,21 @@ constexpr int mini_batches_ahead = 3;  // that a loader has ready, beside the on
 // Images of mini-batches begin, begin + 1, ... end - 1 in turn, prepared ahead by a thread.
 class Loader {
  public:
-  Loader(Batches, int64_t begin, int64_t end, int ahead = mini_batches_ahead);
+  // device: where the images go from here.
+  Loader(Batches, int64_t begin, int64_t end, Device device = {}, int ahead = mini_batches_ahead);
   ~Loader();  // at any time: what was not asked for is dropped
-  // The images of the next mini-batch; valid until the call after. Throws what the thread threw.
+  // The images of the next mini-batch; valid until the call after, before which copies of them must be done. Throws what the
+  // thread threw.
   std::span<const float> next();
 
  private:
   void work();
+  float* slot(int64_t index) const { return images_.data() + int64_t(uint64_t(index) % uint64_t(slots_)) * slot_floats_; }
 
   Batches batches_;
   int64_t end_, produced_, consumed_;      // mini-batches before produced_ are ready, those before consumed_ were handed out
-  std::vector<std::vector<float>> slots_;  // one per mini-batch ahead, one for the mini-batch handed out last
+  int64_t slots_, slot_floats_;            // one per mini-batch ahead, one for the mini-batch handed out last
+  HostMemory images_;
   bool stop_ = false;
   std::exception_ptr error_;
   std::mutex mutex_;

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <cstring>
+#include <utility>
 
 #ifdef PIPECAST_ONEDNN
 #include <dnnl.hpp>
@@ -15,13 +16,24 @@
 
 namespace pipecast {
 
-DeviceOwner::DeviceOwner(const std::string& name) {
-  if (name == "cpu") return;
-  if (name != "cuda") throw UsageError(unknown_name("device", name, {"cpu", "cuda"}));
+DeviceOwner::DeviceOwner(const std::string& name, const std::string& math) {
+  if (name != "cpu" && name != "cuda") throw UsageError(unknown_name("device", name, {"cpu", "cuda"}));
+  if (math != "fp32" && math != "tf32") throw UsageError(unknown_name("math", math, {"fp32", "tf32"}));
+  if (name == "cpu") {
+    if (math == "tf32") throw UsageError("math 'tf32': the host computes in fp32 only; use 'fp32', or device 'cuda'");
+    return;
+  }
 #ifdef PIPECAST_CUDA
   if (!gpu_present()) {
     throw UsageError(
         "device 'cuda': no GPU that CUDA can use was found; check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES, or use 'cpu'");
+  }
+  int gpu = 0, generation = 0;
+  check(cudaGetDevice(&gpu));
+  check(cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, gpu));
+  device_.tf32 = math == "tf32";
+  if (device_.tf32 && generation < 8) {
+    throw UsageError("math 'tf32': this GPU has compute capability " + std::to_string(generation) + " and TF32 begins with 8; use 'fp32'");
   }
   check(cudaStreamCreateWithFlags(&device_.stream, cudaStreamNonBlocking));
   cudaError_t status = cudaMalloc(&device_.scratch, device_scratch_floats * sizeof(float));
@@ -100,6 +112,37 @@ void synchronize(Device d) {
 #endif
   (void)d;
 }
+
+Event::Event(Event&& other) noexcept { *this = std::move(other); }
+
+#ifdef PIPECAST_CUDA
+Event::Event(Device d) {
+  if (d.gpu) check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
+}
+Event::~Event() {
+  if (event_) cudaEventDestroy(event_);
+}
+Event& Event::operator=(Event&& other) noexcept {
+  std::swap(event_, other.event_);
+  return *this;
+}
+void Event::set(Device d) {
+  if (event_) check(cudaEventRecord(event_, d.stream));
+}
+void Event::hold_back(Device d) {
+  if (event_) check(cudaStreamWaitEvent(d.stream, event_, 0));
+}
+void Event::wait() {
+  if (event_) check(cudaEventSynchronize(event_));
+}
+#else
+Event::Event(Device) {}
+Event::~Event() = default;
+Event& Event::operator=(Event&&) noexcept { return *this; }
+void Event::set(Device) {}
+void Event::hold_back(Device) {}
+void Event::wait() {}
+#endif
 
 void set_threads(int threads) {
   if (threads < 1) throw UsageError("the number of threads is " + std::to_string(threads) + "; it must be at least 1");

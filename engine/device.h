@@ -19,19 +19,21 @@ inline void check(cudaError_t status, std::source_location where = std::source_l
 using Stream = void*;
 #endif
 
-// A plain handle, cheap to copy. `scratch` is memory on the device for partial sums of reductions
-// (see columns() in launch.h); null on the host, whose partial sums live in the calling thread.
+// A plain handle, cheap to copy. `scratch` is memory on the device for partial sums of reductions (see columns() in launch.h) and
+// for cuBLAS, in the order of the stream; null on the host, whose partial sums live in the calling thread.
 struct Device {
   bool gpu = false;
   Stream stream = nullptr;
   float* scratch = nullptr;
+  bool tf32 = false;  // see DeviceOwner
 };
 constexpr int64_t device_scratch_floats = 1 << 20;
 
 // An owner of a stream and its scratch memory. "cpu" or "cuda"; throws UsageError where there is no such device.
+// math: "fp32", or "tf32" on a GPU: convolutions and matrix products round what they multiply to 10 bits of mantissa and add in fp32.
 class DeviceOwner {
  public:
-  explicit DeviceOwner(const std::string& name = "cpu");
+  explicit DeviceOwner(const std::string& name = "cpu", const std::string& math = "fp32");
   ~DeviceOwner();
   DeviceOwner(const DeviceOwner&) = delete;
   DeviceOwner& operator=(const DeviceOwner&) = delete;
@@ -51,6 +53,25 @@ void copy(Device, void* to, const void* from, size_t bytes);
 void fill_zero(Device, void* to, size_t bytes);
 // Waits until all work given to the device is done. No effect on the host, where every call is done when it returns.
 void synchronize(Device);
+
+// A point in the work given to a device, for others to wait for. Before it is set there is nothing to wait for. No effect on the host.
+class Event {
+ public:
+  Event() = default;
+  explicit Event(Device);
+  ~Event();
+  Event(Event&& other) noexcept;
+  Event& operator=(Event&& other) noexcept;
+
+  void set(Device);        // after all work that the device was given so far
+  void hold_back(Device);  // work given to the device from now on begins after the point; does not wait
+  void wait();             // the calling thread waits for it
+
+ private:
+#ifdef PIPECAST_CUDA
+  cudaEvent_t event_ = nullptr;
+#endif
+};
 
 // Number of threads that host kernels called from this thread may use (one OpenMP pool, shared with oneDNN).
 void set_threads(int threads);

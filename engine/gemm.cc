@@ -41,6 +41,10 @@ cublasHandle_t blas_handle(Device d) {
   pipecast::check(cudaGetDevice(&gpu));
   cublasHandle_t handle = handles[gpu].handle;
   check(cublasSetStream(handle, d.stream));
+  // After the stream, which takes the workspace away. One of the stream's own: products repeat their bits whatever other streams do, and
+  // a captured graph finds it again.
+  check(cublasSetWorkspace(handle, d.scratch, device_scratch_floats * sizeof(float)));
+  check(cublasSetMathMode(handle, d.tf32 ? CUBLAS_TF32_TENSOR_OP_MATH : CUBLAS_DEFAULT_MATH));
   return handle;
 }
 #endif

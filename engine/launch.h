@@ -4,13 +4,14 @@
 //   map      f(i)         or f(r, c)    every element by itself
 //   rows     f(team, r)                 a team shares a row: its sums and maxima reach every member
 //   columns  f(r, c), f.done(c, sums)   sums over the rows, per column
-//   scatter  f(i, lane)                 elements may add_to() memory that others add to
+//   scatter  f(i, lane)                 elements may add to memory that others add to
 //
 // A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. This header, compiled
 // by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA threads on
 // the host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
 //
-// Sums are added in an order that depends on the sizes alone, never on the number of threads.
+// Sums are added in an order that depends on the sizes alone, never on the number of threads nor on which of them come first: there
+// are no atomic operations here.
 #include <omp.h>
 
 #include <algorithm>
@@ -40,15 +41,6 @@ template <int K>
 struct Sums {
   float v[K];
 };
-
-// Adds to memory that other work of the same launch may add to.
-HD void add_to(float& sum, float x) {
-#ifdef __CUDA_ARCH__
-  atomicAdd(&sum, x);
-#else
-  sum += x;
-#endif
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host
@@ -242,6 +234,15 @@ struct ByColumn {
   HD void operator()(int64_t i) const { f(i / cols, i % cols); }
 };
 
+template <class F>
+struct InOrder {
+  F f;
+  int64_t n;
+  HD void operator()(int64_t lane) const {
+    for (int64_t i = 0; i < n; ++i) f(i, lane);
+  }
+};
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The four primitives
 
@@ -301,13 +302,13 @@ void columns(Device d, int64_t n, int64_t cols, F f) {
   host::columns<K>(n, cols, f);
 }
 
-// f(i, lane) for i in [0, n) and lane in [0, width): work on different i may add_to() the same memory, work on different
-// lanes may not. The host splits lanes, not i, so it needs no atomics and adds in order; on a GPU the order is not fixed.
+// f(i, lane) for i in [0, n) and lane in [0, width): work on different i may add to the same memory, work on different
+// lanes may not. Threads share the lanes, not i, so that they add in order.
 template <class F>
 void scatter(Device d, int64_t n, int64_t width, F f) {
   if (n == 0 || width == 0) return;
 #ifdef PIPECAST_DEVICE_CODE
-  if (d.gpu) return map(d, n * width, ByColumn<F>{f, width});
+  if (d.gpu) return map(d, width, InOrder<F>{f, n});
 #endif
   (void)d;
   parallel(width, 64, [f, n](int64_t begin, int64_t end) {

@@ -28,13 +28,22 @@ bool on_gpu([[maybe_unused]] Device d) {
 #endif
 }
 
+size_t bytes_of(int64_t floats) {
+  if (floats < 0 || floats > INT64_MAX / 8)
+    throw Error("memory: " + std::to_string(floats) + " floats were asked for; no such size exists");
+  return size_t(aligned(floats)) * sizeof(float);
+}
+
+[[noreturn]] void refuse(size_t bytes, const char* where) {
+  throw Error("memory: " + std::to_string(bytes) + " bytes were asked for and the " + where +
+              " has no such block left; use smaller batches or more stages");
+}
+
 }  // namespace
 
 Memory::Memory(Device device, int64_t floats) : device_(device), size_(floats) {
-  if (floats < 0 || floats > INT64_MAX / 8)
-    throw Error("memory: " + std::to_string(floats) + " floats were asked for; no such size exists");
+  const size_t bytes = bytes_of(floats);
   if (floats == 0) return;
-  const size_t bytes = size_t(aligned(floats)) * sizeof(float);
 #ifdef PIPECAST_CUDA
   if (device.gpu && cudaMalloc(&data_, bytes) != cudaSuccess) {
     cudaGetLastError();  // reported here: the next call must not report it again
@@ -42,10 +51,7 @@ Memory::Memory(Device device, int64_t floats) : device_(device), size_(floats) {
   }
 #endif
   if (!on_gpu(device)) data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-  if (!data_) {
-    throw Error("memory: " + std::to_string(bytes) + " bytes were asked for and the " + (device.gpu ? "GPU" : "host") +
-                " has no such block left; use smaller batches or more stages");
-  }
+  if (!data_) refuse(bytes, device.gpu ? "GPU" : "host");
   fill_zero(device, data_, bytes);
   synchronize(device);
   count(size_ * int64_t(sizeof(float)));
@@ -68,6 +74,20 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+HostMemory::HostMemory(Device device, int64_t floats) {
+  const size_t bytes = bytes_of(floats);
+  if (floats == 0) return;
+#ifdef PIPECAST_CUDA
+  if (device.gpu) {
+    float* data = nullptr;
+    if (cudaMallocHost(&data, bytes) != cudaSuccess) cudaGetLastError();  // reported here: the next call must not report it again
+    else data_ = {data, [](float* locked) { cudaFreeHost(locked); }};
+  }
+#endif
+  if (!on_gpu(device)) data_ = {static_cast<float*>(std::aligned_alloc(64, bytes)), [](float* plain) { std::free(plain); }};
+  if (!data_) refuse(bytes, "host");
 }
 
 int64_t memory_in_use() { return in_use; }

@@ -2,6 +2,7 @@
 // Memory is taken before the first step and only then: one block per purpose, laid out in advance.
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/device.h"
@@ -24,6 +25,18 @@ class Memory {
   Device device_;
   float* data_ = nullptr;
   int64_t size_ = 0;
+};
+
+// A block on the host whose copies to the device run beside the host's work: page-locked where the device is a GPU. Aligned to 64
+// bytes; not counted below.
+class HostMemory {
+ public:
+  HostMemory() = default;
+  HostMemory(Device, int64_t floats);
+  float* data() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<float, void (*)(float*)> data_{nullptr, nullptr};
 };
 
 // Bytes now held by Memory objects of this process, and the most ever held: reports and tests read them.

@@ -30,6 +30,7 @@ class DropoutLayer : public Layer {
     return x[0];
   }
   Needs prepare(Device, std::span<const Shape>) override { return {}; }
+  bool reads_step() const override { return true; }
 
   void forward(const Pass& p) override { apply(p, p.x[0].data, p.y); }
   void backward(const Pass& p) override {

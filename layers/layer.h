@@ -78,6 +78,8 @@ class Layer {
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
   // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.
   virtual bool splits() const { return false; }
+  // Whether Pass::step goes into its kernels: then no pass is a repetition of another.
+  virtual bool reads_step() const { return false; }
 
   // Whether the output may be left unwritten, because the layer that reads it can make it from x[0] as it goes: that saves a tensor
   // of every pass in flight, and writing and reading it. What it is made of lies in Pass::saved from forward on.

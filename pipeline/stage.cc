@@ -38,6 +38,7 @@ Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options
     border = std::max({border, section.inputs().size(), section.outputs().size()});
     in_flight += c.frames + c.inputs;
   }
+  if (options_.cuda_graphs) replays_ = Replays<PassKey>(make_recorder(d));
   store_ = ParameterStore(d, parameters, options_.predicts);
   const int64_t n = parameters.total;
   stash_ = Memory(d, options_.stash_slots * n);
@@ -63,9 +64,11 @@ Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options
   if (options_.index == options_.count - 1) {
     loss_ = Memory(d, totals_floats + 2 * aligned(most));
     labels_ = Memory(d, int64_t(chunks_.back().frames.size()) * aligned(most));
-    host_labels_.resize(size_t(most * options_.micro_batches));
+    host_labels_ = HostMemory(d, most * options_.micro_batches);
+    labelled_ = Event(d);
     host_logits_.resize(size_t(chunks_.back().section.output(0, 0, most).shape.count()));
   }
+  if (options_.index == 0) uploaded_ = Event(d);
   rates_.resize(max_look_ahead);
   message_.resize(border);
 }
@@ -212,18 +215,23 @@ void Stage::receive_activation(const Instruction& i) {
     for (size_t k = 0; k < section.inputs().size(); ++k) message_[k] = section.input(frame, k, batch);
     return activations_in->receive(options_.device, i.tag(), {message_.data(), section.inputs().size()});
   }
-  if (i.micro == 0) images_ = feed_.loader->next();
+  if (i.micro == 0) uploaded_.wait(), images_ = feed_.loader->next();
   Tensor input = section.input(frame, 0, batch);
   if (batch == 0) return;
   copy(options_.device, input.data, images_.data(), size_t(input.shape.count()) * sizeof(float));
-  synchronize(options_.device);
+  uploaded_.set(options_.device);
   images_ = images_.subspan(size_t(input.shape.count()));
 }
 
 void Stage::load_labels(const Instruction& i, int frame) {
   const int64_t minibatch = feed_.first_minibatch + i.minibatch, most = labels_.size() / int64_t(chunk(i).frames.size());
-  if (label_minibatch_ != minibatch) feed_.batches->labels(minibatch, host_labels_.data()), label_minibatch_ = minibatch;
-  copy(options_.device, labels_.data() + frame * most, host_labels_.data() + first_sample(i), size_t(batch_size(i)) * sizeof(int32_t));
+  if (label_minibatch_ != minibatch) {
+    labelled_.wait();
+    feed_.batches->labels(minibatch, host_labels());
+    label_minibatch_ = minibatch;
+  }
+  copy(options_.device, labels_.data() + frame * most, host_labels() + first_sample(i), size_t(batch_size(i)) * sizeof(int32_t));
+  labelled_.set(options_.device);
 }
 
 // Of a pass, between its frame and a place for those that will be recomputed.
@@ -251,6 +259,17 @@ void Stage::measure(const Instruction& i) {
   }
 }
 
+Stage::PassKey Stage::key(const Instruction& i, int frame) const {
+  return {i.operation, feed_.training, i.chunk, frame, &weights(i), batch_size(i)};
+}
+
+void Stage::section_forward(const Instruction& i, int frame) {
+  replays_.run(key(i, frame), [&] {
+    Chunk& c = chunk(i);
+    c.section.forward(frame, batch_size(i), weights(i), c.statistic_bindings, pass_options(i));
+  });
+}
+
 void Stage::forward(const Instruction& i) {
   Chunk& c = chunk(i);
   const int frame = frame_of(i);
@@ -258,7 +277,7 @@ void Stage::forward(const Instruction& i) {
   const Device d = options_.device;
   if (!i.keep) copy_inputs(i, frame, take(c.kept, i), true);
   c.frames[size_t(frame)].keep = i.keep && feed_.training;
-  if (batch > 0) c.section.forward(frame, batch, weights(i), c.statistic_bindings, pass_options(i));
+  if (batch > 0) section_forward(i, frame);
   measure(i);
   if (!last(i.chunk)) return;
 
@@ -295,7 +314,7 @@ void Stage::recompute(const Instruction& i) {
   copy_inputs(i, frame, slot, false);
   c.kept[size_t(slot)].used = false;
   if (batch_size(i) == 0) return;
-  c.section.forward(frame, batch_size(i), weights(i), c.statistic_bindings, pass_options(i));
+  section_forward(i, frame);
   if (last(i.chunk)) load_labels(i, frame);
 }
 
@@ -315,7 +334,10 @@ void Stage::backward(const Instruction& i, Half half) {
     }
     measure(i);
   }
-  if (batch > 0) c.section.backward(frame, batch, weights(i), c.gradient, c.statistic_bindings, pass_options(i), half);
+  if (batch > 0)
+    replays_.run(key(i, frame), [&] {
+      c.section.backward(frame, batch, weights(i), c.gradient, c.statistic_bindings, pass_options(i), half);
+    });
   if (half != Half::input) c.frames[size_t(frame)].used = false;
 }
 

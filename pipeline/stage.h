@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/loader.h"
+#include "engine/graph_capture.h"
 #include "engine/parameters.h"
 #include "optim/schedule.h"
 #include "pipeline/gradient_norms.h"
@@ -45,6 +46,7 @@ struct StageOptions {
   GradientNorms* all_norms = nullptr;  // with it the norm is that of all stages' gradients together, else that of this stage's
   float label_smoothing = 0;
   uint64_t seed = 0;
+  bool cuda_graphs = false;  // passes are recorded and replayed; no layer reads the step, batch norm is not deferred
 };
 
 // What a stage reports of its training since the last report.
@@ -108,6 +110,15 @@ class Stage {
     Tag tag;
     bool keep = true;  // beyond its forward
   };
+  // What decides which kernels a pass of a section is, and on which memory they work.
+  struct PassKey {
+    Operation operation;
+    bool training;
+    int chunk, frame;
+    const Binding* weights;
+    int64_t batch;
+    auto operator<=>(const PassKey&) const = default;
+  };
   struct Chunk {
     Section section;
     int64_t parameters = 0, statistics = 0;  // where they begin in the stage's buffers, in floats
@@ -137,6 +148,8 @@ class Stage {
   std::span<const Tensor> gradients(const std::vector<int>& values, const Place&);
 
   void receive_activation(const Instruction&);
+  PassKey key(const Instruction&, int frame) const;
+  void section_forward(const Instruction&, int frame);
   void forward(const Instruction&);
   void send_activation(const Instruction&);
   void recompute(const Instruction&);
@@ -144,12 +157,14 @@ class Stage {
   void predict(int ahead);
   void contribute_norm();
   void step(const Instruction&);
+  int32_t* host_labels() const { return reinterpret_cast<int32_t*>(host_labels_.data()); }
   void load_labels(const Instruction&, int frame);
   void copy_inputs(const Instruction&, int frame, int slot, bool to_slot);
   void measure(const Instruction&);
 
   StageOptions options_;
   std::vector<Chunk> chunks_;
+  Replays<PassKey> replays_;
   ParameterStore store_;
   Memory stash_, statistics_, state_, scratch_, average_;  // scratch_: the optimizer's; average_: see look_back()
   Memory loss_;    // totals (16 floats), then loss and hit per row
@@ -158,7 +173,8 @@ class Stage {
   Buffers buffers_;
   std::optional<PredictionMeter> meter_;
   std::vector<InFlight> measured_;  // by place in the meter
-  std::vector<int32_t> host_labels_;
+  HostMemory host_labels_;     // int32, of a mini-batch
+  Event uploaded_, labelled_;  // the copies of images and labels so far: then the host may write to their places again
   std::vector<float> rates_, host_logits_;
   std::vector<Tensor> message_;
   std::span<const float> images_;  // of the mini-batch that is being fed

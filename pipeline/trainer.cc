@@ -95,6 +95,17 @@ double estimated_seconds(const Layer& layer, const std::vector<Shape>& x, const 
   return (wants_gradient ? 3 : 2) * seconds;
 }
 
+// A recorded pass is repeated with the arguments of the first.
+void check_recordable(const Graph& graph, const TrainerOptions& o) {
+  if (o.device != "cuda") throw UsageError("CUDA graphs are recorded on a GPU, not on device '" + o.device + "': leave --cuda-graphs out");
+  if (o.deferred_batch_norm)
+    throw UsageError("deferred batch norm counts the samples before each micro-batch, which a recorded pass cannot: leave --cuda-graphs out");
+  for (const Node& node : graph.nodes())
+    if (node.layer->reads_step())
+      throw UsageError("layer '" + node.layer->name() + "' (" + node.layer->kind() +
+                       ") does something else in every pass, which a recorded pass cannot: leave --cuda-graphs out");
+}
+
 }  // namespace
 
 struct Trainer::Parts {
@@ -128,6 +139,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
   if (o.stages < 1) throw UsageError("the number of stages is " + std::to_string(o.stages) + ": give at least 1");
   if (!(o.clip_norm >= 0) || !(o.synchronous_epochs >= 0) || !(o.rescale_epochs >= 0))
     throw UsageError("the norm to clip gradients to and the epochs of a synchronous beginning and of rescaling must not be negative");
+  if (o.cuda_graphs) check_recordable(graph, o);
   find_method(o.method);
   o.schedule.validate();
   if (!o.programs.empty()) {
@@ -172,6 +184,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
     s.clip_norm = o.clip_norm;
     s.label_smoothing = o.label_smoothing;
     s.seed = o.seed;
+    s.cuda_graphs = o.cuda_graphs;
     layout.stages.push_back(std::move(s));
   }
   return layout;
@@ -189,7 +202,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
   if (o.clip_norm > 0 && o.stages > 1 && is_synchronous(layout.programs)) p.norms = std::make_unique<GradientNorms>(o.stages);
   std::vector<Stage*> stages;
   for (StageOptions& s : layout.stages) {
-    p.devices.push_back(std::make_unique<DeviceOwner>(o.device));
+    p.devices.push_back(std::make_unique<DeviceOwner>(o.device, o.math));
     s.device = p.devices.back()->get();
     s.optimizer = p.optimizer.get();
     s.all_norms = p.norms.get();
@@ -244,6 +257,7 @@ Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int6
   const auto start = Clock::now();
   samples = 0;
   executor->run();
+  for (auto& device : devices) synchronize(device->get());
   Outcome outcome;
   outcome.seconds = seconds_since(start);
   for (int64_t index = begin; index < end; ++index) outcome.samples += data.size(index);
@@ -258,7 +272,7 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   Setting setting;
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
-  Loader loader(data, begin, end);
+  Loader loader(data, begin, end, p.devices.front()->get());
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
   feed.on_minibatch = [&](int64_t minibatch) {
@@ -286,7 +300,7 @@ Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   setting.stages = p.options.stages, setting.micro_batches = p.options.micro_batches;
   setting.chunks = int(p.partition.size()) / p.options.stages;
   for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(setting, data.per_epoch(), k));
-  Loader loader(data, 0, data.per_epoch());
+  Loader loader(data, 0, data.per_epoch(), p.devices.front()->get());
   Feed feed;
   feed.training = false;
   if (logits) {

@@ -120,10 +120,14 @@ class BadUsage(CommandTest):
     def test_names(self):
         for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
                                        ("lookahead", "papr", "paper"), ("lr-schedule", "cosin", "cosine"), ("augment", "flop", "flip"),
-                                       ("executor", "thread", "threads"), ("device", "cdua", "cuda"), ("data", "cifar", "cifar10"),
+                                       ("executor", "thread", "threads"), ("device", "cdua", "cuda"), ("math", "tf23", "tf32"), ("data", "cifar", "cifar10"),
                                        ("partition", "balenced", "balanced")]:
             with self.subTest(option=option):
                 self.refuse([*TRAIN, f"--{option}={wrong}"], f"'{wrong}'", f"did you mean '{nearest}'?")
+
+    def test_what_takes_a_gpu(self):
+        self.refuse([*TRAIN, "--math", "tf32"], "math 'tf32'", "the host computes in fp32 only")
+        self.refuse([*TRAIN, "--cuda-graphs"], "CUDA graphs", "'cpu'", "leave --cuda-graphs out")
 
     def test_mistakes_are_reported_together(self):
         self.refuse(["train", "--lr", "abc", "--stges=4", "--epochs", "0"], "--lr", "--stges", "--epochs", mistakes=3)

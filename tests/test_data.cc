@@ -482,7 +482,7 @@ TEST_CASE("loader: the images of Batches, in turn, over epochs, for any number a
   const Batches batches(dataset, dataset.train, 5, true, {true, true}, 6);
   for (int ahead : {1, 2, 3, 50}) {
     Batches direct = batches;
-    Loader loader(batches, 3, 18, ahead);
+    Loader loader(batches, 3, 18, {}, ahead);
     std::vector<float> expected(size_t(5 * dataset.image.count()));
     for (int64_t index = 3; index < 18; ++index) {
       const std::span<const float> images = loader.next();

@@ -8,6 +8,8 @@
 #include <set>
 
 #include "engine/device.h"
+#include "engine/gemm.h"
+#include "engine/graph_capture.h"
 #include "engine/math.h"
 #include "engine/memory.h"
 #include "engine/parameters.h"
@@ -71,6 +73,9 @@ TEST_CASE("devices") {
   CHECK(host.stream == nullptr);
   CHECK(message_of<UsageError>([] { DeviceOwner owner("cdua"); }) == Contains("unknown device 'cdua'; did you mean 'cuda'?"));
   if (!gpu_present()) CHECK(message_of<UsageError>([] { DeviceOwner owner("cuda"); }) == Contains("device 'cuda': "));
+  CHECK(!host.tf32);
+  CHECK(message_of<UsageError>([] { DeviceOwner owner("cpu", "tf23"); }) == Contains("unknown math 'tf23'; did you mean 'tf32'?"));
+  CHECK(message_of<UsageError>([] { DeviceOwner owner("cpu", "tf32"); }) == Contains("the host computes in fp32 only"));
 
   const int before = threads();
   set_threads(2);
@@ -103,6 +108,103 @@ TEST_CASE("bytes go to a device and back") {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Memory and parameters
+
+// Device one makes a value, device two copies it after an event, the host reads it after another.
+TEST_CASE("devices and the host wait for events") {
+  for (const char* name : {"cpu", "cuda"}) {
+    if (std::string(name) == "cuda" && !gpu_present()) continue;
+    CAPTURE(name);
+    const DeviceOwner one(name), two(name);
+    constexpr int64_t n = 1 << 22;
+    const Memory made(one.get(), n), copied(two.get(), n);
+    const HostMemory from(one.get(), n), back(two.get(), n);
+    CHECK(reinterpret_cast<uintptr_t>(from.data()) % 64 == 0);
+    Event full(one.get()), done;
+    done = Event(two.get());
+    done.wait(), done.hold_back(one.get());  // not set: nothing to wait for
+    for (float value : {1.f, 2.f}) {
+      std::fill_n(from.data(), n, value);
+      copy(one.get(), made.data(), from.data(), n * sizeof(float));
+      full.set(one.get());
+      full.hold_back(two.get());
+      copy(two.get(), copied.data(), made.data(), n * sizeof(float));
+      copy(two.get(), back.data(), copied.data(), n * sizeof(float));
+      done.set(two.get());
+      done.wait();
+      CHECK(std::count(back.data(), back.data() + n, value) == n);
+    }
+  }
+  CHECK(HostMemory(Device{}, 0).data() == nullptr);
+  CHECK_THROWS_AS(HostMemory(Device{}, -1), Error);
+}
+
+namespace {
+
+// Writes down what happens instead of work.
+struct Diary : Recorder {
+  explicit Diary(std::string& text) : text(text) {}
+  void begin() override { text += "begin "; }
+  size_t end() override { return text += "end ", records++; }
+  void abandon() noexcept override { text += "abandon "; }
+  void replay(size_t number) override { text += "replay" + std::to_string(number) + " "; }
+  std::string& text;
+  size_t records = 0;
+};
+
+}  // namespace
+
+TEST_CASE("work is done the first time, recorded the second and replayed from then on, each key by itself") {
+  std::string text;
+  Replays<int> replays(std::make_unique<Diary>(text));
+  const auto happens = [&](int key, bool fails = false) {
+    text.clear();
+    replays.run(key, [&] {
+      text += "work ";
+      if (fails) throw Error("failed");
+    });
+    return text;
+  };
+  CHECK(happens(7) == "work ");
+  CHECK(happens(7) == "begin work end replay0 ");
+  CHECK(happens(3) == "work ");
+  CHECK(happens(7) == "replay0 ");
+  CHECK_THROWS_AS(happens(3, true), Error);
+  CHECK(text == "begin work abandon ");
+  CHECK(happens(3) == "begin work end replay1 ");
+  CHECK(happens(3) == "replay1 ");
+  CHECK(happens(7) == "replay0 ");
+
+  CHECK(make_recorder(Device{}) == nullptr);
+  Replays<int> none(make_recorder(Device{}));
+  int done = 0;
+  for (int k = 0; k < 3; ++k) none.run(7, [&] { ++done; });
+  CHECK(done == 3);
+}
+
+// k products of two numbers, each rounded to 10 bits of mantissa: up to 2^-10 of their magnitude, and hardly ever exact.
+TEST_CASE("tf32 products on a GPU are near those in fp32, and others") {
+  if (!gpu_present()) return;
+  constexpr int64_t n = 64;
+  std::vector<std::vector<float>> products;
+  for (const char* math : {"fp32", "tf32"}) {
+    const DeviceOwner owner("cuda", math);
+    const Device d = owner.get();
+    CHECK(d.tf32 == (std::string(math) == "tf32"));
+    const Random random{3, purpose("tf32"), 0};
+    std::vector<float> values(n * n), c(n * n);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = random.uniform(i) + 0.5f;
+    const Memory a(d, n * n), product(d, n * n);
+    copy(d, a.data(), values.data(), values.size() * sizeof(float));
+    gemm(d, false, true, n, n, n, a.data(), a.data(), 0, product.data());
+    copy(d, c.data(), product.data(), c.size() * sizeof(float));
+    synchronize(d);
+    products.push_back(c);
+  }
+  CHECK(products[0] != products[1]);
+  float worst = 0;
+  for (size_t i = 0; i < products[0].size(); ++i) worst = std::max(worst, std::abs(products[1][i] / products[0][i] - 1));
+  CHECK(worst < 0x1p-10f);
+}
 
 TEST_CASE("memory is aligned, zero and counted") {
   const int64_t before = memory_in_use();

@@ -277,6 +277,34 @@ TEST_CASE("recomputation changes no bit where the backward reads what the forwar
   CHECK(weights_digest(train(tiny_graph(), o, data, 9).weights) != weights_digest(plain.weights));
 }
 
+TEST_CASE("CUDA graphs change no bit, with short mini-batches, recomputation and halves of backwards") {
+  if (!gpu_present()) return;
+  Dataset data = noise_data(27);
+  for (std::string method : {"pipeoptim", "pipedream", "zero-bubble", "interleaved"})
+    for (Recompute mode : {Recompute::never, Recompute::always}) {
+      CAPTURE(method);
+      CAPTURE(to_string(mode));
+      TrainerOptions o = options_for(method, 2, 2);
+      o.device = "cuda", o.recompute = mode;
+      const Trained launched = train(tiny_graph(), o, data, 21);
+      o.cuda_graphs = true;
+      const Trained replayed = train(tiny_graph(), o, data, 21);
+      CHECK(weights_digest(replayed.weights) == weights_digest(launched.weights));
+      CHECK(replayed.weights.statistic_values == launched.weights.statistic_values);
+      CHECK(replayed.outcome.loss == launched.outcome.loss);
+    }
+}
+
+TEST_CASE("CUDA graphs are refused where passes cannot be repeated") {
+  TrainerOptions o = tiny_options(2);
+  o.cuda_graphs = true;
+  CHECK_THROWS_WITH_AS(Trainer(tiny_graph(), o), doctest::Contains("not on device 'cpu'"), UsageError);
+  o.device = "cuda";
+  CHECK_THROWS_WITH_AS(Trainer(tiny_graph(true, 5, {1, 6, 6, 3}, true), o), doctest::Contains("layer 'drop' (dropout)"), UsageError);
+  o.deferred_batch_norm = true;
+  CHECK_THROWS_WITH_AS(Trainer(tiny_graph(), o), doctest::Contains("deferred batch norm"), UsageError);
+}
+
 TEST_CASE("deferred batch norm: running statistics are those of whole mini-batches on one stage") {
   Dataset data = noise_data(24);
   // The weights must not move, or the mini-batches normalised in parts would move them differently.

@@ -1,4 +1,6 @@
-// A section's ways to run a pass: backward in two halves, statistics of a mini-batch from its micro-batches, a forward replayed.
+// A section's ways to run a pass: backward in two halves, statistics of a mini-batch from its micro-batches, a forward replayed, kernels
+// recorded and replayed.
+#include "engine/graph_capture.h"
 #include "layer_harness.h"
 #include "layers/layers.h"
 #include "pipeline/section.h"
@@ -408,5 +410,73 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
     const Values rest = read(Device{}, after.gradient.data(), after.gradient.size());
     expected.insert(expected.end(), rest.begin(), rest.end());
     CHECK(read(Device{}, whole.gradient.data(), whole.gradient.size()) == expected);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Passes that are recorded
+
+namespace {
+
+#ifdef PIPECAST_EMULATOR
+class LaunchRecorder : public Recorder {
+ public:
+  void begin() override { captured = &records_.emplace_back(); }
+  size_t end() override { return captured = nullptr, records_.size() - 1; }
+  void abandon() noexcept override { captured = nullptr; }
+  void replay(size_t number) override {
+    for (const auto& launch : records_[number]) launch();
+  }
+
+ private:
+  std::vector<std::vector<std::function<void()>>> records_;
+};
+std::unique_ptr<Recorder> recorder(Device device) { return device.gpu ? std::make_unique<LaunchRecorder>() : nullptr; }
+#else
+std::unique_ptr<Recorder> recorder(Device device) { return make_recorder(device); }
+#endif
+
+}  // namespace
+
+// In every round the samples, the weights and the output gradients are others, in the same places. Each round's passes are done at once,
+// recorded and replayed, or replayed; on a host without a recorder all are done at once.
+TEST_CASE("recorded passes, replayed on other values in the same memory, make the bits of passes that are launched") {
+  const Graph graph = branching();
+  for (const TestDevice& on : test_devices()) {
+    INFO(on.name);
+    for (const auto& [first, last] : {std::pair(0, cut), {cut + 1, nodes}}) {  // without the dropout
+      Piece plain(on.device, graph, first, last, true), recorded(on.device, graph, first, last, true);
+      Replays<std::pair<int, int>> replays(recorder(on.device));
+      for (uint64_t round = 0; round < 4; ++round) {
+        for (int frame : {0, 1}) {
+          const int64_t batch = most - frame;
+          for (Piece* piece : {&plain, &recorded}) {
+            const auto run = [&](int what, const auto& work) {
+              if (piece == &plain) work();
+              else replays.run({what, frame}, work);
+            };
+            uint64_t seed = 100 * round + uint64_t(frame);
+            write(on.device, piece->weight.data(), noise(piece->weight.size(), ++seed));
+            for (size_t i = 0; i < piece->section.inputs().size(); ++i) {
+              const Tensor x = piece->section.input(frame, i, batch);
+              write(on.device, x.data, noise(x.shape.count(), seed += 10));
+            }
+            run(0, [&] { piece->forward(frame, batch, {}); });
+            for (size_t i = 0; i < piece->section.outputs().size(); ++i) {
+              const Tensor dy = piece->section.output_gradient(frame, i, batch);
+              if (dy.data) write(on.device, dy.data, noise(dy.shape.count(), seed += 10));
+            }
+            run(1, [&] { piece->backward(frame, batch, {}, Half::input); });
+            run(2, [&] { piece->backward(frame, batch, {}, Half::weight); });
+          }
+          for (size_t i = 0; i < plain.section.outputs().size(); ++i) {
+            const Tensor a = plain.section.output(frame, i, batch), b = recorded.section.output(frame, i, batch);
+            CHECK(Flight::same(read(on.device, a.data, a.shape.count()), read(on.device, b.data, b.shape.count())));
+          }
+          CHECK(Flight::same(plain.gradient_values(), recorded.gradient_values()));
+          CHECK(Flight::same(plain.statistic_values(), recorded.statistic_values()));
+        }
+      }
+    }
   }
 }

@@ -14,9 +14,10 @@ class Link {
   // Whether the call would go on without waiting: the sequential executor asks before it calls.
   virtual bool can_send() = 0;
   virtual bool can_receive() = 0;
-  // Waits for a free place, then hands the tensors over; they may be overwritten when it returns.
+  // Waits for a free place, then hands the tensors over; work given to the device afterwards may overwrite them.
   virtual void send(Device, Tag, std::span<const Tensor>) = 0;
-  // Waits for the next message and copies it into the tensors. Throws Error where it belongs to another pass.
+  // Waits for the next message and has it copied into the tensors, for work given to the device afterwards. Throws Error where it
+  // belongs to another pass.
   virtual void receive(Device, Tag, std::span<const Tensor>) = 0;
   // After the failure of a stage: whoever waits, or calls later, gets an Error.
   virtual void close() = 0;

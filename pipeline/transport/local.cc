@@ -11,7 +11,9 @@ namespace {
 
 class LocalLink : public Link {
  public:
-  LocalLink(Device device, int64_t floats) : floats_(floats), places_(device, floats * link_capacity) {}
+  LocalLink(Device device, int64_t floats) : floats_(floats), memory_(device, floats * link_capacity) {
+    for (Place& place : places_) place.full = Event(device), place.free = Event(device);
+  }
 
   bool can_send() override {
     std::lock_guard lock(mutex_);
@@ -22,13 +24,16 @@ class LocalLink : public Link {
     return closed_ || sent_ > received_;
   }
 
-  // Only one thread sends and only one receives, so a place that was found free or full stays so while it is copied.
+  // Only one thread sends and only one receives, so a place that was found free or full stays so while it is copied. On a GPU it was
+  // found so of work that may not have run yet: the place's events put the two streams' copies in order, and no thread waits for them.
   void send(Device device, Tag tag, std::span<const Tensor> tensors) override {
     wait([this] { return sent_ - received_ < link_capacity; });
-    float* to = places_.data() + sent_ % link_capacity * floats_;
+    Place& place = places_[sent_ % link_capacity];
+    float* to = memory_.data() + sent_ % link_capacity * floats_;
+    place.free.hold_back(device);
     for (const Tensor& t : tensors) copy(device, to, t.data, size_t(t.shape.count()) * sizeof(float)), to += aligned(t.shape.count());
-    synchronize(device);
-    tags_[sent_ % link_capacity] = tag;
+    place.full.set(device);
+    place.tag = tag;
     std::lock_guard lock(mutex_);
     ++sent_;
     changed_.notify_one();
@@ -36,12 +41,14 @@ class LocalLink : public Link {
 
   void receive(Device device, Tag tag, std::span<const Tensor> tensors) override {
     wait([this] { return sent_ > received_; });
-    if (tags_[received_ % link_capacity] != tag)
-      throw Error("a stage expected the message of " + to_string(tag) + " and got that of " +
-                  to_string(tags_[received_ % link_capacity]) + ": the stages' programs do not match");
-    const float* from = places_.data() + received_ % link_capacity * floats_;
+    Place& place = places_[received_ % link_capacity];
+    if (place.tag != tag)
+      throw Error("a stage expected the message of " + to_string(tag) + " and got that of " + to_string(place.tag) +
+                  ": the stages' programs do not match");
+    const float* from = memory_.data() + received_ % link_capacity * floats_;
+    place.full.hold_back(device);
     for (const Tensor& t : tensors) copy(device, t.data, from, size_t(t.shape.count()) * sizeof(float)), from += aligned(t.shape.count());
-    synchronize(device);
+    place.free.set(device);
     std::lock_guard lock(mutex_);
     ++received_;
     changed_.notify_one();
@@ -54,6 +61,11 @@ class LocalLink : public Link {
   }
 
  private:
+  struct Place {
+    Tag tag;
+    Event full, free;  // its message has been copied into it; out of it
+  };
+
   template <class Ready>
   void wait(Ready ready) {
     std::unique_lock lock(mutex_);
@@ -62,8 +74,8 @@ class LocalLink : public Link {
   }
 
   int64_t floats_;
-  Memory places_;
-  std::array<Tag, link_capacity> tags_;
+  Memory memory_;  // of the places, one after another
+  std::array<Place, link_capacity> places_;
   int64_t sent_ = 0, received_ = 0;
   bool closed_ = false;
   std::mutex mutex_;

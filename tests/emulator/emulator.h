@@ -11,6 +11,7 @@
 // barrier changes the result in one of the two orders. Shared memory keeps what the block before left there.
 #include <functional>
 #include <source_location>
+#include <vector>
 
 #include "engine/device.h"
 
@@ -31,9 +32,14 @@ namespace pipecast {
 
 void emulate(dim3 grid, dim3 block, const std::function<void()>& thread);
 
+// Where it is set, launches of the calling thread are added to it and not run: a stream that is being captured.
+inline thread_local std::vector<std::function<void()>>* captured = nullptr;
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream, Arguments... arguments) {
-  emulate(grid, block, [&] { kernel(arguments...); });
+  const auto run = [=] { emulate(grid, block, [&] { kernel(arguments...); }); };
+  if (captured) captured->push_back(run);
+  else run();
 }
 
 }  // namespace pipecast
