@@ -23,13 +23,21 @@ double tick(double range) {
 
 bool is_finite(const Json& value) { return value.is_number() && std::isfinite(value.get<double>()); }
 
-// The values under a key of all epochs that have it.
-Curve curve(const std::string& name, const std::vector<Json>& epochs, const std::string& key, double scale = 1) {
+// The values under a key of all lines that have it, over the epochs done.
+Curve curve(const std::string& name, const std::vector<Json>& lines, const std::string& key, double scale = 1) {
   Curve curve{name, {}};
-  for (const Json& epoch : epochs)
-    if (epoch.contains(key) && is_finite(epoch[key]))
-      curve.points.push_back({epoch["epoch"].get<double>(), scale * epoch[key].get<double>()});
+  for (const Json& line : lines)
+    if (line.contains(key) && is_finite(line[key]))
+      curve.points.push_back({line[line["event"] == "step" ? "epochs" : "epoch"].get<double>(), scale * line[key].get<double>()});
   return curve;
+}
+
+// A few hundred points of a curve at most, evenly spread.
+Curve thinned(const Curve& curve) {
+  const size_t stride = 1 + curve.points.size() / 400;
+  Curve thin{curve.name, {}};
+  for (size_t i = stride - 1; i < curve.points.size(); i += stride) thin.points.push_back(curve.points[i]);
+  return thin;
 }
 
 // The same, a curve per stage.
@@ -108,10 +116,11 @@ std::string page(const std::string& title, const std::string& body, const std::s
 }
 
 std::string report_html(const std::string& title, const std::string& configuration, const std::vector<Json>& metrics) {
-  std::vector<Json> epochs;
+  std::vector<Json> epochs, steps;
   std::string summary;
   for (const Json& line : metrics) {
     if (line["event"] == "epoch") epochs.push_back(line);
+    if (line["event"] == "step") steps.push_back(line);
     if (line["event"] == "done")
       summary = format("Test accuracy %.2f %%, test loss %.4f. Weights sha256 %s.", 100 * line["test_accuracy"].get<double>(),
                        line["test_loss"].get<double>(), line["weights_digest"].get<std::string>().c_str());
@@ -121,6 +130,7 @@ std::string report_html(const std::string& title, const std::string& configurati
                   chart("Loss", {curve("train", epochs, "train_loss"), curve("test", epochs, "test_loss")}) +
                   chart("Accuracy, %", {curve("train", epochs, "train_accuracy", 100), curve("test", epochs, "test_accuracy", 100)}) +
                   chart("Learning rate", {curve("learning rate", epochs, "learning_rate")}) +
+                  chart("Norm of the gradient", {thinned(curve("norm", steps, "gradient_norm"))}) +
                   chart("Training images per second", {curve("images per second", epochs, "images_per_second")}) +
                   chart("Busy, % of the time", stage_curves(epochs, "busy", 100)) +
                   chart("Prediction error (1: as far off as no prediction)", stage_curves(epochs, "prediction_error", 1)),

@@ -15,7 +15,7 @@ struct StageResult {
 
 struct RunResult {
   bool done = false;                                 // it came to its end
-  int64_t diverged = 0;                              // the epoch after which the loss was no longer a number; 0: it always was
+  int64_t diverged = 0;                              // the epoch in which the run came to nothing; 0: it did not
   double epochs_done = 0;                            // so far
   double test_accuracy = 0, best_test_accuracy = 0;  // from 0 to 1: at the end, and the best of all evaluations
   double images_per_second = 0;                      // of training, the median over the epochs

@@ -44,8 +44,14 @@ class Metrics {
 // The run itself, from the first mini-batch to the last evaluation.
 class Run {
  public:
-  Run(Trainer& trainer, Batches train, Batches test, Metrics& metrics, int64_t epochs, int64_t log_every)
-      : trainer_(trainer), train_(std::move(train)), test_(std::move(test)), metrics_(metrics), epochs_(epochs), log_every_(log_every) {}
+  Run(Trainer& trainer, Batches train, Batches test, Metrics& metrics, int64_t epochs, int64_t log_every, double stop_above)
+      : trainer_(trainer),
+        train_(std::move(train)),
+        test_(std::move(test)),
+        metrics_(metrics),
+        epochs_(epochs),
+        log_every_(log_every),
+        stop_above_(stop_above) {}
 
   // Epochs [first, last) from a fill of the pipeline to its drain, then an evaluation.
   void train_and_evaluate(int64_t first, int64_t last) {
@@ -64,16 +70,16 @@ class Run {
     Json row = epoch_row(last);
     row["train_accuracy"] = outcome.accuracy;
     for (const StageSummary& stage : trainer_.summaries())
-      row["stages"].push_back({{"busy", stage.busy_share}, {"prediction_error", stage.prediction_error}});
+      row["stages"].push_back(
+          {{"busy", stage.busy_share}, {"prediction_error", stage.prediction_error}, {"skipped_updates", stage.skipped_updates}});
     if (std::isfinite(outcome.loss)) {
       result = trainer_.evaluate(test_);
       row["test_loss"] = result.loss, row["test_accuracy"] = result.accuracy;
     }
     end_epoch(last, std::move(row));
-    if (!std::isfinite(outcome.loss + result.loss)) {
-      metrics_.write({{"event", "diverged"}, {"epoch", last}});
-      throw Error("the loss is no longer a number after epoch " + std::to_string(last) + ": lower --lr, or add --warmup-epochs");
-    }
+    if (!std::isfinite(outcome.loss + result.loss))
+      throw Diverged("the loss is no longer a number after epoch " + std::to_string(last) + ": lower --lr, or add --warmup-epochs",
+                     {.minibatch = end - 1});
   }
 
   Outcome result;  // of the last evaluation
@@ -96,11 +102,18 @@ class Run {
 
   // `minibatches`: done so far, counted over the whole run.
   void log_step(int64_t minibatches) {
+    const double loss = loss_since(step_);
     metrics_.write({{"event", "step"},
                     {"minibatch", minibatches},
                     {"epochs", double(minibatches) / double(train_.per_epoch())},
-                    {"loss", loss_since(step_)},
-                    {"learning_rate", rate(minibatches - 1)}});
+                    {"loss", loss},
+                    {"learning_rate", rate(minibatches - 1)},
+                    {"gradient_norm", trainer_.gradient_norm()}});
+    if (stop_above_ > 0 && loss > stop_above_)
+      throw Diverged(format("the mean loss of the mini-batches before mini-batch %lld is %.4g, above --stop-above %g: lower --lr, or add "
+                            "--warmup-epochs or --clip-norm",
+                            (long long)(minibatches), loss, stop_above_),
+                     {.minibatch = minibatches - 1});
   }
 
   Json epoch_row(int64_t epoch) {
@@ -126,7 +139,10 @@ class Run {
     if (row["test_loss"].is_number())
       std::cout << format("  test loss %.4f  test accuracy %6.2f %%", row["test_loss"].get<double>(),
                           100 * row["test_accuracy"].get<double>());
-    std::cout << format("  %.0f images/s  learning rate %.4g", images_per_second_, row["learning_rate"].get<double>()) << std::endl;
+    int64_t skipped = 0;  // on the stage that left out most
+    for (const Json& stage : row["stages"]) skipped = std::max(skipped, stage["skipped_updates"].get<int64_t>());
+    std::cout << format("  %.0f images/s  learning rate %.4g", images_per_second_, row["learning_rate"].get<double>())
+              << (skipped > 0 ? format("  %lld updates left out", (long long)(skipped)) : "") << std::endl;
     metrics_.write(std::move(row));
   }
 
@@ -144,11 +160,24 @@ class Run {
   Metrics& metrics_;
   Progress progress_;
   int64_t epochs_, log_every_;
+  double stop_above_;
   int64_t samples_ = 0;  // since the pipeline was filled
   Mark step_, epoch_;    // at the last logged step and at the end of the last epoch
   Clock::time_point epoch_start_;
   double images_per_second_ = 0;  // of the last epoch
 };
+
+// The last line of a run that came to nothing.
+Json diverged_event(const Diverged& diverged, int64_t minibatches_per_epoch) {
+  const Fault& fault = diverged.fault;
+  Json line{{"event", "diverged"},
+            {"epoch", fault.minibatch / minibatches_per_epoch + 1},
+            {"minibatch", fault.minibatch},
+            {"reason", diverged.what()}};
+  if (fault.stage >= 0)
+    line.update({{"stage", fault.stage}, {"micro", fault.micro}, {"direction", fault.direction}, {"layer", fault.layer}});
+  return line;
+}
 
 // What is trained on what, for people and for metrics.jsonl.
 void describe(const TrainingOptions& options, const Dataset& dataset, Trainer& trainer, Metrics& metrics) {
@@ -203,10 +232,15 @@ RunResult Training::run(const RunFolder& folder, const std::string& configuratio
   folder.create(configuration);
   Metrics metrics(folder.metrics());
   describe(options_, input_.dataset, trainer_, metrics);
-  Run run(trainer_, train_, test_, metrics, options_.epochs, options_.log_every);
+  Run run(trainer_, train_, test_, metrics, options_.epochs, options_.log_every, options_.stop_above);
   const auto begin = Clock::now();
-  for (int64_t epoch = 0; epoch < options_.epochs; epoch += options_.eval_every)
-    run.train_and_evaluate(epoch, std::min(epoch + options_.eval_every, options_.epochs));
+  try {
+    for (int64_t epoch = 0; epoch < options_.epochs; epoch += options_.eval_every)
+      run.train_and_evaluate(epoch, std::min(epoch + options_.eval_every, options_.epochs));
+  } catch (const Diverged& diverged) {
+    metrics.write(diverged_event(diverged, train_.per_epoch()));
+    throw;
+  }
 
   const NamedWeights weights{options_.model, {input_.dataset.image, input_.dataset.classes}, trainer_.weights()};
   write_weights(folder.weights(), weights);

@@ -15,7 +15,7 @@ class Training {
   explicit Training(TrainingOptions&);
   Training(const Training&) = delete;
 
-  // Trains into the folder and leaves its files. Throws Error if the loss is no longer a number.
+  // Trains into the folder and leaves its files. Throws Diverged where it came to nothing.
   RunResult run(const RunFolder&, const std::string& configuration);
 
  private:

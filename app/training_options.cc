@@ -63,6 +63,8 @@ void TrainingOptions::declare(Options& o) {
   o.group("Run");
   o.number("eval-every", eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", int64_t(1));
   o.number("log-every", log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
+  o.text("non-finite", non_finite, "HOW", "a loss or gradient that is not finite: stop the run before the update, or skip the update");
+  o.number("stop-above", stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0.0);
   o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
   o.text("device", trainer.device, "NAME", "cpu or cuda");
   o.text("math", trainer.math, "NAME", "of convolutions and matrix products: fp32, or tf32 on a GPU, which is faster and less exact");
@@ -84,6 +86,7 @@ TrainingInput TrainingOptions::resolve() {
   if (!program.empty()) mistakes.check([&] { resolve_program(); });
   mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
   mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
+  mistakes.check([&] { trainer.non_finite = non_finite_mode(non_finite); });
   mistakes.check([&] { make_optimizer(trainer.optimizer); });
   mistakes.check([&] { trainer.schedule.validate(); });
   mistakes.check([&] { parse_augmentation(augment); });

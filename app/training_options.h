@@ -28,8 +28,9 @@ struct TrainingOptions {
   TrainingInput resolve();
 
   std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper",
-              recompute = "never", program;
+              recompute = "never", non_finite = "stop", program;
   int64_t epochs = 10, eval_every = 1, log_every = 50;
+  double stop_above = 0;
   bool drop_last = false, cut_layers = false;
   TrainerOptions trainer;
 

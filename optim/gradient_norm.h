@@ -1,5 +1,6 @@
 #pragma once
-// The length of a gradient, for clipping by norm: clip = min(1, most / norm) goes to Update::gradient_scale.
+// Sums over a flat buffer: the length of a gradient, for clipping by norm (clip = min(1, most / norm) goes to Update::gradient_scale), and
+// whether all of its elements are finite.
 #include "engine/device.h"
 
 namespace pipecast {
@@ -10,7 +11,11 @@ constexpr int64_t square_sum_floats = 80;
 // of which the others are workspace. Returns before it is done on a GPU.
 void square_sum(Device, int64_t n, const float* x, float* sums);
 
+// sums[0] += (x_1 - x_1) + ... + (x_n - x_n): what was 0 stays 0 where all of x is finite, and is no number from then on where something
+// is an infinity or no number. Otherwise as square_sum().
+void add_differences(Device, int64_t n, const float* x, float* sums);
+
 // Waits for the device and returns sums[0]. The norm of a model in parts is the root of the sum of these over its parts.
-double read_square_sum(Device, const float* sums);
+double read_sum(Device, const float* sums);
 
 }  // namespace pipecast

@@ -1,5 +1,6 @@
 #pragma once
-// The square sums of all stages' gradients for one update, exchanged where a method is synchronous and clips by the global norm.
+// The square sums of all stages' gradients for one update, exchanged where a method is synchronous and clips by the global norm, or leaves
+// updates that are not finite out.
 #include <array>
 #include <condition_variable>
 #include <mutex>

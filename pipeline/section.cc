@@ -42,14 +42,14 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   std::vector<Use> forward(values), backward(values);
   std::vector<bool> wants_gradient(values, false);
   for (int v : inputs_) {
-    forward[v].use(-1);
+    forward[v].use(-1), forward[v].use(count);
     wants_gradient[v] = v > 0;
     if (wants_gradient[v]) backward[v].use(count);
   }
   forward[model_output].kept = true;  // the backward of the loss reads it, after other forwards perhaps
   for (int v : outputs_) {
     forward[v].use(count);
-    if (v > 0) backward[v].use(-1);
+    if (v > 0) backward[v].use(-1), backward[v].use(count);
   }
 
   int64_t most = 0, workspace = 0, spare = 0, shared = 0;
@@ -197,12 +197,17 @@ Pass Section::pass(size_t k, int frame, int64_t batch, const Binding& weights, c
   return pass;
 }
 
-void Section::forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions& options) {
-  for (size_t k = 0; k < runs_.size(); ++k) runs_[k].node->layer->forward(pass(k, frame, batch, weights, statistics, options));
+void Section::forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions& options,
+                      const Visit& visit) {
+  for (size_t k = 0; k < runs_.size(); ++k) {
+    const Pass p = pass(k, frame, batch, weights, statistics, options);
+    runs_[k].node->layer->forward(p);
+    if (visit) visit(*runs_[k].node->layer, p);
+  }
 }
 
 void Section::backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics,
-                       const PassOptions& options, Half half) {
+                       const PassOptions& options, Half half, const Visit& visit) {
   for (size_t k = runs_.size(); k-- > 0;) {
     const Run& run = runs_[k];
     if (half == Half::weight && !run.splits) continue;
@@ -221,6 +226,7 @@ void Section::backward(int frame, int64_t batch, const Binding& weights, const B
     p.dy = gradient(frame, first_ + int(k) + 1, batch);
     if (!run.splits || half != Half::input) p.dweight = gradients.node(k);
     run.node->layer->backward(p);
+    if (visit) visit(*run.node->layer, p);
     if (half == Half::weight) continue;
     for (size_t j = 0; j < inputs.size(); ++j)
       if (run.adds[j]) {

@@ -6,6 +6,7 @@
 // tensors that are never alive at the same time share their place. All of it is taken in the constructor.
 //
 // A backward may come in two halves, for which the gradients that the second half reads lie in the frame too.
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -36,6 +37,9 @@ struct PassOptions {
 // everything in the input half.
 enum class Half { both, input, weight };
 
+// Called after each node with what it was given and has made.
+using Visit = std::function<void(const Layer&, const Pass&)>;
+
 class Section {
  public:
   // Nodes [first, last) of the graph, for passes of any of the batch sizes and up to `frames` of them in flight.
@@ -49,7 +53,8 @@ class Section {
   const std::vector<int>& outputs() const { return outputs_; }
 
   // Places at the borders for a batch size. Input and output of a frame are valid from the receipt to the end of the pass;
-  // the gradients from their receipt to the end of the backward (of its input half).
+  // the gradients from their receipt to the end of the backward (of its input half). Until another pass begins, one that has just ended
+  // can therefore run again (a forward as a replay), with the same results.
   Tensor input(int frame, size_t i, int64_t batch) const { return value(frame, inputs_[i], batch); }
   Tensor output(int frame, size_t i, int64_t batch) const { return value(frame, outputs_[i], batch); }
   Tensor output_gradient(int frame, size_t i, int64_t batch) const { return gradient(frame, outputs_[i], batch); }
@@ -60,11 +65,11 @@ class Section {
   Binding bind_parameters(float* base) const { return bind(parameters_, base, &Layer::parameters); }
   Binding bind_statistics(float* base) const { return bind(statistics_, base, &Layer::statistics); }
 
-  void forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions&);
+  void forward(int frame, int64_t batch, const Binding& weights, const Binding& statistics, const PassOptions&, const Visit& = {});
   // Reads the output gradients, accumulates the parameters' gradients, assigns the input gradients. The weight half of a pass comes
   // after its input half, with the same arguments; other passes may run in between, in other frames.
   void backward(int frame, int64_t batch, const Binding& weights, const Binding& gradients, const Binding& statistics, const PassOptions&,
-                Half = Half::both);
+                Half = Half::both, const Visit& = {});
 
   int64_t frame_floats() const { return frame_floats_; }
   int64_t arena_floats() const { return arena_.size() + shared_.size(); }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "layers/softmax_cross_entropy.h"
-#include "optim/gradient_norm.h"
 #include "optim/history.h"
 
 namespace pipecast {
@@ -15,9 +15,13 @@ constexpr int64_t totals_floats = 16;  // loss, hits; the rows after them stay a
 
 std::string pass_name(const Instruction& i) { return to_string(i.operation) + " of " + to_string(i.tag()); }
 
+std::string direction(Operation operation) {
+  return operation == Operation::forward ? "forward" : operation == Operation::recompute ? "recomputed forward" : "backward";
+}
+
 }  // namespace
 
-Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options) {
+Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options), health_(options.device) {
   const Device d = options_.device;
   const int64_t most = *std::max_element(options_.batches.begin(), options_.batches.end());
   const int states = options_.optimizer->states();
@@ -43,6 +47,7 @@ Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options
   const int64_t n = parameters.total;
   stash_ = Memory(d, options_.stash_slots * n);
   statistics_ = Memory(d, statistics);
+  if (options_.non_finite == NonFinite::skip) statistics_before_ = Memory(d, statistics), totals_before_ = Memory(d, totals_floats);
   for (Chunk& chunk : chunks_) {
     const Section& section = chunk.section;
     chunk.latest = section.bind_parameters(store_.latest() + chunk.parameters);
@@ -60,7 +65,6 @@ Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options
   for (int k = 0; k < states; ++k) buffers_.state[size_t(k)] = state_.data() + k * n;
   if (options_.looks_back) average_ = Memory(d, n);
   if (store_.other() && n > 0) meter_.emplace(d, n, in_flight), measured_.resize(size_t(in_flight));
-  if (options_.clip_norm > 0) square_sums_ = Memory(d, square_sum_floats);
   if (options_.index == options_.count - 1) {
     loss_ = Memory(d, totals_floats + 2 * aligned(most));
     labels_ = Memory(d, int64_t(chunks_.back().frames.size()) * aligned(most));
@@ -106,9 +110,16 @@ void Stage::begin(const Program& program, Feed feed) {
   for (Chunk& chunk : chunks_) {
     std::fill(chunk.frames.begin(), chunk.frames.end(), InFlight{});
     std::fill(chunk.kept.begin(), chunk.kept.end(), InFlight{});
+    chunk.spoiled = -1;
   }
   std::fill(measured_.begin(), measured_.end(), InFlight{});
   if (loss_.size()) fill_zero(options_.device, loss_.data(), totals_floats * sizeof(float));
+  left_out_ = 0;
+  if (!feed_.training) return;
+  const auto is_step = [](const Instruction& i) { return i.operation == Operation::step; };
+  square_sums_.assign(size_t(1 + std::count_if(program.begin(), program.end(), is_step)), std::nan(""));
+  square_sums_[0] = square_sum_;
+  first_update_ = updates_, norm_of_ = -1;
 }
 
 bool Stage::ready() {
@@ -120,7 +131,7 @@ bool Stage::ready() {
     case Operation::send_gradient: return gradients_out->can_send();
     case Operation::step:
       if (!options_.all_norms) return true;
-      contribute_norm();
+      contribute_norm(i);
       return options_.all_norms->complete(updates_);
     default: return true;
   }
@@ -277,25 +288,36 @@ void Stage::forward(const Instruction& i) {
   const Device d = options_.device;
   if (!i.keep) copy_inputs(i, frame, take(c.kept, i), true);
   c.frames[size_t(frame)].keep = i.keep && feed_.training;
-  if (batch > 0) section_forward(i, frame);
+  keep_statistics(i);
+  if (batch > 0) {
+    section_forward(i, frame);
+    if (last(i.chunk)) add_loss(i, frame);
+    check_forward(i, frame);
+  }
   measure(i);
   if (!last(i.chunk)) return;
 
-  const int64_t most = labels_.size() / int64_t(c.frames.size());
-  const Tensor logits = c.section.output(frame, 0, batch);
-  if (batch > 0) {
-    load_labels(i, frame);
-    softmax_cross_entropy_forward(d, batch, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
-                                  feed_.training ? options_.label_smoothing : 0, loss_.data() + totals_floats,
-                                  loss_.data() + totals_floats + most, loss_.data());
-  }
   if (feed_.on_logits) {
+    const Tensor logits = c.section.output(frame, 0, batch);
     copy(d, host_logits_.data(), logits.data, size_t(logits.shape.count()) * sizeof(float));
     synchronize(d);
     feed_.on_logits({host_logits_.data(), logits.shape});
   }
   if (!c.frames[size_t(frame)].keep) c.frames[size_t(frame)].used = false;
   if (feed_.on_minibatch && i.micro == options_.micro_batches - 1) feed_.on_minibatch(i.minibatch);
+}
+
+// The loss of a pass, added to the totals.
+void Stage::add_loss(const Instruction& i, int frame) {
+  const Chunk& c = chunk(i);
+  const Device d = options_.device;
+  const int64_t most = labels_.size() / int64_t(c.frames.size());
+  const Tensor logits = c.section.output(frame, 0, batch_size(i));
+  load_labels(i, frame);
+  if (totals_before_.size()) copy(d, totals_before_.data(), loss_.data(), totals_floats * sizeof(float));
+  softmax_cross_entropy_forward(d, logits.shape.n, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
+                                feed_.training ? options_.label_smoothing : 0, loss_.data() + totals_floats,
+                                loss_.data() + totals_floats + most, loss_.data());
 }
 
 void Stage::send_activation(const Instruction& i) {
@@ -315,6 +337,7 @@ void Stage::recompute(const Instruction& i) {
   c.kept[size_t(slot)].used = false;
   if (batch_size(i) == 0) return;
   section_forward(i, frame);
+  check_forward(i, frame);
   if (last(i.chunk)) load_labels(i, frame);
 }
 
@@ -338,6 +361,7 @@ void Stage::backward(const Instruction& i, Half half) {
     replays_.run(key(i, frame), [&] {
       c.section.backward(frame, batch, weights(i), c.gradient, c.statistic_bindings, pass_options(i), half);
     });
+  check_backward({i, half, frame});
   if (half != Half::input) c.frames[size_t(frame)].used = false;
 }
 
@@ -358,22 +382,23 @@ void Stage::predict(int ahead) {
 }
 
 // The square sum of the gradient, once per update.
-void Stage::contribute_norm() {
+void Stage::contribute_norm(const Instruction& i) {
   if (norm_of_ == updates_) return;
   norm_of_ = updates_;
-  square_sum(options_.device, buffers_.n, store_.gradient(), square_sums_.data());
-  square_sum_ = read_square_sum(options_.device, square_sums_.data());
+  square_sum_ = health_.square_sum(buffers_.n, store_.gradient());
+  if (options_.non_finite == NonFinite::stop && !std::isfinite(square_sum_))
+    throw unchecked_ ? fault_in_backward(*unchecked_) : Search(health_).error(fault(i), options_.micro_batches);
+  square_sums_[size_t(1 + updates_ - first_update_)] = square_sum_;
   if (options_.all_norms) options_.all_norms->put(options_.index, updates_, square_sum_);
 }
 
 // A prediction that stands directly after the step is written in the same pass over the buffers.
 void Stage::step(const Instruction& i) {
   Update update{.t = updates_ + 1, .rate = i.scale * options_.schedule.at(updates_, feed_.updates_per_epoch), .late = i.ahead};
-  if (options_.clip_norm > 0) {
-    contribute_norm();
-    const double norm = std::sqrt(options_.all_norms ? options_.all_norms->total(updates_) : square_sum_);
-    if (norm > options_.clip_norm) update.gradient_scale = float(options_.clip_norm / norm);
-  }
+  contribute_norm(i);
+  const double norm = std::sqrt(options_.all_norms ? options_.all_norms->total(updates_) : square_sum_);
+  if (!std::isfinite(norm)) return skip_update(i);
+  if (options_.clip_norm > 0 && norm > options_.clip_norm) update.gradient_scale = float(options_.clip_norm / norm);
   ++updates_;
   rate_scale_ = i.scale, gradient_scale_ = update.gradient_scale;
   const Instruction* next = position_ + 1 < program_->size() ? &(*program_)[position_ + 1] : nullptr;
@@ -384,8 +409,98 @@ void Stage::step(const Instruction& i) {
   if (predicts) ++position_;
 }
 
+// Weights and state stay as they are. The update counts: versions, learning rates and look-aheads are those that the program is made for.
+void Stage::skip_update(const Instruction& i) {
+  health_.look_at(buffers_.n, store_.latest());
+  if (!health_.finite())
+    throw Diverged("stage " + std::to_string(options_.index) + " has weights that are not finite before the update of mini-batch " +
+                       std::to_string(fault(i).minibatch) +
+                       ", which leaving updates out cannot repair; lower --lr, or add --warmup-epochs or --clip-norm",
+                   fault(i));
+  fill_zero(options_.device, store_.gradient(), size_t(buffers_.n) * sizeof(float));  // look-aheads may read it
+  ++updates_, ++skipped_;
+  rate_scale_ = i.scale, gradient_scale_ = 1;
+  gradient_is_used_ = true;
+}
+
+// So that a mini-batch that spoils the running statistics leaves no trace in them.
+void Stage::keep_statistics(const Instruction& i) {
+  if (!feed_.training || i.micro > 0 || !statistics_before_.size()) return;
+  const Chunk& c = chunk(i);
+  copy(options_.device, statistics_before_.data() + c.statistics, statistics_.data() + c.statistics,
+       size_t(c.section.statistics().total) * sizeof(float));
+}
+
+// What a forward has made, before anybody reads it.
+void Stage::check_forward(const Instruction& i, int frame) {
+  if (!feed_.training) return;
+  Chunk& c = chunk(i);
+  const Device d = options_.device;
+  const int64_t batch = batch_size(i);
+  const bool loss = last(i.chunk) && i.operation == Operation::forward;
+  for (size_t k = 0; k < c.section.outputs().size(); ++k) health_.look_at(c.section.output(frame, k, batch));
+  if (loss) health_.look_at(batch, loss_.data() + totals_floats);
+  const bool finite = health_.finite();
+  if (!finite && options_.non_finite == NonFinite::stop) throw fault_in_forward(i, frame);
+  if (options_.non_finite == NonFinite::stop || i.operation == Operation::recompute) return;
+  if (!finite) c.spoiled = i.minibatch;
+  if (!finite && loss) copy(d, loss_.data(), totals_before_.data(), totals_floats * sizeof(float)), left_out_ += batch;
+  // Other micro-batches of a spoiled one may be joined with it: they leave no trace either.
+  if (c.spoiled == i.minibatch)
+    copy(d, statistics_.data() + c.statistics, statistics_before_.data() + c.statistics,
+         size_t(c.section.statistics().total) * sizeof(float));
+}
+
+// What a backward has made, before anybody reads it. Where the update follows, its gradient's square sum says the same. A run that goes on
+// whatever comes asks at the update alone.
+void Stage::check_backward(const Backward& b) {
+  const Instruction& i = b.pass;
+  Chunk& c = chunk(i);
+  const int64_t batch = batch_size(i);
+  unchecked_.reset();
+  if (options_.non_finite == NonFinite::skip || batch == 0) return;
+  if (b.half != Half::weight)
+    for (const Tensor& gradient : gradients(c.section.inputs(), [&](size_t k) { return c.section.input_gradient(k, batch); }))
+      health_.look_at(gradient);
+  size_t next = position_ + 1;
+  if (next < program_->size() && (*program_)[next].operation == Operation::send_gradient) ++next;
+  if (next < program_->size() && (*program_)[next].operation == Operation::step) unchecked_ = b;
+  else health_.look_at(c.section.parameters().total, store_.gradient() + c.parameters);
+  if (!health_.finite()) throw fault_in_backward(b);
+}
+
+Fault Stage::fault(const Instruction& i) const {
+  return {feed_.first_minibatch + i.minibatch, options_.index, i.micro, direction(i.operation)};
+}
+
+// By the forward that has just run, again.
+Diverged Stage::fault_in_forward(const Instruction& i, int frame) {
+  Chunk& c = chunk(i);
+  const int64_t batch = batch_size(i);
+  Search search(health_);
+  if (first(i.chunk)) {
+    const Tensor images = c.section.input(frame, 0, batch);
+    search.look_at("was given an image", images.shape.count(), images.data);
+  }
+  PassOptions options = pass_options(i);
+  options.replay = true;
+  c.section.forward(frame, batch, weights(i), c.statistic_bindings, options, std::ref(search));
+  if (last(i.chunk) && i.operation == Operation::forward) search.look_at("produced a loss", batch, loss_.data() + totals_floats);
+  return search.error(fault(i), options_.micro_batches);
+}
+
+// By the backward that has just run, again. The gradient holds it alone then, which does not matter any more.
+Diverged Stage::fault_in_backward(const Backward& b) {
+  Chunk& c = chunk(b.pass);
+  Search search(health_);
+  fill_zero(options_.device, store_.gradient(), size_t(buffers_.n) * sizeof(float));
+  c.section.backward(b.frame, batch_size(b.pass), weights(b.pass), c.gradient, c.statistic_bindings, pass_options(b.pass), b.half,
+                     std::ref(search));
+  return search.error(fault(b.pass), options_.micro_batches);
+}
+
 StageReport Stage::report() {
-  StageReport report{busy_.count(), meter_ ? meter_->take(options_.device) : PredictionError{}};
+  StageReport report{busy_.count(), meter_ ? meter_->take(options_.device) : PredictionError{}, std::exchange(skipped_, 0)};
   busy_ = {};
   return report;
 }
@@ -394,7 +509,7 @@ LossTotals Stage::totals() {
   float totals[2] = {};
   if (loss_.size()) copy(options_.device, totals, loss_.data(), sizeof totals);
   synchronize(options_.device);
-  return {totals[0], totals[1]};
+  return {totals[0], totals[1], left_out_};
 }
 
 Stage::MemoryUse Stage::memory() const {

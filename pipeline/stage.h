@@ -2,6 +2,7 @@
 // One stage of the pipeline: its section of the model, its weights, its optimizer's state, and the interpreter of its program.
 // It knows instructions, not methods.
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "engine/parameters.h"
 #include "optim/schedule.h"
 #include "pipeline/gradient_norms.h"
+#include "pipeline/health.h"
 #include "pipeline/meter.h"
 #include "pipeline/program.h"
 #include "pipeline/section.h"
@@ -44,6 +46,7 @@ struct StageOptions {
   Schedule schedule;
   float clip_norm = 0;                 // gradients above this norm are scaled down to it; 0: none is
   GradientNorms* all_norms = nullptr;  // with it the norm is that of all stages' gradients together, else that of this stage's
+  NonFinite non_finite = NonFinite::stop;
   float label_smoothing = 0;
   uint64_t seed = 0;
   bool cuda_graphs = false;  // passes are recorded and replayed; no layer reads the step, batch norm is not deferred
@@ -53,11 +56,13 @@ struct StageOptions {
 struct StageReport {
   double busy_seconds = 0;  // spent computing, not waiting
   PredictionError prediction;
+  int64_t skipped_updates = 0;
 };
 
 // Of the program's passes so far; only the last stage has any.
 struct LossTotals {
   double loss = 0, hits = 0;  // sums over the samples
+  int64_t left_out = 0;       // samples of passes whose loss was not finite; they are in neither sum
 };
 
 // Where one run of programs takes its samples from.
@@ -95,6 +100,9 @@ class Stage {
   int64_t updates() const { return updates_; }
   int frames() const;
   int copies() const { return store_.copies() + options_.stash_slots; }  // of the weights
+  // Of the gradient of the program's n-th update, from 1, before clipping; of 0 that of the last update before the program. Not finite
+  // where that update was skipped, and before the first of all. Other threads may ask for updates that are known to be done.
+  double square_sum(int64_t n) const { return square_sums_[size_t(n)]; }
   StageReport report();
   LossTotals totals();  // waits for the device
   // Floats of memory: weights (both copies), stash, gradient, optimizer state and workspace with what looking back takes, frames
@@ -127,6 +135,12 @@ class Stage {
     std::vector<InFlight> frames = {}, kept = {};
     int64_t input_floats = 0;  // of one pass
     Memory inputs = {};        // of the passes in `kept`
+    int64_t spoiled = -1;      // the last mini-batch with a forward that was not finite
+  };
+  struct Backward {
+    Instruction pass;
+    Half half = Half::both;
+    int frame = 0;
   };
 
   bool first(int chunk) const { return options_.index == 0 && chunk == 0; }
@@ -154,13 +168,22 @@ class Stage {
   void send_activation(const Instruction&);
   void recompute(const Instruction&);
   void backward(const Instruction&, Half);
+  void add_loss(const Instruction&, int frame);
   void predict(int ahead);
-  void contribute_norm();
+  void contribute_norm(const Instruction&);
   void step(const Instruction&);
+  void skip_update(const Instruction&);
   int32_t* host_labels() const { return reinterpret_cast<int32_t*>(host_labels_.data()); }
   void load_labels(const Instruction&, int frame);
   void copy_inputs(const Instruction&, int frame, int slot, bool to_slot);
   void measure(const Instruction&);
+
+  void keep_statistics(const Instruction&);
+  void check_forward(const Instruction&, int frame);
+  void check_backward(const Backward&);
+  Fault fault(const Instruction&) const;
+  Diverged fault_in_forward(const Instruction&, int frame);
+  Diverged fault_in_backward(const Backward&);
 
   StageOptions options_;
   std::vector<Chunk> chunks_;
@@ -168,6 +191,7 @@ class Stage {
   ParameterStore store_;
   Memory stash_, statistics_, state_, scratch_, average_;  // scratch_: the optimizer's; average_: see look_back()
   Memory loss_;    // totals (16 floats), then loss and hit per row
+  Memory statistics_before_, totals_before_;  // NonFinite::skip: what a mini-batch found, what a pass found
   Memory labels_;  // int32, per frame of the last chunk
   std::vector<Matrix> matrices_;
   Buffers buffers_;
@@ -184,9 +208,13 @@ class Stage {
   size_t position_ = 0;
   Feed feed_;
   int64_t updates_ = 0, looked_back_ = 0;  // looked_back_: the updates when average_ was last brought up to date
-  Memory square_sums_;  // see optim/gradient_norm.h
+  Health health_;
+  std::optional<Backward> unchecked_;  // of the gradient at hand, a backward whose share in it nobody has looked at by itself
   int64_t norm_of_ = -1;  // the update whose gradient's square sum is known
-  double square_sum_ = 0;
+  double square_sum_ = std::nan("");
+  std::vector<double> square_sums_{std::nan("")};  // see square_sum()
+  int64_t first_update_ = 0;  // updates before the program
+  int64_t skipped_ = 0, left_out_ = 0;  // updates since the last report; see LossTotals
   float rate_scale_ = 1, gradient_scale_ = 1;  // of the last update
   bool gradient_is_used_ = true;  // the next backward begins a new sum
   std::chrono::duration<double> busy_{};

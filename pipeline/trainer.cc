@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <thread>
@@ -51,6 +52,22 @@ std::vector<Program> programs_of(const TrainerOptions& o, Setting setting, int64
   setting.rescale = std::llround(o.rescale_epochs * double(updates_per_epoch));
   setting.lag_rates = o.lag_rates;
   return make_programs(find_method(o.method), setting);
+}
+
+// By mini-batch: the updates that all stages have done when the last has its loss. A stage forwards a mini-batch before the next one does,
+// so what stands before that in its program is done, however far it has come since.
+std::vector<int64_t> updates_before_loss(const std::vector<Program>& programs, int micro_batches) {
+  const int last_chunk = chunks(programs) - 1;
+  std::vector<int64_t> updates(size_t(minibatches(programs)), std::numeric_limits<int64_t>::max());
+  for (const Program& program : programs) {
+    int64_t steps = 0;
+    for (const Instruction& i : program) {
+      steps += i.operation == Operation::step;
+      if (i.operation != Operation::forward || i.chunk != last_chunk || i.micro != micro_batches - 1) continue;
+      updates[size_t(i.minibatch)] = std::min(updates[size_t(i.minibatch)], steps);
+    }
+  }
+  return updates;
 }
 
 // What a stage can carry out.
@@ -120,7 +137,9 @@ struct Trainer::Parts {
   std::vector<Program> programs = {};
   std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
   double train_seconds = 0;
-  int64_t samples = 0;  // of the running program, whose losses are summed so far
+  int64_t samples = 0;                // of the running program, whose losses are summed so far
+  std::vector<int64_t> updates = {};  // by mini-batch of the program: see updates_before_loss()
+  int64_t updated = 0;                // of them that of the mini-batch whose loss is the newest
 
   void connect(const std::vector<int64_t>& sizes);
   Outcome run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end);
@@ -181,7 +200,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
     s.splits_backward = splits_backward(program), s.deferred_batch_norm = o.deferred_batch_norm;
     s.look_ahead = o.look_ahead;
     s.schedule = o.schedule;
-    s.clip_norm = o.clip_norm;
+    s.clip_norm = o.clip_norm, s.non_finite = o.non_finite;
     s.label_smoothing = o.label_smoothing;
     s.seed = o.seed;
     s.cuda_graphs = o.cuda_graphs;
@@ -199,7 +218,8 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
   p.partition = layout.partition;
   const int before = threads();
   set_threads(layout.threads_per_stage);
-  if (o.clip_norm > 0 && o.stages > 1 && is_synchronous(layout.programs)) p.norms = std::make_unique<GradientNorms>(o.stages);
+  if ((o.clip_norm > 0 || o.non_finite == NonFinite::skip) && o.stages > 1 && is_synchronous(layout.programs))
+    p.norms = std::make_unique<GradientNorms>(o.stages);
   std::vector<Stage*> stages;
   for (StageOptions& s : layout.stages) {
     p.devices.push_back(std::make_unique<DeviceOwner>(o.device, o.math));
@@ -262,7 +282,8 @@ Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int6
   outcome.seconds = seconds_since(start);
   for (int64_t index = begin; index < end; ++index) outcome.samples += data.size(index);
   const LossTotals totals = stages.back()->totals();
-  if (outcome.samples > 0) outcome.loss = totals.loss / double(outcome.samples), outcome.accuracy = totals.hits / double(outcome.samples);
+  const double summed = double(outcome.samples - totals.left_out);
+  if (outcome.samples > 0) outcome.loss = totals.loss / summed, outcome.accuracy = totals.hits / summed;
   return outcome;
 }
 
@@ -272,11 +293,13 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   Setting setting;
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
+  p.updates = updates_before_loss(p.programs, p.options.micro_batches);
   Loader loader(data, begin, end, p.devices.front()->get());
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
   feed.on_minibatch = [&](int64_t minibatch) {
     p.samples += data.size(begin + minibatch);
+    p.updated = p.updates[size_t(minibatch)];
     if (progress) progress(minibatch + 1);
   };
   Outcome outcome = p.run(data, loader, feed, begin, end);
@@ -291,7 +314,17 @@ void Trainer::check_minibatches(int64_t count) const {
                      " are trained from one evaluation to the next: make the one a multiple of the other");
 }
 
-double Trainer::mean_loss() { return parts_->samples > 0 ? parts_->stages.back()->totals().loss / double(parts_->samples) : 0; }
+double Trainer::mean_loss() {
+  if (parts_->samples == 0) return 0;
+  const LossTotals totals = parts_->stages.back()->totals();
+  return totals.loss / double(parts_->samples - totals.left_out);
+}
+
+double Trainer::gradient_norm() const {
+  double sum = 0;
+  for (const auto& stage : parts_->stages) sum += stage->square_sum(parts_->updated);
+  return std::sqrt(sum);
+}
 
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   Parts& p = *parts_;
@@ -358,6 +391,7 @@ std::vector<StageSummary> Trainer::summaries() {
     s.copies = stage->copies(), s.frames = stage->frames();
     s.busy_share = p.train_seconds > 0 ? report.busy_seconds / p.train_seconds : 0;
     s.prediction_error = report.prediction.relative();
+    s.skipped_updates = report.skipped_updates;
     s.memory = stage->memory();
     summaries.push_back(s);
   }

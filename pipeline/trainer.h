@@ -31,6 +31,9 @@ struct TrainerOptions {
   // Gradients whose norm is above are scaled down to it; 0: none are. The norm is that of all stages together where the programs are
   // synchronous, else of each stage alone: a stage that waited for the others' gradients would no longer be asynchronous.
   float clip_norm = 0;
+  // What becomes of an update whose loss or gradient is not finite. Left out, it is so on every stage whose gradient shows it: on all where
+  // the programs are synchronous.
+  NonFinite non_finite = NonFinite::stop;
   OptimizerOptions optimizer;
   Schedule schedule;
   int64_t batch = 128;
@@ -50,11 +53,12 @@ struct StageSummary {
   int copies = 1, frames = 1;
   double busy_share = 0;        // of the wall time of the last train()
   double prediction_error = 0;  // see PredictionError::relative(); 0 where nothing is predicted
+  int64_t skipped_updates = 0;
   Stage::MemoryUse memory{};    // floats
 };
 
 struct Outcome {
-  double loss = 0, accuracy = 0;  // means over the samples
+  double loss = 0, accuracy = 0;  // means over the samples, without those whose updates were left out for their loss
   int64_t samples = 0;
   double seconds = 0;
 };
@@ -77,11 +81,16 @@ class Trainer {
   ~Trainer();
 
   // Mini-batches [begin, end) of `data`, counted over all epochs, from a fill of the pipeline to its drain. `progress` is called
-  // from the last stage after each mini-batch with the number done; mean_loss() may be asked in it.
+  // from the last stage after each mini-batch with the number done; mean_loss() and gradient_norm() may be asked in it. Throws Diverged
+  // where a loss or gradient is not finite, before the update with it; after any exception the trainer is of no more use.
   Outcome train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t done)>& progress = {});
   // Throws UsageError where the options' programs cannot train so many from a fill to a drain.
   void check_minibatches(int64_t minibatches) const;
   double mean_loss();  // so far in the running train(); waits for the device
+  // The norm of the gradient of all stages together, before clipping, in the newest update that the program has all of them do before the
+  // last stage has this loss. It is the gradient of one mini-batch, each stage's share in it as of the weights that its passes read.
+  // No number before the first such update, and where it was skipped.
+  double gradient_norm() const;
 
   // One pass over `data`, with the latest weights, never the predicted copy. logits, if given, gets classes values a sample.
   Outcome evaluate(const Batches& data, std::vector<float>* logits = nullptr);

@@ -221,6 +221,7 @@ class Training(CommandTest):
         for stage in line["stages"]:
             self.assertTrue(0 < stage["busy"] <= 1.01, stage)
             self.assertGreaterEqual(stage["prediction_error"], 0)
+            self.assertEqual(stage["skipped_updates"], 0)
 
     def test_run_folder_of_one_and_of_four_stages(self):
         for stages in (1, 4):
@@ -233,6 +234,8 @@ class Training(CommandTest):
                 self.check_epoch(lines[4], 2, stages)
                 self.assertEqual([lines[i]["minibatch"] for i in (1, 3)], [3, 6])
                 self.assertEqual([lines[i]["epochs"] for i in (1, 3)], [.75, 1.5])
+                # When the last of four stages has its third loss, the first has not done its first update.
+                self.assertEqual([lines[i]["gradient_norm"] is None for i in (1, 3)], [stages == 4, False])
                 predicts = [stage["prediction_error"] > 0 for stage in lines[4]["stages"]]
                 self.assertEqual(predicts, [True] * (stages - 1) + [False])
                 start, done = lines[0], lines[5]
@@ -245,7 +248,8 @@ class Training(CommandTest):
                 self.assertEqual(sorted(p.name for p in (self.folder / run).iterdir()),
                                  ["config", "metrics.jsonl", "report.html", "weights.safetensors"])
                 report = (self.folder / run / "report.html").read_text()
-                self.assertEqual(report.count("<svg"), 6)
+                self.assertEqual(report.count("<svg"), 7)
+                self.assertEqual(report.count("<title>norm, epoch"), 2 if stages == 1 else 1)
                 for outside in ("http", "src=", "<link", "<script", "nan", "inf"):
                     self.assertNotIn(outside, report)
 
@@ -311,10 +315,33 @@ class Training(CommandTest):
     def test_divergence_is_a_failed_run(self):
         result = self.run_command(*TRAIN, "--epochs", 3, "--lr", "1e9", "--out", "run")
         self.assertEqual(result.returncode, 1)
-        self.assertRegex(result.stderr, r"\Apipecast: the loss is no longer a number.*\n\Z")
+        self.assertRegex(result.stderr, r"\Apipecast: \S+ on stage 0 \S.* not finite in the (forward|backward) of mini-batch \d; lower --lr.*\n\Z")
         self.assertFalse((self.folder / "run" / "weights.safetensors").exists())
-        self.assertEqual(self.metrics("run")[-1], {"event": "diverged", "epoch": 1})
+        last = self.metrics("run")[-1]
+        self.assertEqual((last["event"], last["epoch"], last["stage"], last["micro"]), ("diverged", 1, 0, 0))
+        self.assertEqual(f"pipecast: {last['reason']}\n", result.stderr)
+        self.assertIn(f"{last['layer']} on stage 0", last["reason"])
+        self.assertIn(f"in the {last['direction']} of mini-batch {last['minibatch']};", last["reason"])
         self.refuse(["eval", "--run", "run"], "training did not come to the end")
+
+    def test_updates_left_out_are_counted(self):
+        # The weights stay finite, but the gradients overflow: every update is left out from then on.
+        result = self.run_command(*TRAIN, "--lr", "1e9", "--stages", 2, "--non-finite", "skip", "--out", "run")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stdout, r"\nepoch   1/1 .*  [1-4] updates left out\n")
+        epoch, last = self.metrics("run")[-2:]
+        self.assertGreater(max(stage["skipped_updates"] for stage in epoch["stages"]), 0)
+        self.assertEqual((last["event"], last["epoch"], "layer" in last), ("diverged", 1, False))
+
+    def test_stop_above_a_loss(self):
+        common = [*TRAIN, "--epochs", 2, "--lr", ".02", "--log-every", 3, "--out", "run"]
+        result = self.run_command(*common, "--stop-above", "1e-3")
+        self.assertEqual(result.returncode, 1)
+        step, last = self.metrics("run")[-2:]
+        self.assertEqual((step["event"], step["minibatch"]), ("step", 3))
+        self.assertEqual((last["event"], last["epoch"], last["minibatch"]), ("diverged", 1, 2))
+        self.assertIn(f"before mini-batch 3 is {step['loss']:.4g}, above --stop-above 0.001: lower --lr", result.stderr)
+        self.succeed(*common, "--stop-above", "1e3", "--overwrite")
 
 
 class Compare(CommandTest):

@@ -567,11 +567,36 @@ TEST_CASE("the sum of the squares of a gradient") {
         const int before = threads();
         set_threads(count);
         square_sum(d, n, x.data(), sums.data());
-        results[count - 1] = read_square_sum(d, sums.data());
+        results[count - 1] = read_sum(d, sums.data());
         set_threads(before);
       }
       CHECK(results[0] == results[1]);
       CHECK(std::abs(results[0] - expected) <= 1e-6 * expected);
+    }
+}
+
+TEST_CASE("a value that is not finite is found wherever it stands, and what is finite is not mistaken for one") {
+  std::vector<Device> devices = other_devices();
+  devices.push_back({});
+  for (Device d : devices)
+    for (int64_t n : {0, 1, 63, 64, 65, 1000, 40013}) {
+      CAPTURE(n);
+      Memory x(d, n + 1), sums(d, square_sum_floats);
+      auto finite_with = [&](int64_t place, float value) {
+        Floats values(size_t(n) + 1, 3e38f);  // whose sum and squares are not finite
+        values[size_t(n)] = nan_;             // what follows is not read
+        if (place >= 0) values[size_t(place)] = value;
+        copy(d, x.data(), values.data(), values.size() * sizeof(float));
+        synchronize(d);
+        fill_zero(d, sums.data(), sizeof(float));
+        add_differences(d, n, x.data(), sums.data());
+        add_differences(d, 0, x.data(), sums.data());  // keeps what was found
+        return std::isfinite(read_sum(d, sums.data()));
+      };
+      CHECK(finite_with(-1, 0));
+      for (int64_t place : {int64_t(0), n / 2, n - 1})
+        for (float value : {nan_, INFINITY, -INFINITY})
+          if (place >= 0 && place < n) CHECK_FALSE(finite_with(place, value));
     }
 }
 
