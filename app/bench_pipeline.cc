@@ -1,5 +1,6 @@
 // How much faster a pipeline is than one stage, in turns: stages of one thread each beside one stage of one thread.
 #include <charconv>
+#include <chrono>
 #include <iostream>
 #include <map>
 #include <thread>
@@ -78,12 +79,21 @@ class BenchPipelineCommand : public Command {
       entry->trainer->train(batches, 0, 2);  // warms up
       entry->trainer->summaries();           // begins anew
     }
-    for (int round = 0; round < rounds_; ++round)
+    // As many of the one stage at once, which know nothing of each other: what the machine's cores share, memory above all, leaves a
+    // pipeline no more.
+    std::vector<std::unique_ptr<Trainer>> copies;
+    for (int k = 0; k < base_.stages; ++k) {
+      copies.push_back(std::make_unique<Trainer>(make_graph(model), one));
+      copies.back()->train(batches, 0, 2);
+    }
+    for (int round = 0; round < rounds_; ++round) {
+      together_.push_back(seconds_together(copies, batches) / double(minibatches_ * base_.stages));
       for (size_t k = 0; k < all.size(); ++k) {
         Entry& entry = *all[(size_t(round) + k) % all.size()];
         const int64_t begin = entry.trainer->updates();
         entry.seconds.push_back(entry.trainer->train(batches, begin, begin + minibatches_).seconds / double(minibatches_));
       }
+    }
     for (Entry& entry : entries) entry.stages = entry.trainer->summaries();
     std::cout << (json_ ? json(alone, entries) : table(alone, entries)) << std::flush;
   }
@@ -116,6 +126,15 @@ class BenchPipelineCommand : public Command {
     mistakes.check([&] { DeviceOwner device(base_.device); });
     mistakes.report();
     return entries;
+  }
+
+  double seconds_together(std::vector<std::unique_ptr<Trainer>>& trainers, const Batches& batches) const {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> threads;
+    for (auto& trainer : trainers)
+      threads.emplace_back([&, begin = trainer->updates()] { trainer->train(batches, begin, begin + minibatches_); });
+    for (std::thread& thread : threads) thread.join();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
   Graph make_graph(const ModelOptions& model) const {
@@ -160,7 +179,8 @@ class BenchPipelineCommand : public Command {
                  {"cores", std::thread::hardware_concurrency()},
                  {"minibatches", minibatches_},
                  {"rounds", rounds_},
-                 {"one_stage_seconds", Spread(alone.seconds).json()}};
+                 {"one_stage_seconds", Spread(alone.seconds).json()},
+                 {"machine_permits", ratios(alone.seconds, together_).json()}};
     const Entry* base = vanilla(entries);
     for (const Entry& entry : entries) {
       Json busy = Json::array();
@@ -186,6 +206,9 @@ class BenchPipelineCommand : public Command {
                               base_.stages);
     text += format("%d rounds of %lld mini-batches, in turns; one stage: %.2f ms a mini-batch (%.2f to %.2f)\n", rounds_,
                    (long long)(minibatches_), one.median * 1e3, one.tenth * 1e3, one.ninetieth * 1e3);
+    const Spread permits = ratios(alone.seconds, together_);
+    text += format("%d trainings at once that share nothing but the machine: %.2f (%.2f to %.2f) times as fast as one\n", base_.stages,
+                   permits.median, permits.tenth, permits.ninetieth);
     if (const unsigned cores = std::thread::hardware_concurrency(); base_.device == "cpu" && cores < unsigned(base_.stages))
       text += format("only %u cores: no pipeline can be more than %u times as fast here\n", cores, cores);
     text += "\nmethod                micro  ms a mini-batch  speed-up             efficiency  partition permits  bubble"
@@ -210,6 +233,7 @@ class BenchPipelineCommand : public Command {
   int64_t image_ = 32, minibatches_ = 20;
   int micro_batches_ = 8, rounds_ = 5;
   bool cut_layers_ = false, json_ = false;
+  std::vector<double> together_;  // seconds of a mini-batch, by round, with a training on every core
   TrainerOptions base_;
 };
 

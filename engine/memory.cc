@@ -1,5 +1,7 @@
 #include "engine/memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -17,6 +19,18 @@ void count(int64_t bytes) {
   int64_t now = in_use += bytes, most = peak;
   while (now > most && !peak.compare_exchange_weak(most, now)) {
   }
+}
+
+// Large blocks in large pages, where the system has them for those who ask: a pass walks over hundreds of megabytes, and an entry
+// of the processor's table of pages then covers 2 MiB in place of 4 KiB.
+void* host_block(size_t bytes) {
+  constexpr size_t large_page = 2 << 20;
+  if (bytes < 2 * large_page) return std::aligned_alloc(64, bytes);
+  void* block = std::aligned_alloc(large_page, (bytes + large_page - 1) / large_page * large_page);
+#ifdef MADV_HUGEPAGE
+  if (block) madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+  return block;
 }
 
 // Without CUDA there is host memory only, also for a Device that says gpu: the emulator of tests.
@@ -50,7 +64,7 @@ Memory::Memory(Device device, int64_t floats) : device_(device), size_(floats) {
     data_ = nullptr;
   }
 #endif
-  if (!on_gpu(device)) data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
+  if (!on_gpu(device)) data_ = static_cast<float*>(host_block(bytes));
   if (!data_) refuse(bytes, device.gpu ? "GPU" : "host");
   fill_zero(device, data_, bytes);
   synchronize(device);
