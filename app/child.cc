@@ -24,7 +24,7 @@ pid_t start_child(const std::vector<std::string>& arguments, const std::string& 
     // Between fork and exec only calls that are safe in a signal handler: this process has other threads, the copy has not.
     dup2(output, STDOUT_FILENO);
     dup2(output, STDERR_FILENO);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // training takes SIGTERM for a wish
     if (getppid() == parent) execv("/proc/self/exe", argv.data());
     _exit(127);
   }

@@ -16,6 +16,7 @@
 #include "app/config_file.h"
 #include "app/progress.h"
 #include "app/training.h"
+#include "pipeline/checkpoint_store.h"
 
 namespace pipecast {
 namespace {
@@ -73,7 +74,9 @@ struct Run {
   TrainingOptions training;
   Options options;  // bound to `training`
   const RunFolder folder;
-  bool kept = false;  // it was over before this comparison began
+  bool kept = false;          // it was over before this comparison began
+  int64_t goes_on_after = 0;  // the mini-batches of its last checkpoint, if it was interrupted
+  double epochs_before = 0;   // that this comparison found done
   pid_t child = 0;
   RunResult result;
   std::string failure;
@@ -215,7 +218,7 @@ class CompareCommand : public Command {
     of_entries.report();
   }
 
-  // Keeps a run that is over, and throws UsageError for one of another configuration.
+  // Keeps a run that is over, goes on with one that was interrupted, and throws UsageError for one of another configuration.
   void look_for_earlier(Run& run) {
     run.folder.check_free(true);
     std::error_code ignored;
@@ -225,12 +228,16 @@ class CompareCommand : public Command {
                        "; choose another --out, or give --overwrite");
     run.read_result();
     run.kept = run.over();
+    if (run.kept) return;
+    if (const std::vector<int64_t> all = CheckpointStore(run.folder.checkpoints()).complete(); !all.empty())
+      run.goes_on_after = all.back(), run.epochs_before = run.result.epochs_done;
   }
 
   void train() {
     for (size_t i = 0; i < runs_.size(); ++i) {
       if (runs_[i]->kept) say(i, "kept, " + runs_[i]->outcome());
       else waiting_.push_back(i);
+      if (runs_[i]->goes_on_after > 0) say(i, format("goes on after mini-batch %lld", (long long)(runs_[i]->goes_on_after)));
     }
     start_ = Clock::now();
     size_t next = 0;
@@ -252,6 +259,10 @@ class CompareCommand : public Command {
   }
 
   void start(Run& run) {
+    if (run.goes_on_after > 0) {
+      run.child = start_child({"train", "--resume", run.folder.path()}, run.folder.log());
+      return;
+    }
     run.folder.create(run_configuration(run.options));
     run.child = start_child({"train", "--config", run.folder.config(), "--out", run.folder.path(), "--overwrite"}, run.folder.log());
   }
@@ -276,9 +287,9 @@ class CompareCommand : public Command {
     double done = 0, all = 0;
     for (size_t i : waiting_) {
       const Run& run = *runs_[i];
-      const double epochs = double(run.training.epochs);
+      const double epochs = double(run.training.epochs) - run.epochs_before;
       all += epochs;
-      done += run.over() || !run.failure.empty() ? epochs : run.result.epochs_done;
+      done += run.over() || !run.failure.empty() ? epochs : std::max(0.0, run.result.epochs_done - run.epochs_before);
     }
     if (done == 0 || done == all) return "";
     return minutes(std::chrono::duration<double>(Clock::now() - start_).count() * (all - done) / done) + " left";

@@ -3,10 +3,11 @@
 #include <sstream>
 
 #include "app/commands.h"
+#include "app/signals.h"
 
 namespace {
 
-enum ExitCode { done = 0, run_failed = 1, wrong_input = 2 };  // 3: interrupted, saved and resumable; no command ends so yet
+enum ExitCode { done = 0, run_failed = 1, wrong_input = 2, interrupted = 3 };
 
 int report(const std::string& message, ExitCode code) {
   std::istringstream lines(message);
@@ -39,6 +40,8 @@ int main(int count, char** arguments) {
     return done;
   } catch (const UsageError& error) {
     return report(error.what(), wrong_input);
+  } catch (const Interrupted& error) {
+    return report(error.what(), interrupted);
   } catch (const std::exception& error) {
     return report(error.what(), run_failed);
   }

@@ -206,7 +206,7 @@ void run_command_line(int count, char** arguments, const std::vector<std::unique
       "pipecast");
   app.footer(
       "`pipecast COMMAND --help` lists a command's options, with an example.\n"
-      "Exit codes: 0 done, 1 the run failed, 2 wrong usage or input, 3 reserved for a run that was interrupted and can be resumed.");
+      "Exit codes: 0 done, 1 the run failed, 2 wrong usage or input, 3 a run was interrupted, is saved and can be resumed.");
   app.require_subcommand(0, 1);
   app.allow_extras();
   bool version = false;

@@ -13,20 +13,27 @@ class RunFolder {
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string weights() const { return path_ + "/weights.safetensors"; }
   std::string report() const { return path_ + "/report.html"; }
-
+  std::string checkpoints() const { return path_ + "/checkpoints"; }
   std::string log() const { return path_ + "/log.txt"; }  // what a run printed that another command started
 
   // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.
   void check_free(bool overwrite) const;
   // Throws UsageError where no finished run is.
   void check_finished() const;
+  // Throws UsageError where no run is that could go on.
+  void check_resumable() const;
+  // Makes the folder and leaves what is in it.
+  void make() const;
   // Makes the folder, without the files of an earlier run, and writes the configuration and metrics without a line.
   void create(const std::string& configuration) const;
+  // Writes the configuration that the run goes on with and removes what only a finished run has.
+  void reopen(const std::string& configuration) const;
 
  private:
   std::string path_;
 };
 
-void write_file(const std::string& path, const std::string& text);  // throws Error naming the path
+// Written to a temporary name, then renamed: a reader never sees half a file. Throws Error naming the path.
+void write_file(const std::string& path, const std::string& text);
 
 }  // namespace pipecast

@@ -32,8 +32,11 @@ RunResult run_result(const std::vector<Json>& metrics) {
   int evaluations = 0;
   for (const Json& line : metrics) {
     const Json& event = line["event"];
-    if (event == "start")
+    if (event == "start" || event == "resume") {  // a run may go on in other stages
+      result.stages.clear();
+      evaluations = 0;
       for (const Json& stage : line["stages"]) result.stages.push_back({stage["copies"], stage["memory_mebibytes"], 0});
+    }
     if (event == "step") result.epochs_done = line["epochs"];
     if (event == "epoch") {
       result.epochs_done = line["epoch"];

@@ -3,7 +3,10 @@
 #include <iostream>
 #include <optional>
 
+#include "app/checkpoints.h"
 #include "app/commands.h"
+#include "app/config_file.h"
+#include "app/signals.h"
 #include "app/training.h"
 
 namespace pipecast {
@@ -15,7 +18,8 @@ class TrainCommand : public Command {
       : Command("train", "Train a model on a pipeline and leave a run's folder",
                 "  pipecast train --data generated --stages 4\n"
                 "  pipecast train --data cifar10:DIR --stages 4 --method pipeoptim --epochs 100 --augment crop,flip --out runs/first\n"
-                "  pipecast train --config runs/first/config --seed 2 --out runs/second") {}
+                "  pipecast train --config runs/first/config --seed 2 --out runs/second\n"
+                "  pipecast train --resume runs/first") {}
 
   void declare(Options& o) override {
     options_.declare(o);
@@ -23,17 +27,15 @@ class TrainCommand : public Command {
     o.not_in_config();
     o.flag("overwrite", overwrite_, "replace an earlier run in that folder");
     o.not_in_config();
+    o.text("resume", resume_, "RUN", "go on with the run in that folder from its last checkpoint, with its options");
+    o.not_in_config();
   }
 
   void run(const Options& options) override {
+    const bool resumes = options.given("resume");
     if (out_.empty()) out_ = "runs/" + options_.model + "-" + options_.trainer.method + "-" + std::to_string(options_.trainer.seed);
-    const RunFolder folder(out_);
-    std::optional<Training> training;
-    Mistakes mistakes;
-    mistakes.check([&] { folder.check_free(overwrite_); });
-    mistakes.check([&] { training.emplace(options_); });
-    mistakes.report();
-    const RunResult result = training->run(folder, run_configuration(options));
+    const RunFolder folder(resumes ? resume_ : out_);
+    const RunResult result = resumes ? resume(folder, options) : begin(folder, options);
     std::cout << format("\ntest accuracy %.2f %% after %lld epochs in %.0f s\n", 100 * result.test_accuracy, (long long)(options_.epochs),
                         result.seconds)
               << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, config\nweights sha256 "
@@ -41,8 +43,58 @@ class TrainCommand : public Command {
   }
 
  private:
+  RunResult begin(const RunFolder& folder, const Options& options) {
+    std::optional<Training> training;
+    Mistakes mistakes;
+    mistakes.check([&] { folder.check_free(overwrite_); });
+    mistakes.check([&] { training.emplace(options_); });
+    mistakes.report();
+    catch_signals();
+    return training->run(folder, options);
+  }
+
+  RunResult resume(const RunFolder& folder, const Options& options) {
+    Mistakes mistakes;
+    for (const char* option : {"out", "overwrite", "config"})
+      if (options.given(option))
+        mistakes.add("option --" + std::string(option) + " does not go with --resume, which goes on in the run's own folder: leave it out");
+    mistakes.report();
+    folder.check_resumable();
+    read_run_options(folder, options);
+    if (const RunResult before = run_result(read_metrics(folder.metrics())); before.done && double(options_.epochs) <= before.epochs_done)
+      throw UsageError(format("run '%s' is done, with a test accuracy of %.2f %%; to train it further, give --epochs above %g",
+                              folder.path().c_str(), 100 * before.test_accuracy, before.epochs_done));
+    if (CheckpointStore(folder.checkpoints()).complete().empty())
+      throw UsageError("run '" + folder.path() + "' has no complete checkpoint: begin it again with 'pipecast train --config " +
+                       folder.config() + " --out " + folder.path() + " --overwrite'");
+    const Checkpoint checkpoint = newest_checkpoint(folder.checkpoints(), [](const std::string& damage) {
+      std::cerr << "pipecast: " << damage << "\npipecast: so the run goes on from the checkpoint before it" << std::endl;
+    });
+    Training training(options_, true);
+    catch_signals();
+    return training.resume(folder, options, checkpoint);
+  }
+
+  // The options that the command line leaves to the run.
+  void read_run_options(const RunFolder& folder, const Options& options) {
+    Mistakes mistakes;
+    const bool cut_otherwise = options.given("stages") || options.given("cut-layers") || options.given("chunks");
+    for (const ConfigLine& line : read_config(folder.config())) {
+      bool found = false;
+      for (const Options::Entry& entry : options.entries()) {
+        if (entry.name != line.name || !entry.in_config) continue;
+        found = true;
+        // A list of parts is for as many stages as it has numbers.
+        const bool outdated = entry.name == "partition" && cut_otherwise;
+        if (!entry.given && !outdated) mistakes.check([&] { entry.set(line.value); });
+      }
+      if (!found) mistakes.add(line.place + ": option '" + line.name + "' is not known; resume with the version that began the run");
+    }
+    mistakes.report();
+  }
+
   TrainingOptions options_;
-  std::string out_;
+  std::string out_, resume_;
   bool overwrite_ = false;
 };
 

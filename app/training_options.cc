@@ -63,6 +63,8 @@ void TrainingOptions::declare(Options& o) {
   o.group("Run");
   o.number("eval-every", eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", int64_t(1));
   o.number("log-every", log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
+  o.number("checkpoint-every", checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", int64_t(0));
+  o.number("checkpoint-keep", checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1);
   o.text("non-finite", non_finite, "HOW", "a loss or gradient that is not finite: stop the run before the update, or skip the update");
   o.number("stop-above", stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0.0);
   o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
@@ -73,7 +75,7 @@ void TrainingOptions::declare(Options& o) {
   o.text("executor", trainer.executor, "NAME", list(executor_names()) + "; the numbers are the same");
 }
 
-TrainingInput TrainingOptions::resolve() {
+TrainingInput TrainingOptions::resolve(bool resumed) {
   if (trainer.threads == 0) trainer.threads = threads();
   trainer.schedule.epochs = double(epochs);
   TrainingInput input;
@@ -106,7 +108,8 @@ TrainingInput TrainingOptions::resolve() {
     const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : trainer.chunks > 0 ? trainer.chunks : method->chunks;
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
   }
-  if (input.graph && !weights.empty()) mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
+  if (input.graph && !weights.empty() && !resumed)
+    mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
   mistakes.report();
   return input;
 }

@@ -24,12 +24,13 @@ struct TrainingOptions {
   // Binds the options to the variables below, which must stay where they are.
   void declare(Options&);
   // Loads the input and fills in what was left to the machine: threads, partition, the schedule's length. Throws UsageError with
-  // everything that is wrong, a line each.
-  TrainingInput resolve();
+  // everything that is wrong, a line each. A run that is `resumed` has weights of its own: those of --weights are not read.
+  TrainingInput resolve(bool resumed = false);
 
   std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper",
               recompute = "never", non_finite = "stop", program;
-  int64_t epochs = 10, eval_every = 1, log_every = 50;
+  int64_t epochs = 10, eval_every = 1, log_every = 50, checkpoint_every = 0;
+  int checkpoint_keep = 2;
   double stop_above = 0;
   bool drop_last = false, cut_layers = false;
   TrainerOptions trainer;

@@ -21,6 +21,7 @@ class PredictionMeter {
   void at_backward(Device, int slot, const float* read, const float* latest);
   // The sums since the last call.
   PredictionError take(Device);
+  float* sums() const { return sums_.data(); }  // 2 floats on the device, for a checkpoint
 
  private:
   int64_t n_, sample_;

@@ -19,6 +19,23 @@ std::string direction(Operation operation) {
   return operation == Operation::forward ? "forward" : operation == Operation::recompute ? "recomputed forward" : "backward";
 }
 
+// A tensor of a checkpoint from the stage that had it; null where none had.
+const FileTensor* find_saved(const std::vector<SafeTensors>& stages, const std::string& name) {
+  for (const SafeTensors& stage : stages)
+    if (const auto found = stage.tensors.find(name); found != stage.tensors.end()) return &found->second;
+  return nullptr;
+}
+
+// The same, as it must be.
+const FileTensor& saved(const std::vector<SafeTensors>& stages, const std::string& name, const char* type,
+                        const std::vector<int64_t>& shape) {
+  const FileTensor* found = find_saved(stages, name);
+  if (!found) throw UsageError("the checkpoint has no tensor '" + name + "': it is of another model or optimizer");
+  if (found->type != type || found->shape != shape)
+    throw UsageError("the checkpoint's tensor '" + name + "' has another type or shape: it is of another model");
+  return *found;
+}
+
 }  // namespace
 
 Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options), health_(options.device) {
@@ -520,6 +537,77 @@ Stage::MemoryUse Stage::memory() const {
     use.arena += chunk.section.arena_floats();
   }
   return use;
+}
+
+template <class Visit>
+void Stage::each_parameter(const std::string& kind, float* buffer, const Visit& visit) const {
+  const Segments& segments = store_.segments();
+  for (size_t i = 0; i < segments.specs.size(); ++i)
+    visit(kind + "/" + segments.specs[i].name, segments.specs[i].shape, buffer + segments.offsets[i]);
+}
+
+template <class Visit>
+void Stage::each_statistic(const Visit& visit) const {
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    const Segments& segments = chunks_[c].section.statistics();
+    for (size_t i = 0; i < segments.specs.size(); ++i)
+      visit("statistics/" + segments.specs[i].name, segments.specs[i].shape, statistics(int(c)) + segments.offsets[i]);
+  }
+}
+
+template <class Visit>
+void Stage::each_kept(const Visit& visit) const {
+  each_parameter("weights", store_.latest(), visit);
+  for (int k = 0; k < options_.optimizer->states(); ++k) each_parameter("state-" + std::to_string(k), buffers_.state[size_t(k)], visit);
+  if (keeps_gradient()) each_parameter("gradient", store_.gradient(), visit);
+  each_statistic(visit);
+}
+
+SafeTensors Stage::save() const {
+  SafeTensors to;
+  auto add = [&](const std::string& name, const std::vector<int64_t>& shape, const float* from) {
+    FileTensor& tensor = to.tensors[name] = {"F32", shape, {}};
+    tensor.bytes.resize(size_t(tensor.count()) * sizeof(float));
+    copy(options_.device, tensor.bytes.data(), from, tensor.bytes.size());
+  };
+  each_kept(add);
+  if (average_.size()) each_parameter("average", average_.data(), add);
+  if (meter_) add("prediction", {2}, meter_->sums());
+  const int64_t counters[] = {updates_, looked_back_, skipped_};
+  const float factors[] = {rate_scale_, gradient_scale_};
+  to.tensors["counters"] = FileTensor::i64({3}, counters);
+  to.tensors["factors"] = FileTensor::f32({2}, factors);
+  synchronize(options_.device);
+  return to;
+}
+
+void Stage::restore(const std::vector<SafeTensors>& stages) {
+  const Device d = options_.device;
+  auto load = [&](const std::string& name, const std::vector<int64_t>& shape, float* to) {
+    const FileTensor& tensor = saved(stages, name, "F32", shape);
+    copy(d, to, tensor.bytes.data(), tensor.bytes.size());
+  };
+  each_kept(load);
+
+  const std::vector<ParameterSpec>& specs = store_.segments().specs;
+  size_t own = 0;  // of the stages that were saved, the one that had this one's first parameter
+  while (!specs.empty() && !stages[own].tensors.count("weights/" + specs[0].name)) ++own;
+  const std::vector<SafeTensors> of_stage(stages.begin() + ptrdiff_t(own), stages.begin() + ptrdiff_t(own) + 1);
+  int64_t counters[3];
+  float factors[2];
+  std::copy_n(saved(of_stage, "counters", "I64", {3}).bytes.data(), sizeof counters, reinterpret_cast<uint8_t*>(counters));
+  std::copy_n(saved(of_stage, "factors", "F32", {2}).bytes.data(), sizeof factors, reinterpret_cast<uint8_t*>(factors));
+  updates_ = counters[0], looked_back_ = counters[1], skipped_ = counters[2];
+  rate_scale_ = factors[0], gradient_scale_ = factors[1];
+  if (average_.size()) {
+    bool all = true;  // a stage that did not look back had none
+    for (const ParameterSpec& spec : specs) all = all && find_saved(stages, "average/" + spec.name);
+    if (all) each_parameter("average", average_.data(), load);
+    else looked_back_ = -1;  // it begins anew
+  }
+  if (meter_ && find_saved(of_stage, "prediction"))
+    copy(d, meter_->sums(), saved(of_stage, "prediction", "F32", {2}).bytes.data(), 2 * sizeof(float));
+  synchronize(d);
 }
 
 }  // namespace pipecast

@@ -13,6 +13,7 @@
 #include "data/loader.h"
 #include "engine/graph_capture.h"
 #include "engine/parameters.h"
+#include "engine/safetensors.h"
 #include "optim/schedule.h"
 #include "pipeline/gradient_norms.h"
 #include "pipeline/health.h"
@@ -112,6 +113,16 @@ class Stage {
   };
   MemoryUse memory() const;
 
+  // All that the next run of a program reads of those before it; only between two runs. Tensors of float are as they lie in memory:
+  //   weights/NAME, state-K/NAME (the optimizer's buffer K), gradient/NAME (where a look-ahead reads the last one), average/NAME (of
+  //   looking back), for each parameter, and statistics/NAME
+  //   counters (I64): updates, looked_back_, skipped_; factors: rate_scale_, gradient_scale_; prediction: the meter's sums
+  // The predicted copy and the stash are not among them: a program makes them before it reads them.
+  SafeTensors save() const;
+  // Into a stage that has not trained, from those of a whole trainer: each tensor from the stage that had it, what is the stage's own
+  // from the one that had its first parameter. Throws UsageError where a tensor is missing or has another shape.
+  void restore(const std::vector<SafeTensors>&);
+
  private:
   struct InFlight {
     bool used = false;
@@ -177,6 +188,14 @@ class Stage {
   void load_labels(const Instruction&, int frame);
   void copy_inputs(const Instruction&, int frame, int slot, bool to_slot);
   void measure(const Instruction&);
+  bool keeps_gradient() const { return options_.optimizer->looks_at_gradient(options_.look_ahead); }
+  // Calls visit(tensor's name in a checkpoint, its shape, its place) for the parameters in one flat buffer, or for the statistics.
+  template <class Visit>
+  void each_parameter(const std::string& kind, float* buffer, const Visit& visit) const;
+  template <class Visit>
+  void each_statistic(const Visit& visit) const;
+  template <class Visit>
+  void each_kept(const Visit& visit) const;  // of all kinds but the average, which another partition may lack
 
   void keep_statistics(const Instruction&);
   void check_forward(const Instruction&, int frame);

@@ -311,7 +311,7 @@ void Trainer::check_minibatches(int64_t count) const {
   const std::vector<Program>& programs = parts_->options.programs;
   if (!programs.empty() && count % minibatches(programs) != 0)
     throw UsageError("the program is for " + std::to_string(minibatches(programs)) + " mini-batches and " + std::to_string(count) +
-                     " are trained from one evaluation to the next: make the one a multiple of the other");
+                     " are trained from one evaluation or checkpoint to the next: make the one a multiple of the other");
 }
 
 double Trainer::mean_loss() {
@@ -374,6 +374,17 @@ void Trainer::set_weights(const Weights& w) {
     });
     synchronize(d);
   });
+}
+
+std::vector<SafeTensors> Trainer::save() const {
+  std::vector<SafeTensors> stages;
+  for (const auto& stage : parts_->stages) stages.push_back(stage->save());
+  return stages;
+}
+
+void Trainer::restore(const std::vector<SafeTensors>& stages) {
+  if (stages.empty()) throw UsageError("the checkpoint has no stages");
+  for (auto& stage : parts_->stages) stage->restore(stages);
 }
 
 int64_t Trainer::updates() const { return parts_->stages.back()->updates(); }

@@ -97,6 +97,14 @@ class Trainer {
 
   Weights weights() const;
   void set_weights(const Weights&);
+
+  // All that training needs to go on in another trainer as it would in this one, bit for bit: weights, statistics, the optimizer's
+  // state and what else outlives a drain of the pipeline (Stage::save). On the host, a file's tensors per stage; between two train().
+  std::vector<SafeTensors> save() const;
+  // Into a trainer that has not trained, of the same model, method and optimizer. What was saved is found by the parameters' names: stages,
+  // partition, executor and device may be others. Throws UsageError where a tensor is missing or has another shape; the trainer is
+  // of no use then.
+  void restore(const std::vector<SafeTensors>&);
   int64_t updates() const;                // of the last stage
   std::vector<StageSummary> summaries();  // since the last call
   const Graph& graph() const;

@@ -1,0 +1,51 @@
+#include "app/metrics.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "app/run_result.h"
+#include "engine/error.h"
+
+namespace pipecast {
+
+Metrics::Metrics(std::string path) : path_(std::move(path)), file_(open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+  if (file_ < 0) fail();
+  if (flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;  // some file systems have no locks
+  close(file_);
+  throw UsageError("another process is training into the folder of '" + path_ + "'; wait for it to end, or choose another --out");
+}
+
+Metrics::~Metrics() { close(file_); }
+
+void Metrics::fail() const {
+  throw Error("file '" + path_ + "' cannot be written; check the disk's free space and the folder's permissions");
+}
+
+void Metrics::cut(int64_t bytes) {
+  char last = 0;
+  if (bytes > 0 && (pread(file_, &last, 1, bytes - 1) != 1 || last != '\n'))
+    throw UsageError("file '" + path_ + "' does not begin with the lines that it had when the checkpoint was made; put it back as it was");
+  if (ftruncate(file_, bytes) != 0) fail();
+  bytes_ = bytes;
+  lines_ = read_metrics(path_);
+}
+
+void Metrics::write(nlohmann::ordered_json line) {
+  const std::string text = line.dump() + "\n";
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t written = ::write(file_, text.data() + done, text.size() - done);
+    if (written <= 0) fail();
+    done += size_t(written);
+  }
+  bytes_ += int64_t(text.size());
+  lines_.push_back(std::move(line));
+}
+
+void Metrics::sync() const {
+  if (fsync(file_) != 0) fail();
+}
+
+}  // namespace pipecast

@@ -1,0 +1,20 @@
+#pragma once
+// SIGTERM, SIGINT and SIGUSR1 ask a run to stop where it can be resumed.
+#include <string>
+
+#include "engine/error.h"
+
+namespace pipecast {
+
+// From now on the first of these signals is only noted; the second ends the process as if nobody had asked for them.
+void catch_signals();
+// The name of the signal that came; "" while none has.
+std::string caught_signal();
+
+// The run was stopped by a signal, is saved and can be resumed: what ends it, with a sentence that says how.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace pipecast
