@@ -12,8 +12,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Options with which a run may go on otherwise than it began. Where the data lies may change, what they are may not: see identity().
-constexpr const char* alterable[] = {"epochs",     "data",      "stages", "partition", "cut-layers", "chunks",           "recompute",
-                                     "eval-every", "log-every", "device", "executor",  "threads",    "checkpoint-every", "checkpoint-keep"};
+constexpr const char* alterable[] = {"epochs",   "data",      "stages",           "partition",       "cut-layers",
+                                     "chunks",   "recompute", "eval-every",       "log-every",       "device",
+                                     "executor", "threads",   "checkpoint-every", "checkpoint-keep", "stop-above"};
 
 const Change* find(const std::vector<Change>& changes, const std::string& option) {
   const auto found = std::find_if(changes.begin(), changes.end(), [&](const Change& change) { return change.option == option; });

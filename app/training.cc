@@ -125,13 +125,17 @@ class Run {
   RunResult finish(const ModelOptions& model, const std::string& configuration) {
     const NamedWeights weights{options_.model, model, trainer_.weights()};
     write_weights(folder_.weights(), weights);
-    metrics_.write({{"event", "done"},
-                    {"weights_digest", weights_digest(weights.weights)},
-                    {"test_loss", at_.evaluation.loss},
-                    {"test_accuracy", at_.evaluation.accuracy},
-                    {"updates", trainer_.updates()},
-                    {"seconds", seconds()}});
-    write_file(folder_.report(), report_html(options_.model + ", " + options_.trained_by(), configuration, metrics_.lines()));
+    const Json done = {{"event", "done"},
+                       {"weights_digest", weights_digest(weights.weights)},
+                       {"test_loss", at_.evaluation.loss},
+                       {"test_accuracy", at_.evaluation.accuracy},
+                       {"updates", trainer_.updates()},
+                       {"seconds", seconds()}};
+    std::vector<Json> lines = metrics_.lines();
+    lines.push_back(done);
+    write_file(folder_.report(), report_html(options_.model + ", " + options_.trained_by(), configuration, lines));
+    metrics_.write(done);  // last of all: a run that says so has all its files
+    metrics_.sync();
     return run_result(metrics_.lines());
   }
 

@@ -1,6 +1,7 @@
 #include "pipeline/stage.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -573,9 +574,9 @@ SafeTensors Stage::save() const {
   each_kept(add);
   if (average_.size()) each_parameter("average", average_.data(), add);
   if (meter_) add("prediction", {2}, meter_->sums());
-  const int64_t counters[] = {updates_, looked_back_, skipped_};
+  const int64_t counters[] = {updates_, looked_back_, skipped_, std::bit_cast<int64_t>(square_sum_)};
   const float factors[] = {rate_scale_, gradient_scale_};
-  to.tensors["counters"] = FileTensor::i64({3}, counters);
+  to.tensors["counters"] = FileTensor::i64({4}, counters);
   to.tensors["factors"] = FileTensor::f32({2}, factors);
   synchronize(options_.device);
   return to;
@@ -593,11 +594,11 @@ void Stage::restore(const std::vector<SafeTensors>& stages) {
   size_t own = 0;  // of the stages that were saved, the one that had this one's first parameter
   while (!specs.empty() && !stages[own].tensors.count("weights/" + specs[0].name)) ++own;
   const std::vector<SafeTensors> of_stage(stages.begin() + ptrdiff_t(own), stages.begin() + ptrdiff_t(own) + 1);
-  int64_t counters[3];
+  int64_t counters[4];
   float factors[2];
-  std::copy_n(saved(of_stage, "counters", "I64", {3}).bytes.data(), sizeof counters, reinterpret_cast<uint8_t*>(counters));
+  std::copy_n(saved(of_stage, "counters", "I64", {4}).bytes.data(), sizeof counters, reinterpret_cast<uint8_t*>(counters));
   std::copy_n(saved(of_stage, "factors", "F32", {2}).bytes.data(), sizeof factors, reinterpret_cast<uint8_t*>(factors));
-  updates_ = counters[0], looked_back_ = counters[1], skipped_ = counters[2];
+  updates_ = counters[0], looked_back_ = counters[1], skipped_ = counters[2], square_sum_ = std::bit_cast<double>(counters[3]);
   rate_scale_ = factors[0], gradient_scale_ = factors[1];
   if (average_.size()) {
     bool all = true;  // a stage that did not look back had none

@@ -105,7 +105,7 @@ class Killed(Runs):
                     process.kill()
                     kills += 1
                 out, error = process.communicate()
-                if process.returncode == 0:
+                if process.returncode == 0 or "run 'run' is done" in error:  # it was killed after its last line
                     break
                 if process.returncode == 2:
                     # Ended before its first checkpoint: the sentence says what to do.
