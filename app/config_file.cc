@@ -1,13 +1,16 @@
 #include "app/config_file.h"
 
-#include <fstream>
+#include <map>
+#include <sstream>
 
+#include "engine/durable_file.h"
 #include "engine/error.h"
 
 namespace pipecast {
 namespace {
 
 constexpr const char* blanks = " \t\r";
+constexpr uint64_t most_bytes = 1 << 20;
 
 std::string trimmed(const std::string& text) {
   const size_t first = text.find_first_not_of(blanks);
@@ -26,37 +29,36 @@ std::string parse_value(const std::string& text, const std::string& place) {
   size_t i = 1;
   for (; i < text.size() && text[i] != '"'; ++i) {
     if (text[i] == '\\' && ++i < text.size() && text[i] != '"' && text[i] != '\\')
-      throw UsageError(place + ": '\\" + text[i] + "' is not known; a text may hold \\\" and \\\\");
+      throw UsageError(place + ": '\\" + shown(text.substr(i, 1)) + "' is not known; a text may hold \\\" and \\\\");
     if (i < text.size()) value += text[i];
   }
   if (i >= text.size()) throw UsageError(place + ": the text has no closing quote");
   rest = trimmed(text.substr(i + 1));
-  if (!rest.empty() && rest[0] != '#') throw UsageError(place + ": '" + rest + "' after the value is not understood");
+  if (!rest.empty() && rest[0] != '#') throw UsageError(place + ": '" + shown(rest) + "' after the value is not understood");
   return value;
 }
 
 }  // namespace
 
 std::vector<ConfigLine> read_config(const std::string& path) {
-  std::ifstream stream(path);
-  std::string text;
-  // A folder opens, too, but nothing can be read from it.
-  if (!stream || (!std::getline(stream, text) && !stream.eof()))
-    throw UsageError("config file '" + path + "' cannot be read; is it there?");
+  return parse_config(std::string(text_of(read_file(path, most_bytes))), path);
+}
+
+std::vector<ConfigLine> parse_config(const std::string& text, const std::string& path) {
   std::vector<ConfigLine> lines;
-  for (int number = 1; stream || !text.empty(); ++number) {
-    const std::string place = path + ":" + std::to_string(number), line = trimmed(text);
-    if (!line.empty() && line[0] != '#') {
-      const size_t equals = line.find('=');
-      const std::string name = trimmed(line.substr(0, equals));
-      if (equals == std::string::npos || name.empty())
-        throw UsageError(place + ": '" + line + "' is not understood; write name = value, the options' names without the dashes");
-      for (const ConfigLine& before : lines)
-        if (before.name == name) throw UsageError(place + ": '" + name + "' is already given at " + before.place + "; give it once");
-      lines.push_back({name, parse_value(trimmed(line.substr(equals + 1)), place), place});
-    }
-    text.clear();
-    std::getline(stream, text);
+  std::map<std::string, std::string> places;  // by name
+  std::istringstream stream(text);
+  std::string next;
+  for (int number = 1; std::getline(stream, next); ++number) {
+    const std::string place = path + ":" + std::to_string(number), line = trimmed(next);
+    if (line.empty() || line[0] == '#') continue;
+    const size_t equals = line.find('=');
+    const std::string name = trimmed(line.substr(0, equals));
+    if (equals == std::string::npos || name.empty())
+      throw UsageError(place + ": '" + shown(line) + "' is not understood; write name = value, the options' names without the dashes");
+    const auto [before, is_new] = places.emplace(name, place);
+    if (!is_new) throw UsageError(place + ": '" + shown(name) + "' is already given at " + before->second + "; give it once");
+    lines.push_back({name, parse_value(trimmed(line.substr(equals + 1)), place), place});
   }
   return lines;
 }

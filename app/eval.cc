@@ -36,6 +36,7 @@ class EvalCommand : public Command {
     o.text("weights", weights_, "FILE", "instead of --run, a safetensors file");
     o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
+    o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
     o.number("batch", trainer_.batch, "N", "images at a time; changes nothing but time and memory", int64_t(1));
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
@@ -51,8 +52,9 @@ class EvalCommand : public Command {
     Dataset dataset;
     NamedWeights named;
     mistakes.report();
+    if (bad_samples_.empty()) bad_samples_ = "fail";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
-    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_); });
+    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, bad_samples_mode(bad_samples_)); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
     mistakes.report();
     named.options.image = dataset.image;
@@ -84,11 +86,13 @@ class EvalCommand : public Command {
     const RunFolder folder(run_);
     folder.check_finished();
     weights_ = folder.weights();
-    for (const ConfigLine& line : read_config(folder.config()))
+    for (const ConfigLine& line : read_config(folder.config())) {
       if (line.name == "data" && data_.empty()) data_ = line.value;
+      if (line.name == "bad-samples" && bad_samples_.empty()) bad_samples_ = line.value;
+    }
   }
 
-  std::string run_, weights_, model_, data_, logits_;
+  std::string run_, weights_, model_, data_, bad_samples_, logits_;
   TrainerOptions trainer_;
   bool json_ = false;
 };

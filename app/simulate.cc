@@ -1,24 +1,17 @@
 // Throughput, bubble and memory of a pipeline that need not be at hand.
 #include "pipeline/simulate.h"
 
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/plan_choice.h"
+#include "engine/durable_file.h"
 
 namespace pipecast {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string text_of(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) throw UsageError("file '" + path + "' cannot be read: give one that 'pipecast plan --json' wrote");
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
 
 class SimulateCommand : public Command {
  public:
@@ -63,7 +56,7 @@ class SimulateCommand : public Command {
                                "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
         if (options.given(name))
           throw UsageError("--costs '" + costs_ + "' says which run it is: leave --" + name + " out, or plan another one");
-      return read_plan(text_of(costs_));
+      return read_plan(text_of(read_file(costs_, 64 << 20)));
     }
     if (!uniform_) {
       for (const char* name : {"forward-seconds", "backward-seconds", "message-bytes"})

@@ -335,11 +335,16 @@ Json describe(const TrainingOptions& options, const Dataset& dataset, const Grap
   }
   std::cout << format("%s with %lld parameters on %s: %lld training and %lld test images\n", options.model.c_str(), (long long)(parameters),
                       dataset.name.c_str(), (long long)(dataset.train.size()), (long long)(dataset.test.size()))
+            << (dataset.skipped > 0 ? format("%lld bad samples left out\n", (long long)(dataset.skipped)) : "")
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),
                       (unsigned long long)(options.trainer.seed), options.trainer.device.c_str(), options.trainer.threads)
             << table << std::endl;
-  return {{"version", PIPECAST_VERSION}, {"model", options.model}, {"parameters", parameters}, {"stages", rows}};
+  return {{"version", PIPECAST_VERSION},
+          {"model", options.model},
+          {"parameters", parameters},
+          {"bad_samples_skipped", dataset.skipped},
+          {"stages", rows}};
 }
 
 // Of the run that a checkpoint is of.

@@ -19,7 +19,8 @@ void TrainingOptions::declare(Options& o) {
   o.group("Model and data");
   o.text("model", model, "NAME", list_names(model_entries()));
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
-  o.text("data", data, "FORMAT:DIR", "cifar10:DIR, generated or generated:SIZE; see pipecast info");
+  o.text("data", data, "FORMAT:DIR", "cifar10:DIR, folder:DIR, generated or generated:SIZE; see pipecast info");
+  o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.number("batch", trainer.batch, "N", "images per mini-batch", int64_t(1));
   o.number("epochs", epochs, "N", "passes over the training images", int64_t(1));
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
@@ -99,7 +100,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (trainer.label_smoothing >= 1)
     mistakes.add(format("label smoothing is %g: it must be at least 0 and below 1", trainer.label_smoothing));
   mistakes.check([&] {
-    input.dataset = load_dataset(data);
+    input.dataset = load_dataset(data, bad_samples_mode(bad_samples));
     model_options = {input.dataset.image, input.dataset.classes};
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });

@@ -27,8 +27,8 @@ struct TrainingOptions {
   // everything that is wrong, a line each. A run that is `resumed` has weights of its own: those of --weights are not read.
   TrainingInput resolve(bool resumed = false);
 
-  std::string model = "resnet20", weights, data = "generated", augment = "none", partition = "balanced", look_ahead = "paper",
-              recompute = "never", non_finite = "stop", program;
+  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", partition = "balanced",
+              look_ahead = "paper", recompute = "never", non_finite = "stop", program;
   int64_t epochs = 10, eval_every = 1, log_every = 50, checkpoint_every = 0;
   int checkpoint_keep = 2;
   double stop_above = 0;

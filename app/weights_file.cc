@@ -7,12 +7,13 @@
 namespace pipecast {
 namespace {
 
-int64_t number(const std::string& text, const std::string& path) {
+int64_t number(const std::string& text, const std::string& path, int64_t most) {
   int64_t value = 0;
   const char* end = text.data() + text.size();
   const auto [after, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || after != end || value < 1)
-    throw UsageError("weights '" + path + "' say of themselves '" + text + "' where a positive number belongs; the file is damaged");
+  if (error != std::errc() || after != end || value < 1 || value > most)
+    throw UsageError("weights '" + path + "' say of themselves '" + shown(text) + "' where a number from 1 to " + std::to_string(most) +
+                     " belongs; the file is damaged");
   return value;
 }
 
@@ -31,7 +32,10 @@ void write_weights(const std::string& path, const NamedWeights& named) {
 }
 
 NamedWeights read_weights(const std::string& path, const std::string& model, int64_t classes) {
-  const SafeTensors file = read_safetensors(path);
+  return name_weights(read_safetensors(path), path, model, classes);
+}
+
+NamedWeights name_weights(const SafeTensors& file, const std::string& path, const std::string& model, int64_t classes) {
   NamedWeights named{model, {}, {}};
   auto says = [&](const char* key) {
     const auto found = file.metadata.find(key);
@@ -41,13 +45,13 @@ NamedWeights read_weights(const std::string& path, const std::string& model, int
   if (model.empty() && own.empty()) throw UsageError("weights '" + path + "' do not say which model they are of; give --model");
   if (!model.empty() && !own.empty() && own != model) {
     make_model(model, {});  // a misspelt name is the likelier mistake
-    throw UsageError("weights '" + path + "' are of model '" + own + "', not '" + model + "'");
+    throw UsageError("weights '" + path + "' are of model '" + shown(own) + "', not '" + model + "'");
   }
   if (named.model.empty()) named.model = own;
-  if (!says("classes").empty()) named.options.classes = number(says("classes"), path);
-  if (!says("height").empty()) named.options.image.h = number(says("height"), path);
-  if (!says("width").empty()) named.options.image.w = number(says("width"), path);
-  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path);
+  if (!says("classes").empty()) named.options.classes = number(says("classes"), path, 100000);
+  if (!says("height").empty()) named.options.image.h = number(says("height"), path, 4096);
+  if (!says("width").empty()) named.options.image.w = number(says("width"), path, 4096);
+  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path, 64);
   if (classes > 0) named.options.classes = classes;
   named.weights = from_safetensors(make_model(named.model, named.options), file, path);
   return named;

@@ -17,5 +17,6 @@ void write_weights(const std::string& path, const NamedWeights&);
 // A file of pipecast or of torchvision's tensors. `model` and `classes`: what the caller knows of it, "" and 0 for nothing; what
 // the file says of itself fills the rest. Throws UsageError where both do not agree or do not suffice.
 NamedWeights read_weights(const std::string& path, const std::string& model = "", int64_t classes = 0);
+NamedWeights name_weights(const SafeTensors&, const std::string& path, const std::string& model, int64_t classes);  // the same over memory
 
 }  // namespace pipecast

@@ -7,18 +7,25 @@ namespace pipecast {
 const std::vector<DatasetFormat>& dataset_formats() {
   static const std::vector<DatasetFormat> formats = {
       {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)", load_cifar10},
+      {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size", load_folder},
       {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed", generate_shapes},
   };
   return formats;
 }
 
-Dataset load_dataset(const std::string& format_and_path) {
+BadSamples bad_samples_mode(const std::string& name) {
+  if (name == "fail") return BadSamples::fail;
+  if (name == "skip") return BadSamples::skip;
+  throw UsageError(unknown_name("treatment of bad samples", name, {"fail", "skip"}));
+}
+
+Dataset load_dataset(const std::string& format_and_path, BadSamples bad_samples) {
   const size_t colon = format_and_path.find(':');
   const std::string name = format_and_path.substr(0, colon);
   const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
   std::vector<std::string> known;
   for (const DatasetFormat& format : dataset_formats()) {
-    if (format.name == name) return format.load(argument);
+    if (format.name == name) return format.load(argument, bad_samples);
     known.push_back(format.name);
   }
   throw UsageError(unknown_name("data set", name, known));

@@ -77,7 +77,7 @@ Pictures draw_all(int64_t count, uint32_t purpose) {
 
 }  // namespace
 
-Dataset generate_shapes(const std::string& train_size) {
+Dataset generate_shapes(const std::string& train_size, BadSamples) {
   int64_t size = 2000;
   if (!train_size.empty()) {
     const char* end = train_size.data() + train_size.size();
@@ -92,7 +92,8 @@ Dataset generate_shapes(const std::string& train_size) {
           .train = draw_all(size, purpose("generated train")),
           .test = draw_all(size / 4, purpose("generated test")),
           .mean = {.5f, .5f, .5f},
-          .deviation = {.31f, .31f, .31f}};
+          .deviation = {.31f, .31f, .31f},
+          .skipped = 0};
 }
 
 }  // namespace pipecast

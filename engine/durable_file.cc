@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <new>
 
 #include "engine/error.h"
 
@@ -101,9 +102,16 @@ std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes) {
                      " it may have");
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   if (!file) throw UsageError("cannot read '" + path + "': " + std::strerror(errno));
-  std::vector<uint8_t> bytes(size);
+  std::vector<uint8_t> bytes;
+  try {
+    bytes.resize(size);
+  } catch (const std::bad_alloc&) {
+    throw UsageError("cannot read '" + path + "': there is no memory for its " + std::to_string(size) + " bytes");
+  }
   if (std::fread(bytes.data(), 1, size, file.get()) != size) throw UsageError("cannot read '" + path + "': it ended before its size");
   return bytes;
 }
+
+std::string_view text_of(std::span<const uint8_t> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
 }  // namespace pipecast

@@ -23,7 +23,8 @@ void sync_folder(const std::string& path);                            // so are 
 void rename_durably(const std::string& from, const std::string& to);  // within a folder, which is synced
 void make_folder_durably(const std::string& path);                    // and those above it; none that is there is touched
 
-// All of a file. Throws UsageError naming it: not there, no file, more than `most_bytes` (nothing is read then).
-std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes = UINT64_MAX);
+// All of a file. Throws UsageError naming it: not there, no file, more than `most_bytes` (nothing is read then), more than memory holds.
+std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes = uint64_t(1) << 36);
+std::string_view text_of(std::span<const uint8_t> bytes);
 
 }  // namespace pipecast

@@ -33,13 +33,23 @@ std::string unknown_name(std::string_view kind, std::string_view name, const std
   size_t least = name.size() / 3 + 2;  // about a third of the letters wrong is still a slip; more is another name
   std::string list;
   for (const std::string& candidate : known) {
-    size_t distance = edit_distance(name, candidate);
-    if (distance < least && distance < candidate.size()) nearest = &candidate, least = distance;
+    if (name.size() < 2 * candidate.size()) {  // else the distance is the candidate's length or more
+      size_t distance = edit_distance(name, candidate);
+      if (distance < least && distance < candidate.size()) nearest = &candidate, least = distance;
+    }
     list += (list.empty() ? "" : ", ") + candidate;
   }
-  std::string text = "unknown " + std::string(kind) + " '" + std::string(name) + "'; ";
+  std::string text = "unknown " + std::string(kind) + " '" + shown(name) + "'; ";
   if (nearest) text += "did you mean '" + *nearest + "'? ";
   return text + "Known: " + list;
+}
+
+std::string shown(std::string_view text) {
+  constexpr size_t most = 80;
+  std::string start(text.substr(0, most));
+  for (char& c : start)
+    if (c < ' ' || c > '~') c = '?';
+  return start + (text.size() > most ? "..." : "");
 }
 
 }  // namespace pipecast

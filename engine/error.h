@@ -24,4 +24,7 @@ struct UsageError : Error {
 // "unknown model 'resnet2'; did you mean 'resnet20'? Known: ..." for a UsageError.
 std::string unknown_name(std::string_view kind, std::string_view name, const std::vector<std::string>& known);
 
+// Of a file that may hold anything: what a sentence has room for and a terminal can show.
+std::string shown(std::string_view text);
+
 }  // namespace pipecast

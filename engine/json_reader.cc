@@ -1,6 +1,8 @@
 #include "engine/json_reader.h"
 
+#include <algorithm>
 #include <set>
+#include <string_view>
 #include <vector>
 
 #include "engine/error.h"
@@ -36,19 +38,20 @@ json parse_json(const char* text, size_t size, const std::string& what) {
     if (event == json::parse_event_t::object_start) open_objects.emplace_back();
     if (event == json::parse_event_t::object_end) open_objects.pop_back();
     if (event == json::parse_event_t::key && !open_objects.back().insert(value.get<std::string>()).second)
-      throw UsageError(what + " has the name '" + value.get<std::string>() + "' twice");
+      throw UsageError(what + " has the name '" + shown(value.get<std::string>()) + "' twice");
     return true;
   };
   try {
     return json::parse(text, text + size, refuse_duplicates);
   } catch (const json::exception& error) {
-    throw UsageError(what + " is not JSON: " + error.what());
+    const std::string_view defect = error.what();  // after the library's name and number
+    throw UsageError(what + " is not JSON: " + shown(defect.substr(std::min(defect.size(), defect.find("] ") + 2))));
   }
 }
 
 int64_t size_of_json(const json& value, const std::string& what) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t(INT64_MAX))
-    throw UsageError(what + " is not a size: " + value.dump());
+    throw UsageError(what + " is not a size: " + shown(value.dump()));
   return int64_t(value.get<uint64_t>());
 }
 

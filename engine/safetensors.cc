@@ -41,7 +41,7 @@ struct Entry {
 };
 
 Entry parse_entry(const std::string& name, const json& value, const Origin& origin) {
-  const std::string what = "tensor '" + name + "'";
+  const std::string what = "tensor '" + shown(name) + "'";
   if (!value.is_object()) origin.refuse(what + " is not described by an object");
   for (const char* key : {"dtype", "shape", "data_offsets"})
     if (!value.contains(key)) origin.refuse(what + " has no '" + key + "'");
@@ -49,7 +49,7 @@ Entry parse_entry(const std::string& name, const json& value, const Origin& orig
 
   Entry entry{name, {}, 0, 0};
   const json &type = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
-  if (!type.is_string() || element_bytes(type) == 0) origin.refuse(what + " has the unknown type " + type.dump());
+  if (!type.is_string() || element_bytes(type) == 0) origin.refuse(what + " has the unknown type " + shown(type.dump()));
   entry.tensor.type = type;
   if (!shape.is_array()) origin.refuse(what + " has a shape that is not an array");
   int64_t bytes = element_bytes(type);
@@ -85,7 +85,7 @@ int64_t FileTensor::count() const { return std::accumulate(shape.begin(), shape.
 std::vector<float> FileTensor::floats() const {
   if (type != "F32") throw UsageError("a tensor of type " + type + " was found where F32 is needed; convert it to F32");
   std::vector<float> values(bytes.size() / sizeof(float));
-  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
   return values;
 }
 
@@ -110,7 +110,7 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
     }
     if (!value.is_object()) origin.refuse("__metadata__ is not an object");
     for (const auto& [label, text] : value.items()) {
-      if (!text.is_string()) origin.refuse("the metadata '" + label + "' is not a string");
+      if (!text.is_string()) origin.refuse("the metadata '" + shown(label) + "' is not a string");
       file.metadata[label] = text;
     }
   }
@@ -123,11 +123,11 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
   int64_t filled = 0;
   for (Entry& entry : entries) {
     if (entry.begin != filled) {
-      origin.refuse("tensor '" + entry.name + "' begins at byte " + std::to_string(entry.begin) + " of the data, where " +
+      origin.refuse("tensor '" + shown(entry.name) + "' begins at byte " + std::to_string(entry.begin) + " of the data, where " +
                     (entry.begin < filled ? "another tensor lies" : "a hole was left") + " (expected " + std::to_string(filled) + ")");
     }
     if (entry.end > block_bytes) {
-      origin.refuse("tensor '" + entry.name + "' ends at byte " + std::to_string(entry.end) + " of the data, of which there are " +
+      origin.refuse("tensor '" + shown(entry.name) + "' ends at byte " + std::to_string(entry.end) + " of the data, of which there are " +
                     std::to_string(block_bytes) + " (truncated?)");
     }
     filled = entry.end;

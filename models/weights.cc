@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "engine/error.h"
 #include "engine/sha256.h"
 
 namespace pipecast {
@@ -73,10 +74,8 @@ struct Mismatches {
   }
 };
 
-void read_tensors(const SafeTensors& file, const Segments& segments, std::vector<float>& values, Mismatches& mismatches) {
-  values.assign(size_t(segments.total), 0.f);
-  for (size_t i = 0; i < segments.specs.size(); ++i) {
-    const ParameterSpec& spec = segments.specs[i];
+void find_mismatches(const SafeTensors& file, const Segments& segments, Mismatches& mismatches) {
+  for (const ParameterSpec& spec : segments.specs) {
     const auto found = file.tensors.find(spec.name);
     if (found == file.tensors.end()) {
       // torchvision's oldest files have no counters; they begin at 0.
@@ -88,9 +87,19 @@ void read_tensors(const SafeTensors& file, const Segments& segments, std::vector
     const std::vector<int64_t> shape = file_shape(spec);
     if (tensor.type != type) mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + type + ")");
     else if (tensor.shape != shape)
-      mismatches.of_kind["of another shape"].push_back(spec.name + " (" + to_string(tensor.shape) + ", not " + to_string(shape) + ")");
-    else from_file(spec, tensor, values.data() + segments.offsets[i]);
+      mismatches.of_kind["of another shape"].push_back(spec.name + " (" + shown(to_string(tensor.shape)) + ", not " + to_string(shape) +
+                                                       ")");
   }
+}
+
+// Of a file without mismatches.
+std::vector<float> read_tensors(const SafeTensors& file, const Segments& segments) {
+  std::vector<float> values(size_t(segments.total));
+  for (size_t i = 0; i < segments.specs.size(); ++i) {
+    const auto found = file.tensors.find(segments.specs[i].name);
+    if (found != file.tensors.end()) from_file(segments.specs[i], found->second, values.data() + segments.offsets[i]);
+  }
+  return values;
 }
 
 std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
@@ -126,17 +135,20 @@ SafeTensors to_safetensors(const Weights& weights) {
 Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin) {
   Weights weights{graph.parameters(), graph.statistics(), {}, {}};
   Mismatches mismatches;
-  read_tensors(file, weights.parameters, weights.parameter_values, mismatches);
-  read_tensors(file, weights.statistics, weights.statistic_values, mismatches);
+  find_mismatches(file, weights.parameters, mismatches);
+  find_mismatches(file, weights.statistics, mismatches);
 
   std::set<std::string> known;
-  each_tensor(weights, [&](const ParameterSpec& spec, const float*) { known.insert(spec.name); });
+  for (const Segments* segments : {&weights.parameters, &weights.statistics})
+    for (const ParameterSpec& spec : segments->specs) known.insert(spec.name);
   for (const auto& [name, tensor] : file.tensors)
-    if (!known.count(name)) mismatches.of_kind["unknown"].push_back(name);
+    if (!known.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
 
   if (!mismatches.of_kind.empty())
     throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() +
                      "): give the file's own model and number of classes");
+  weights.parameter_values = read_tensors(file, weights.parameters);
+  weights.statistic_values = read_tensors(file, weights.statistics);
   return weights;
 }
 

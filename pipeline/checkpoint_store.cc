@@ -117,7 +117,7 @@ Manifest parse_manifest(const uint8_t* data, size_t size, const std::string& ori
   };
   const json root = parse_json(reinterpret_cast<const char*>(data), size, start + "the text");
   check(root.is_object() && root.contains("version"), "it has no 'version'");
-  check(root["version"] == format_version, "it has the version " + root["version"].dump() + ", this program reads version " +
+  check(root["version"] == format_version, "it has the version " + shown(root["version"].dump()) + ", this program reads version " +
                                                std::to_string(format_version) + "; use the program that wrote it");
   check_keys(root, "it", {"version", "minibatch", "description", "files"});
   check(root["description"].is_string(), "its description is not a string");

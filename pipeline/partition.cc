@@ -68,7 +68,7 @@ std::vector<int> parse_partition(const std::string& text, int parts, int stages)
     if (after == end) break;
     at = after + 1;
   }
-  if (!good) throw UsageError("partition '" + text + "' is not a list of positive numbers: write the parts per stage, as in '3,3,3,2'");
+  if (!good) throw UsageError("partition '" + shown(text) + "' is not a list of positive numbers: write the parts per stage, as in '3,3,3,2'");
 
   int64_t sum = 0;
   for (int count : counts) sum += count;
@@ -77,7 +77,7 @@ std::vector<int> parse_partition(const std::string& text, int parts, int stages)
   if (sum != parts)
     wrong += (wrong.empty() ? "adds up to " : " and adds up to ") + std::to_string(sum) + " parts, not " + std::to_string(parts);
   if (!wrong.empty())
-    throw UsageError("partition '" + text + "' " + wrong + ": give one number per stage that together make the model's " +
+    throw UsageError("partition '" + shown(text) + "' " + wrong + ": give one number per stage that together make the model's " +
                      std::to_string(parts) + " parts");
   return counts;
 }

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <thread>
 
+#include "engine/json_reader.h"
 #include "pipeline/partition.h"
 #include "pipeline/section.h"
 
@@ -13,6 +14,7 @@ namespace pipecast {
 namespace {
 
 using Json = nlohmann::ordered_json;
+constexpr double most_count = 65535;  // stages, chunks, micro-batches of a plan
 
 int64_t counted(const Segments& segments) {
   int64_t count = 0;
@@ -233,15 +235,17 @@ std::string plan_json(const Plan& plan) {
   return json.dump(1);
 }
 
-SimulatedRun read_plan(const std::string& text) {
-  const Json json = Json::parse(text, nullptr, false);
+SimulatedRun read_plan(std::string_view text) {
+  using Json = nlohmann::json;  // finds a key among many without comparing all
   const std::string hint = ": write it with 'pipecast plan --json'";
+  const Json json = parse_json(text.data(), text.size(), "the file of costs");
   if (!json.is_object()) throw UsageError("the file of costs is not a JSON object" + hint);
-  // A value of an object: none of them is negative or not a number.
-  auto read = [&](const Json& object, const char* key, auto& value) {
+  // A value of an object, from 0 to what fits with room for sums.
+  auto read = [&](const Json& object, const char* key, auto& value, double most = 1e15) {
     const auto found = object.find(key);
-    if (found == object.end() || !found->is_number() || !(found->template get<double>() >= 0))
-      throw UsageError(std::string("the file of costs has no number '") + key + "' of at least 0" + hint);
+    const bool good = found != object.end() && found->is_number() && found->get<double>() >= 0 && found->get<double>() <= most;
+    if (!good)
+      throw UsageError(std::string("the file of costs has no number '") + key + "' from 0 to " + std::to_string(int64_t(most)) + hint);
     found->get_to(value);
   };
   auto read_text = [&](const char* key) {
@@ -249,7 +253,7 @@ SimulatedRun read_plan(const std::string& text) {
     if (found == json.end() || !found->is_string()) throw UsageError(std::string("the file of costs has no text '") + key + "'" + hint);
     return found->get<std::string>();
   };
-  auto list = [&](const Json& object, const char* key) {
+  auto list = [&](const Json& object, const char* key) -> const Json& {
     const auto found = object.find(key);
     bool good = found != object.end() && found->is_array();
     if (good) good = std::all_of(found->begin(), found->end(), [](const Json& row) { return row.is_object(); });
@@ -257,9 +261,10 @@ SimulatedRun read_plan(const std::string& text) {
     return *found;
   };
   SimulatedRun run{.model = read_text("model"), .method = read_text("method"), .setting = {}, .batch = 1, .costs = {}};
-  run.setting.look_ahead = look_ahead_mode(read_text("lookahead")), run.setting.recompute = recompute_mode(read_text("recompute"));
-  read(json, "stages", run.setting.stages), read(json, "chunks", run.setting.chunks);
-  read(json, "minibatches", run.setting.minibatches), read(json, "micro_batches", run.setting.micro_batches);
+  Setting& setting = run.setting;
+  setting.look_ahead = look_ahead_mode(read_text("lookahead")), setting.recompute = recompute_mode(read_text("recompute"));
+  read(json, "stages", setting.stages, most_count), read(json, "chunks", setting.chunks, most_count);
+  read(json, "minibatches", setting.minibatches), read(json, "micro_batches", setting.micro_batches, most_count);
   read(json, "batch", run.batch), read(json, "copy_bytes_per_second", run.costs.link.copy_bytes_per_second);
   for (const Json& row : list(json, "costs")) {
     StageCosts stage;
@@ -275,8 +280,14 @@ SimulatedRun read_plan(const std::string& text) {
     read(row, "predict_seconds", stage.predict), read(row, "stash_seconds", stage.stash);
     read(row, "weight_bytes", stage.weight_bytes), read(row, "state_bytes", stage.state_bytes);
     read(row, "arena_bytes", stage.arena_bytes);
+    if (int64_t(stage.chunks.size()) != setting.chunks)
+      throw UsageError("the file of costs has " + std::to_string(stage.chunks.size()) + " chunks for a stage and says 'chunks' " +
+                       std::to_string(setting.chunks) + hint);
     run.costs.stages.push_back(stage);
   }
+  if (int64_t(run.costs.stages.size()) != setting.stages)
+    throw UsageError("the file of costs has those of " + std::to_string(run.costs.stages.size()) + " stages and says 'stages' " +
+                     std::to_string(setting.stages) + hint);
   return run;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // What a run will take, found before it: the parts of the model with their measured times, the partition, and what each stage holds.
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -58,6 +59,6 @@ enum class Balance { estimated, measured };  // costs that an empty TrainerOptio
 Plan make_plan(const Graph&, TrainerOptions, Balance = Balance::estimated);
 
 std::string plan_json(const Plan&);
-SimulatedRun read_plan(const std::string& json);  // what plan_json wrote; throws UsageError for anything else
+SimulatedRun read_plan(std::string_view json);  // what plan_json wrote; throws UsageError for anything else
 
 }  // namespace pipecast

@@ -2,19 +2,19 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <sstream>
 
+#include "engine/durable_file.h"
 #include "engine/error.h"
 
 namespace pipecast {
 namespace {
 
 constexpr int most_stages = 4096;
-constexpr size_t most_instructions = 1000000, most_mebibytes = 64;
+constexpr size_t most_instructions = 1000000, most_bytes = 64 << 20;
 
 struct Row : Instruction {
   int stage = 0;
@@ -27,14 +27,6 @@ struct Field {
   std::function<std::string(const Row&)> get;
   bool quoted = false;  // in JSON
 };
-
-// Of a file that may hold anything: what a message has room for and a terminal can show.
-std::string shown(const std::string& text) {
-  std::string start = text.substr(0, 40);
-  for (char& c : start)
-    if (c < ' ' || c > '~') c = '?';
-  return start + (text.size() > start.size() ? "..." : "");
-}
 
 template <class T>
 std::string to_text(T value) {
@@ -65,7 +57,7 @@ Field choice(const std::string& name, T Instruction::*member, T last) {
       names.push_back(to_string(T(value)));
       if (text == names.back()) return void(row.*member = T(value));
     }
-    throw UsageError(unknown_name(name, shown(text), names));
+    throw UsageError(unknown_name(name, text, names));
   };
   return {name, set, [=](const Row& row) { return to_string(row.*member); }, true};
 }
@@ -97,7 +89,7 @@ const Field& find_field(const std::string& name, const std::string& place) {
     if (field.name == name) return field;
     known.push_back(field.name);
   }
-  throw UsageError(place + ": " + unknown_name("field", shown(name), known));
+  throw UsageError(place + ": " + unknown_name("field", name, known));
 }
 
 // The row at one place of a file.
@@ -211,16 +203,10 @@ ProgramFormat program_format(const std::string& path) {
 
 std::vector<Program> read_programs(const std::string& path) {
   const ProgramFormat format = program_format(path);
-  std::ifstream stream(path, std::ios::binary);
-  std::string text, block(1 << 16, '\0');
-  // A folder opens, too, but nothing can be read from it.
-  if (!stream || stream.peek() == EOF) throw UsageError("program file '" + path + "' cannot be read or is empty; is it there?");
-  while (stream.read(block.data(), std::streamsize(block.size())), stream.gcount() > 0) {
-    text.append(block, 0, size_t(stream.gcount()));
-    if (text.size() > most_mebibytes << 20)
-      throw UsageError("program file '" + path + "' is larger than " + std::to_string(most_mebibytes) +
-                       " MiB; write fewer mini-batches, training repeats them");
-  }
+  return parse_programs(std::string(text_of(read_file(path, most_bytes))), format, path);
+}
+
+std::vector<Program> parse_programs(const std::string& text, ProgramFormat format, const std::string& path) {
   const std::vector<Program> programs = format == ProgramFormat::csv ? read_csv(path, text) : read_json(path, text);
   if (programs.empty()) throw UsageError("program file '" + path + "' holds no instructions; give every stage some");
   for (size_t k = 0; k < programs.size(); ++k)

@@ -14,6 +14,7 @@ ProgramFormat program_format(const std::string& path);  // by its ending; throws
 // One program per stage. Throws UsageError naming file, line or entry, and field, for whatever is not such a table; that the programs
 // make sense is the audit's to say.
 std::vector<Program> read_programs(const std::string& path);
+std::vector<Program> parse_programs(const std::string& text, ProgramFormat, const std::string& path);  // the same over memory
 
 std::string write_programs(const std::vector<Program>&, ProgramFormat);
 

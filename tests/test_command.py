@@ -24,8 +24,8 @@ def read_safetensors(path):
     return {n: (t["dtype"], t["shape"], block[slice(*t["data_offsets"])]) for n, t in header.items()}, metadata
 
 
-def write_safetensors(path, tensors):
-    header, block = {}, b""
+def write_safetensors(path, tensors, metadata={}):
+    header, block = {"__metadata__": metadata}, b""
     for name, (kind, shape, data) in tensors.items():
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(block), len(block) + len(data)]}
         block += data
@@ -90,7 +90,7 @@ class Help(CommandTest):
         self.assertLessEqual({"pipeoptim", "vanilla", "pipedream", "gpipe"}, {method["name"] for method in info["methods"]})
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
-        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "generated"})
+        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "folder", "generated"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
 
@@ -207,7 +207,14 @@ class BadData(CommandTest):
         data = bytearray(path.read_bytes())
         data[2 * RECORD] = 10
         path.write_bytes(data)
-        self.refuse_data("test_batch.bin", "label 10", "record 2")
+        self.refuse_data("test_batch.bin", "label 10", "record 2", "--bad-samples skip")
+        out = self.succeed("train", "--data", f"cifar10:{self.folder}", "--batch", 8, "--epochs", 1, "--threads", 1, "--lr", ".001",
+                           "--bad-samples", "skip", "--out", "run")
+        self.assertIn("20 training and 3 test images\n1 bad samples left out\n", out)
+        self.assertEqual(self.metrics("run")[0]["bad_samples_skipped"], 1)
+        self.assertEqual(json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["images"], 3)
+        self.refuse(["eval", "--run", "run", "--bad-samples", "fail"], "record 2")
+        self.refuse(["train", "--bad-samples", "skpi"], "'skpi'", "did you mean 'skip'?")
 
 
 class Training(CommandTest):
@@ -521,6 +528,9 @@ class Weights(CommandTest):
         self.succeed("eval", "--weights", "plain.safetensors", "--model", "resnet20", *data)
         self.refuse(["import", "--weights", "plain.safetensors", "--model", "resnet32", "--out", "x"], "do not fit model 'resnet32'")
         self.refuse(["import", "--weights", "plain.safetensors", "--model", "resnet20", "--classes", 7, "--out", "x"], "fc.bias")
+        for key, value in (("classes", "100001"), ("height", "99999999999999999999"), ("width", "0"), ("channels", "65")):
+            write_safetensors(self.folder / "large.safetensors", {}, {"model": "resnet20", key: value})
+            self.refuse(["import", "--weights", "large.safetensors", "--out", "x"], f"'{value}'", "a number from 1 to")
         self.succeed("import", "--weights", "plain.safetensors", "--model", "resnet20", "--out", "again.safetensors")
         self.assertEqual(read_safetensors(self.folder / "again.safetensors"), read_safetensors(self.folder / "named.safetensors"))
         self.refuse(["eval", "--weights", "again.safetensors", "--model", "resnet32", *data], "are of model 'resnet20', not 'resnet32'")
@@ -569,7 +579,7 @@ class Audit(CommandTest):
         self.assertIn("mine.csv, 3 stages", (self.folder / "mine.svg").read_text())
         self.refuse(["audit", "--program", "mine.csv", "--max-copies", 2, "--json"], "copy number 3 of the weights")
         self.refuse(["audit", "--export", "mine.txt"], "ends neither in .csv nor in .json")
-        self.refuse(["draw", "--program", "other.csv"], "'other.csv' cannot be read")
+        self.refuse(["draw", "--program", "other.csv"], "cannot read 'other.csv'")
 
         # A fault is drawn where it is: the step after B0 of stage 0 left out.
         lines = (self.folder / "mine.csv").read_text().splitlines()

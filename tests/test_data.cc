@@ -1,4 +1,7 @@
 #include <doctest/doctest.h>
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#include <stb/stb_image_write.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +18,8 @@
 #include <set>
 
 #include "data/loader.h"
+#include "data/picture.h"
+#include "engine/durable_file.h"
 #include "engine/error.h"
 #include "engine/random.h"
 
@@ -75,6 +80,41 @@ std::string usage_error(const F& f) {
 std::string load_error(const fs::path& folder) {
   return usage_error([&] { load_dataset("cifar10:" + folder.string()); });
 }
+std::string folder_error(const fs::path& folder) {
+  return usage_error([&] { load_dataset("folder:" + folder.string()); });
+}
+
+std::string encoded_png(const Bytes& pixels, int width, int height, int channels) {
+  int size = 0;
+  unsigned char* png = stbi_write_png_to_mem(pixels.data(), width * channels, width, height, channels, &size);
+  const std::string file(reinterpret_cast<const char*>(png), size_t(size));
+  std::free(png);
+  return file;
+}
+// 8 x 6, red, green and blue.
+Bytes picture_pixels(uint64_t number) {
+  Bytes pixels(6 * 8 * 3);
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = random_byte(500 + number, i);
+  return pixels;
+}
+Bytes smooth_pixels() {
+  Bytes pixels(6 * 8 * 3);
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = uint8_t(100 + i / 3);
+  return pixels;
+}
+Bytes png(const Bytes& pixels) {
+  const std::string file = encoded_png(pixels, 8, 6, 3);
+  return {file.begin(), file.end()};
+}
+void write_folder(const fs::path& folder) {
+  for (const char* path : {"train/cat", "train/dog", "val/dog"}) fs::create_directories(folder / path);
+  write(folder / "train/cat/1.png", png(picture_pixels(1)));
+  write(folder / "train/cat/2.PNG", png(picture_pixels(2)));
+  write(folder / "train/cat/notes.txt", {'n', 'o'});
+  write(folder / "train/dog/1.png", png(picture_pixels(3)));
+  REQUIRE(stbi_write_jpg((folder / "val/dog/1.jpg").c_str(), 8, 6, 3, smooth_pixels().data(), 100) != 0);
+}
+
 void check_has(const std::string& text, std::initializer_list<std::string> parts) {
   for (const std::string& part : parts) {
     INFO(text);
@@ -84,7 +124,7 @@ void check_has(const std::string& text, std::initializer_list<std::string> parts
 
 // Pictures whose first pixel holds the picture's number, so that it can be recognised.
 Dataset numbered(int64_t size, Shape image = {1, 6, 5, 3}) {
-  Dataset dataset{.name = "numbered", .image = image, .classes = 10, .train = {}, .test = {}, .mean = {}, .deviation = {}};
+  Dataset dataset{.name = "numbered", .image = image, .classes = 10, .train = {}, .test = {}, .mean = {}, .deviation = {}, .skipped = 0};
   for (int64_t c = 0; c < image.c; ++c) {
     dataset.mean.push_back(.4f + .1f * float(c));
     dataset.deviation.push_back(.2f + .03f * float(c));
@@ -196,10 +236,33 @@ TEST_CASE("cifar10: what is wrong is named") {
     check_has(load_error(folder.path), {path.string(), "record 2", "label 255"});
     if (geteuid() != 0) {  // root reads everything
       fs::permissions(path, fs::perms::none);
-      check_has(load_error(folder.path), {path.string(), "cannot be read"});
+      check_has(load_error(folder.path), {path.string(), "cannot read"});
       fs::permissions(path, fs::perms::owner_all);
     }
   }
+}
+
+TEST_CASE("cifar10: bad labels are skipped and counted where that is asked for") {
+  TemporaryFolder folder;
+  write_cifar10(folder.path);
+  Bytes bytes = records(3, 1);
+  bytes[record] = 10;
+  write(folder.path / files[2], bytes);
+  check_has(load_error(folder.path), {"record 1", "label 10", "--bad-samples skip"});
+  const Dataset dataset = load_dataset("cifar10:" + folder.path.string(), BadSamples::skip);
+  CHECK(dataset.skipped == 1);
+  CHECK(dataset.train.size() == 14);
+  CHECK(dataset.train.pixels.size() == 14 * (record - 1));
+  CHECK(dataset.train.labels[3] == 1);  // after the files of one and two records
+  CHECK(dataset.train.labels[4] == 3);
+  CHECK(dataset.train.pixels[4 * (record - 1)] == bytes[2 * record + 1]);
+  bytes.pop_back();  // a truncated file is more than a bad sample
+  write(folder.path / files[2], bytes);
+  check_has(usage_error([&] { load_dataset("cifar10:" + folder.path.string(), BadSamples::skip); }), {"truncated"});
+  CHECK(load_dataset("generated:40", BadSamples::skip).skipped == 0);
+  CHECK(bad_samples_mode("fail") == BadSamples::fail);
+  CHECK(bad_samples_mode("skip") == BadSamples::skip);
+  check_has(usage_error([] { bad_samples_mode("skpi"); }), {"'skpi'", "did you mean 'skip'?"});
 }
 
 TEST_CASE("cifar10: random bytes and random lengths are read or refused, never a crash") {
@@ -250,10 +313,191 @@ TEST_CASE("cifar10: the real one") {
   }
 }
 
+TEST_CASE("folder: PNG to the byte, JPEG nearly, classes by name, mean and deviation of what was read") {
+  TemporaryFolder folder;
+  write_folder(folder.path);
+  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  CHECK(dataset.image == Shape{1, 6, 8, 3});
+  CHECK(dataset.classes == 2);
+  CHECK(dataset.skipped == 0);
+  CHECK(dataset.train.labels == std::vector<int32_t>{0, 0, 1});  // cat/1.png, cat/2.PNG, dog/1.png
+  CHECK(dataset.test.labels == std::vector<int32_t>{1});         // dog/1.jpg
+  Bytes expected = picture_pixels(1);
+  for (uint64_t number : {2, 3})
+    for (uint8_t byte : picture_pixels(number)) expected.push_back(byte);
+  CHECK(dataset.train.pixels == expected);
+  const Bytes smooth = smooth_pixels();
+  for (size_t i = 0; i < smooth.size(); ++i) CHECK(std::abs(int(dataset.test.pixels[i]) - int(smooth[i])) <= 8);
+  for (size_t c = 0; c < 3; ++c) {
+    double sum = 0, squares = 0, n = double(expected.size()) / 3;
+    for (size_t i = c; i < expected.size(); i += 3) sum += expected[i] / 255., squares += expected[i] / 255. * expected[i] / 255.;
+    CHECK(dataset.mean[c] == doctest::Approx(sum / n));
+    CHECK(dataset.deviation[c] == doctest::Approx(std::sqrt(squares / n - sum / n * sum / n)));
+  }
+}
+
+TEST_CASE("folder: grey, transparent and deep pictures become red, green and blue") {
+  TemporaryFolder folder;
+  write_folder(folder.path);
+  const Bytes grey = {0, 50, 100, 255};
+  for (const int channels : {1, 2, 4}) {
+    Bytes bytes;
+    for (uint8_t value : grey)
+      for (int c = 0; c < channels; ++c) bytes.push_back(channels % 2 == 0 && c + 1 == channels ? 17 : value);
+    const std::string file = encoded_png(bytes, 2, 2, channels);
+    CHECK(picture_shape(file, "p") == Shape{1, 2, 2, 3});
+    Bytes pixels(12);
+    decode_picture(file, "p", {1, 2, 2, 3}, pixels.data());
+    for (size_t i = 0; i < 12; ++i) CHECK(pixels[i] == grey[i / 3]);
+  }
+  // A channel that never changes is divided by 1.
+  for (const char* path : {"train/cat/1.png", "train/cat/2.PNG", "train/dog/1.png"}) write(folder.path / path, png(Bytes(6 * 8 * 3, 51)));
+  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  CHECK(dataset.mean[0] == doctest::Approx(.2));
+  CHECK(dataset.deviation == std::vector<float>{1, 1, 1});
+}
+
+TEST_CASE("folder: Tiny-ImageNet's layout") {
+  TemporaryFolder folder;
+  for (const char* path : {"train/n01/images", "train/n02/images", "val/images", "test/images"}) fs::create_directories(folder.path / path);
+  write(folder.path / "train/n01/images/n01_0.JPEG", png(picture_pixels(1)));  // the content says what it is, not the name
+  write(folder.path / "train/n02/images/n02_0.JPEG", png(picture_pixels(2)));
+  write(folder.path / "val/images/val_0.JPEG", png(picture_pixels(3)));
+  write(folder.path / "val/images/val_1.JPEG", png(picture_pixels(4)));
+  write(folder.path / "test/images/test_0.JPEG", png(picture_pixels(5)));  // without a class
+  auto annotate = [&](const std::string& text) { write(folder.path / "val/val_annotations.txt", Bytes(text.begin(), text.end())); };
+  annotate("val_1.JPEG\tn01\t0\t0\t9\t9\nval_0.JPEG\tn02\t0\t0\t9\t9\n");
+  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  CHECK(dataset.train.labels == std::vector<int32_t>{0, 1});
+  CHECK(dataset.test.labels == std::vector<int32_t>{1, 0});
+  CHECK(dataset.test.pixels[0] == picture_pixels(3)[0]);
+  annotate("val_1.JPEG\tn01\n");
+  check_has(folder_error(folder.path), {"val_annotations.txt", "no class for", "val_0.JPEG"});
+  annotate("val_1.JPEG\tn01\nval_0.JPEG\tn03\n");
+  check_has(folder_error(folder.path), {"val_annotations.txt", "class 'n03'"});
+  annotate("val_1.JPEG n01\n");
+  check_has(folder_error(folder.path), {"val_annotations.txt' line 1"});
+  annotate("val_1.JPEG\tn01\n\nval_1.JPEG\tn02\n");
+  check_has(folder_error(folder.path), {"line 3", "'val_1.JPEG' a second time"});
+}
+
+TEST_CASE("folder: what is wrong is named") {
+  TemporaryFolder folder;
+  check_has(usage_error([] { load_dataset("folder"); }), {"folder:DIR"});
+  check_has(folder_error(folder.path), {(folder.path / "train").string(), "not there"});
+  fs::create_directories(folder.path / "train");
+  check_has(folder_error(folder.path), {"neither", (folder.path / "val").string(), (folder.path / "test").string()});
+  fs::create_directories(folder.path / "val");
+  check_has(folder_error(folder.path), {"'" + (folder.path / "train").string() + "' holds no pictures"});
+  write_folder(folder.path);
+  CHECK(folder_error(folder.path) == "no UsageError");
+  fs::create_directories(folder.path / "val/cow");
+  write(folder.path / "val/cow/1.png", png(picture_pixels(1)));
+  check_has(folder_error(folder.path), {"val/cow", "class 'cow'", "no folder in train"});
+  fs::remove_all(folder.path / "val/cow");
+
+  // A picture of another size is a mistake of the data set, whatever becomes of bad samples.
+  const fs::path path = folder.path / "train/cat/2.PNG";
+  const std::string small = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
+  write(path, Bytes(small.begin(), small.end()));
+  for (BadSamples bad_samples : {BadSamples::fail, BadSamples::skip})
+    check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), bad_samples); }),
+              {path.string(), "is 2 x 2", "is 8 x 6", "make all pictures of one size"});
+
+  // Damaged ones are named, or skipped and counted.
+  Bytes bytes = png(picture_pixels(2));
+  bytes.resize(bytes.size() / 2);
+  for (const Bytes& damaged : {bytes, Bytes{'n', 'o'}, Bytes{}}) {
+    write(path, damaged);
+    check_has(folder_error(folder.path), {path.string(), "--bad-samples skip"});
+    const Dataset dataset = load_dataset("folder:" + folder.path.string(), BadSamples::skip);
+    CHECK(dataset.skipped == 1);
+    CHECK(dataset.train.labels == std::vector<int32_t>{0, 1});
+    CHECK(Bytes(dataset.train.pixels.begin() + 144, dataset.train.pixels.end()) == picture_pixels(3));
+  }
+  write(folder.path / "val/dog/1.jpg", Bytes(100));
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }), {"all 1 pictures are damaged", "1.jpg"});
+}
+
+TEST_CASE("picture: a JPEG's scans may be split, spectrally and by restarts; it is the same picture") {
+  Bytes first;
+  for (const char* name : {"slopes.jpg", "slopes_restarts.jpg", "slopes_progressive.jpg", "slopes_progressive_restarts.jpg"}) {
+    CAPTURE(name);
+    const std::vector<uint8_t> file = read_file((fs::path(GOLDEN_DIR) / "../fuzz/corpus/picture" / name).string());
+    REQUIRE(picture_shape(text_of(file), name) == Shape{1, 26, 35, 3});
+    Bytes pixels(26 * 35 * 3);
+    decode_picture(text_of(file), name, {1, 26, 35, 3}, pixels.data());
+    if (first.empty()) first = pixels;
+    CHECK(pixels == first);
+    // Cut within the last scan, with the end marked again: it is decoded as far as it goes, or refused.
+    for (size_t left = 2; left < 200; ++left) {
+      std::string cut(text_of(file).substr(0, file.size() - left));
+      cut += "\xff\xd9";
+      try {
+        decode_picture(cut, name, {1, 26, 35, 3}, pixels.data());
+      } catch (const UsageError&) {
+      }
+    }
+  }
+  double difference = 0;
+  for (int y = 0; y < 26; ++y)
+    for (int x = 0; x < 35; ++x) {
+      const int colour[] = {x * 7, y * 9, 255 - 4 * (x + y)};
+      for (int c = 0; c < 3; ++c) difference += std::abs(first[size_t((y * 35 + x) * 3 + c)] - colour[c]);
+    }
+  CHECK(difference / double(first.size()) < 5);
+}
+
+TEST_CASE("picture: what the decoder must not see is refused") {
+  const fs::path corpus = fs::path(GOLDEN_DIR) / "../fuzz/corpus/picture";
+  const std::vector<uint8_t> file = read_file((corpus / "baseline.jpg").string());
+  auto refusal = [](const std::string& changed) { return usage_error([&] { picture_shape(changed, "p"); }); };
+  CHECK(refusal(std::string(text_of(file))) == "no UsageError");
+  std::string codes(text_of(file)), length = codes;
+  const size_t table = codes.find("\xff\xc4");
+  REQUIRE(table != std::string::npos);
+  for (size_t i = 0; i < 2; ++i) codes[table + 5 + 14 + i] = '\xff';  // 510 codes of 15 and 16 bits
+  check_has(refusal(codes), {"neither a whole PNG nor a whole JPEG"});
+  length[table + 2] = '\x7f';
+  check_has(refusal(length), {"neither a whole PNG nor a whole JPEG"});
+
+  std::string empty = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
+  CHECK(refusal(empty) == "no UsageError");
+  check_has(refusal(empty.substr(0, empty.size() - 12)), {"neither a whole PNG nor a whole JPEG"});
+  empty.insert(33, std::string(4, '\0') + "IDAT" + std::string(4, '\0'));
+  check_has(refusal(empty), {"neither a whole PNG nor a whole JPEG"});
+}
+
+TEST_CASE("picture: sizes are checked before anything is decoded") {
+  const std::string file = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
+  Bytes pixels(12);
+  check_has(usage_error([&] { decode_picture(file, "p.png", {1, 2, 3, 3}, pixels.data()); }), {"'p.png' is 2 x 2 where 3 x 2 is expected"});
+  std::string wide = file;
+  wide[18] = '\x10', wide[19] = '\x01';  // of IHDR's width: 4097
+  check_has(usage_error([&] { picture_shape(wide, "p.png"); }), {"4097 x 2", "1 to 4096"});
+  // A 1 x 1 picture whose data unfold to more than it may take: matches of 258 zeros, 13 bits each, in a block of fixed Huffman codes.
+  std::string bits = "110";  // the last block, of fixed codes, lowest bit first
+  bits += "00110000";        // one zero
+  for (int i = 0; i < 20000; ++i) bits += "1100010100000";
+  bits += "0000000";
+  std::string data = "\x78\x01";
+  for (size_t i = 0; i < bits.size(); i += 8) {
+    char byte = 0;
+    for (size_t b = 0; b < 8 && i + b < bits.size(); ++b) byte |= char((bits[i + b] - '0') << b);
+    data += byte;
+  }
+  std::string bomb = encoded_png(Bytes(3), 1, 1, 3);
+  bomb.resize(33);  // the signature and IHDR
+  for (int shift = 24; shift >= 0; shift -= 8) bomb += char(data.size() >> shift);
+  bomb += "IDAT" + data + std::string(8, '\0') + "IEND" + std::string(4, '\0');
+  CHECK(picture_shape(bomb, "p.png") == Shape{1, 1, 1, 3});
+  check_has(usage_error([&] { decode_picture(bomb, "p.png", {1, 1, 1, 3}, pixels.data()); }), {"'p.png' is damaged or needs more memory"});
+}
+
 TEST_CASE("dataset: unknown formats and the table") {
   check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
   check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});
-  CHECK(dataset_formats().size() == 2);
+  CHECK(dataset_formats().size() == 3);
   CHECK(load_dataset("generated:40").name == "generated");
 }
 
@@ -459,7 +703,7 @@ TEST_CASE("batches: crop and flip, pixel by pixel") {
 
 TEST_CASE("batches: all offsets and both directions come, equally often; the order of the files is never augmented") {
   // A picture of one bright pixel in the middle shows where it went.
-  Dataset dataset{.name = "point", .image = {1, 9, 10, 1}, .classes = 1, .train = {}, .test = {}, .mean = {0}, .deviation = {1}};
+  Dataset dataset{.name = "point", .image = {1, 9, 10, 1}, .classes = 1, .train = {}, .test = {}, .mean = {0}, .deviation = {1}, .skipped = 0};
   constexpr int64_t n = 16200;
   dataset.train.labels.assign(size_t(n), 0);
   dataset.train.pixels.assign(size_t(n * 90), 0);

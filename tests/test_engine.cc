@@ -8,6 +8,7 @@
 #include <set>
 
 #include "engine/device.h"
+#include "engine/durable_file.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
 #include "engine/math.h"
@@ -58,6 +59,9 @@ TEST_CASE("an unknown name is answered with the nearest known one, or with none"
   CHECK(unknown_name("model", "resnte32", known) == "unknown model 'resnte32'; did you mean 'resnet32'? Known: resnet20, resnet32, vgg16");
   CHECK(unknown_name("model", "transformer", known) == "unknown model 'transformer'; Known: resnet20, resnet32, vgg16");
   CHECK(unknown_name("model", "", {"a"}) == "unknown model ''; Known: a");
+  CHECK(unknown_name("model", std::string(1 << 22, 'r') + "\n", {"resnet20"}) ==
+        "unknown model '" + std::string(80, 'r') + "...'; Known: resnet20");
+  CHECK(unknown_name("model", "a\x1b[2J\xff", {"b"}) == "unknown model 'a?[2J?'; Known: b");  // nothing that a terminal would obey
   CHECK(unknown_name("device", "gpu", {"cpu", "cuda"}) == "unknown device 'gpu'; did you mean 'cpu'? Known: cpu, cuda");
 }
 
@@ -521,6 +525,21 @@ TEST_CASE("safetensors: a failed write leaves nothing behind") {
   wrong.tensors["__metadata__"] = {"U8", {0}, {}};
   CHECK(message_of<Error>([&] { write_safetensors(folder / "w", wrong); }) == Contains("reserved"));
   CHECK(!std::filesystem::exists(folder / "w"));
+}
+
+TEST_CASE("read_file: whole files within a limit; what cannot be read is named") {
+  const Folder folder;
+  std::string content;
+  for (int i = 0; i < 200000; ++i) content += char(i * 7);
+  std::ofstream(folder / "f", std::ios::binary) << content;
+  CHECK(text_of(read_file(folder / "f")) == content);
+  CHECK(text_of(read_file(folder / "f", 200000)) == content);
+  CHECK(message_of<UsageError>([&] { read_file(folder / "f", 199999); }) == Contains("f': it has 200000 bytes, more than the 199999"));
+  CHECK(message_of<UsageError>([] { read_file("/dev/zero"); }) == Contains("cannot read '/dev/zero'"));
+  CHECK(message_of<UsageError>([&] { read_file(folder / "none"); }) == Contains("none': No such file"));
+  CHECK(message_of<UsageError>([&] { read_file(folder.path); }) == Contains("directory"));
+  std::filesystem::resize_file(folder / "f", (uint64_t(1) << 36) + 1);  // a hole, which takes no place on the disk
+  CHECK(message_of<UsageError>([&] { read_safetensors(folder / "f"); }) == Contains("has 68719476737 bytes, more than the"));
 }
 
 TEST_CASE("safetensors: a file that cannot be read is named") {

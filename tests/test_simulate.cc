@@ -290,11 +290,21 @@ TEST_CASE("plan: parts have times, the partition a price, and the file keeps the
   CHECK(written.seconds == again.seconds);
   CHECK(written.stages[0].bytes() == again.stages[0].bytes());
 
-  CHECK(refusal([] { read_plan("{"); }).find("not a JSON object") != std::string::npos);
+  CHECK(refusal([] { read_plan("{"); }).find("the file of costs is not JSON") != std::string::npos);
   CHECK(refusal([] { read_plan("{}"); }).find("'model'") != std::string::npos);
   std::string text = plan_json(plan);
   text.replace(text.find("\"step_seconds\": "), 16, "\"step_seconds\": -");
   CHECK(refusal([&] { read_plan(text); }).find("'step_seconds'") != std::string::npos);
+  auto changed = [&](const std::string& before, const std::string& after) {
+    std::string other = plan_json(plan);
+    REQUIRE(other.find(before) != std::string::npos);
+    return refusal([&] { read_plan(other.replace(other.find(before), before.size(), after)); });
+  };
+  CHECK(changed("\"stages\": 2", "\"stages\": 1e300").find("'stages' from 0 to 65535") != std::string::npos);
+  CHECK(changed("\"stages\": 2", "\"stages\": 3").find("has those of 2 stages and says 'stages' 3") != std::string::npos);
+  CHECK(changed("\"chunks\": 1", "\"chunks\": 2").find("has 1 chunks for a stage and says 'chunks' 2") != std::string::npos);
+  CHECK(changed("\"batch\": 2", "\"batch\": 1e16").find("'batch' from 0 to 1000000000000000") != std::string::npos);
+  CHECK(refusal([] { read_plan(std::string(1000000, '[')); }).find("nests more than 8 levels") != std::string::npos);
 }
 
 TEST_CASE("plan: estimated costs are in the proportions that `bench layers` measured on one core") {

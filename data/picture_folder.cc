@@ -1,0 +1,193 @@
+// Pictures in folders: DIR/train/CLASS/ with the training pictures, DIR/val/CLASS/ or DIR/test/CLASS/ with those for testing, PNG or
+// JPEG. The classes are the folders of train in the order of their names. Tiny-ImageNet as it is unpacked is understood, too: pictures
+// in CLASS/images/, and val/images/ with the classes in val/val_annotations.txt.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "data/dataset.h"
+#include "data/picture.h"
+#include "engine/durable_file.h"
+#include "engine/error.h"
+#include "engine/launch.h"
+
+namespace pipecast {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t most_bytes = uint64_t(1) << 36;          // of all pictures, decoded
+constexpr uint64_t most_picture_bytes = uint64_t(1) << 27;  // of a file
+const std::string layout = "; the layout is DIR/train/CLASS/*.png (or jpg) and DIR/val/CLASS/* (or test)";
+
+struct Sample {
+  std::string path;
+  int32_t label;
+};
+
+bool is_picture(const fs::path& path) {
+  std::string ending = path.extension().string();
+  for (char& c : ending) c = char(std::tolower(static_cast<unsigned char>(c)));
+  return ending == ".png" || ending == ".jpg" || ending == ".jpeg";
+}
+
+// What is in a folder and `wanted`, by name: the order is the same on every machine.
+template <class F>
+std::vector<fs::path> entries(const fs::path& folder, F wanted) {
+  std::vector<fs::path> paths;
+  try {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+      if (wanted(entry)) paths.push_back(entry.path());
+  } catch (const fs::filesystem_error& error) {
+    throw UsageError("folder '" + folder.string() + "' cannot be read: " + error.code().message());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+std::vector<fs::path> folders(const fs::path& folder) {
+  return entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); });
+}
+
+std::vector<fs::path> pictures(const fs::path& folder) {
+  const fs::path inner = folder / "images";
+  std::error_code ignored;
+  return entries(fs::is_directory(inner, ignored) ? inner : folder,
+                 [](const fs::directory_entry& entry) { return entry.is_regular_file() && is_picture(entry.path()); });
+}
+
+int32_t label_of(const std::string& name, const std::vector<std::string>& classes, const std::string& where) {
+  const auto found = std::lower_bound(classes.begin(), classes.end(), name);
+  if (found == classes.end() || *found != name)
+    throw UsageError(where + " names the class '" + shown(name) + "', of which there is no folder in train" + layout);
+  return int32_t(found - classes.begin());
+}
+
+std::vector<Sample> samples(const fs::path& part, const std::vector<std::string>& classes) {
+  std::vector<Sample> all;
+  const fs::path list = part / "val_annotations.txt";
+  if (std::error_code ignored; fs::exists(list, ignored)) {
+    const auto class_of = parse_annotations(text_of(read_file(list.string())), list.string());
+    for (const fs::path& path : pictures(part)) {
+      const auto found = class_of.find(path.filename().string());
+      if (found == class_of.end()) throw UsageError("'" + list.string() + "' names no class for '" + path.string() + "'; add it there");
+      all.push_back({path.string(), label_of(found->second, classes, "'" + list.string() + "'")});
+    }
+  } else {
+    for (const fs::path& folder : folders(part))
+      for (const fs::path& path : pictures(folder))
+        all.push_back({path.string(), label_of(folder.filename().string(), classes, "'" + folder.string() + "'")});
+  }
+  if (all.empty()) throw UsageError("folder '" + part.string() + "' holds no pictures" + layout);
+  return all;
+}
+
+// The shape of the first picture that has one.
+Shape first_shape(const std::vector<Sample>& samples, BadSamples bad_samples) {
+  for (const Sample& sample : samples) try {
+      return picture_shape(text_of(read_file(sample.path, most_picture_bytes)), sample.path);
+    } catch (const UsageError&) {
+      if (bad_samples == BadSamples::fail) throw;
+    }
+  throw UsageError("none of the " + std::to_string(samples.size()) + " pictures from '" + samples.front().path + "' on can be read");
+}
+
+// Decodes all samples, on all threads; returns how many were skipped.
+int64_t decode(const std::vector<Sample>& samples, const Shape& shape, BadSamples bad_samples, Pictures& to) {
+  const int64_t count = int64_t(samples.size()), bytes = shape.count();
+  if (uint64_t(count) > most_bytes / uint64_t(bytes))
+    throw UsageError(std::to_string(count) + " pictures of " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
+                     " take more memory than " + std::to_string(most_bytes) + " bytes; make them smaller");
+  to.pixels.resize(size_t(count * bytes));
+  std::vector<std::string> sized(samples.size()), damaged(samples.size());  // what is wrong, by sample
+  parallel(count, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) try {
+        const std::string& path = samples[size_t(i)].path;
+        const std::vector<uint8_t> bytes_of_file = read_file(path, most_picture_bytes);
+        const std::string_view file = text_of(bytes_of_file);
+        const Shape own = picture_shape(file, path);
+        if (own == shape) decode_picture(file, path, shape, to.pixels.data() + i * bytes);
+        else
+          sized[size_t(i)] = "picture '" + path + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) +
+                             ", and the first one '" + samples.front().path + "' is " + std::to_string(shape.w) + " x " +
+                             std::to_string(shape.h) + "; make all pictures of one size";
+      } catch (const UsageError& error) {
+        damaged[size_t(i)] = error.what();
+      }
+  });
+  // In their order, so that the same one is named each time. A size of its own is no damage: skipping would hide a data set's mistake.
+  int64_t kept = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!sized[size_t(i)].empty()) throw UsageError(sized[size_t(i)]);
+    if (!damaged[size_t(i)].empty() && bad_samples == BadSamples::fail) throw UsageError(damaged[size_t(i)]);
+    if (!damaged[size_t(i)].empty()) continue;
+    if (kept < i) std::memcpy(to.pixels.data() + kept * bytes, to.pixels.data() + i * bytes, size_t(bytes));
+    to.labels.push_back(samples[size_t(i)].label);
+    ++kept;
+  }
+  if (kept == 0) throw UsageError("all " + std::to_string(count) + " pictures are damaged; the first: " + damaged.front());
+  to.pixels.resize(size_t(kept * bytes));
+  return count - kept;
+}
+
+// Of pixel / 255 over all pictures. The sums are whole numbers: the same bits in whatever order.
+void describe(Dataset& dataset) {
+  const std::vector<uint8_t>& pixels = dataset.train.pixels;
+  const size_t channels = size_t(dataset.image.c);
+  const double count = double(pixels.size() / channels);
+  for (size_t c = 0; c < channels; ++c) {
+    uint64_t sum = 0, squares = 0;
+    for (size_t i = c; i < pixels.size(); i += channels) sum += pixels[i], squares += uint64_t(pixels[i]) * pixels[i];
+    const double mean = double(sum) / count, variance = double(squares) / count - mean * mean;
+    dataset.mean.push_back(float(mean / 255));
+    // A channel that never changes becomes 0, not something divided by nothing.
+    dataset.deviation.push_back(variance > 1e-6 ? float(std::sqrt(variance) / 255) : 1);
+  }
+}
+
+}  // namespace
+
+std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file) {
+  std::map<std::string, std::string> class_of;
+  for (size_t number = 1; !text.empty(); ++number) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    const size_t first = line.find('\t'), second = line.find_first_of("\t\r", first == line.npos ? first : first + 1);
+    if (line.find_first_not_of(" \t\r") == line.npos) continue;
+    const std::string_view name = line.substr(0, first);
+    if (first == line.npos || name.empty() || second == first + 1 || first + 1 == line.size())
+      throw UsageError("'" + file + "' line " + std::to_string(number) +
+                       " is not a picture's name, a tab and its class; correct it, or fetch the file again");
+    if (!class_of.emplace(name, line.substr(first + 1, second == line.npos ? second : second - first - 1)).second)
+      throw UsageError("'" + file + "' line " + std::to_string(number) + " names '" + shown(name) + "' a second time; name it once");
+  }
+  return class_of;
+}
+
+Dataset load_folder(const std::string& directory, BadSamples bad_samples) {
+  if (directory.empty()) throw UsageError("data set folder needs a folder: folder:DIR" + layout);
+  const fs::path root = directory;
+  std::error_code ignored;  // what cannot be looked at is not there
+  if (!fs::is_directory(root / "train", ignored)) throw UsageError("folder '" + (root / "train").string() + "' is not there" + layout);
+  const fs::path test = root / (fs::is_directory(root / "val", ignored) ? "val" : "test");
+  if (!fs::is_directory(test, ignored))
+    throw UsageError("neither '" + (root / "val").string() + "' nor '" + (root / "test").string() + "' is there" + layout);
+
+  std::vector<std::string> classes;
+  for (const fs::path& folder : folders(root / "train")) classes.push_back(folder.filename().string());
+  const std::vector<Sample> training = samples(root / "train", classes), testing = samples(test, classes);
+  Dataset dataset{.name = "folder",
+                  .image = first_shape(training, bad_samples),
+                  .classes = int64_t(classes.size()),
+                  .train = {},
+                  .test = {},
+                  .mean = {},
+                  .deviation = {},
+                  .skipped = 0};
+  dataset.skipped = decode(training, dataset.image, bad_samples, dataset.train) + decode(testing, dataset.image, bad_samples, dataset.test);
+  describe(dataset);
+  return dataset;
+}
+
+}  // namespace pipecast
