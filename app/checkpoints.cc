@@ -11,11 +11,15 @@ void CheckpointWriter::write(Checkpoint checkpoint, std::optional<int64_t> best)
   in_flight_ = std::async(std::launch::async, [this, best, checkpoint = std::move(checkpoint)] {
     metrics_.sync();
     store_.write(checkpoint);
-    // Newer ones are damaged, else training would have gone on from them: they take no place of the last ones.
-    const std::vector<int64_t> all = store_.complete();
-    const auto newer = std::count_if(all.begin(), all.end(), [&](int64_t minibatch) { return minibatch > checkpoint.minibatch; });
-    store_.prune(keep_ + int(newer), best);
+    prune(checkpoint.minibatch, best);
   });
+}
+
+// Newer ones than the newest are damaged, else training would have gone on from them: they take no place of the last ones.
+void CheckpointWriter::prune(int64_t newest, std::optional<int64_t> best) const {
+  const std::vector<int64_t> all = store_.complete();
+  const auto newer = std::count_if(all.begin(), all.end(), [&](int64_t minibatch) { return minibatch > newest; });
+  store_.prune(keep_ + int(newer), best);
 }
 
 void CheckpointWriter::finish() {

@@ -18,6 +18,8 @@ class CheckpointWriter {
   void write(Checkpoint, std::optional<int64_t> best);
   // Waits for the last one; throws Error where it could not be written.
   void finish();
+  // Removes what is not kept: the newest is that of mini-batch `newest`.
+  void prune(int64_t newest, std::optional<int64_t> best) const;
 
  private:
   CheckpointStore store_;

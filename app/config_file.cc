@@ -41,7 +41,7 @@ std::string parse_value(const std::string& text, const std::string& place) {
 }  // namespace
 
 std::vector<ConfigLine> read_config(const std::string& path) {
-  return parse_config(std::string(text_of(read_file(path, most_bytes))), path);
+  return parse_config(std::string(text_of(read_file_or_pipe(path, most_bytes))), path);
 }
 
 std::vector<ConfigLine> parse_config(const std::string& text, const std::string& path) {

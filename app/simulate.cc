@@ -56,7 +56,7 @@ class SimulateCommand : public Command {
                                "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
         if (options.given(name))
           throw UsageError("--costs '" + costs_ + "' says which run it is: leave --" + name + " out, or plan another one");
-      return read_plan(text_of(read_file(costs_, 64 << 20)));
+      return read_plan(text_of(read_file_or_pipe(costs_, 64 << 20)));
     }
     if (!uniform_) {
       for (const char* name : {"forward-seconds", "backward-seconds", "message-bytes"})

@@ -155,6 +155,7 @@ class Run {
       }
     }
     writer_.finish();
+    writer_.prune(at_.minibatches, best());  // whoever wrote the last one may have been killed before it did
   }
 
   // From a fill of the pipeline to its drain.
@@ -206,13 +207,15 @@ class Run {
                    {.minibatch = at_.minibatches - 1});
   }
 
+  std::optional<int64_t> best() const { return at_.best > 0 ? std::optional(at_.best) : std::nullopt; }
+
   void save() {
     writer_.finish();  // so that no more than one checkpoint takes memory
     at_.seconds = seconds();
     Json description = origin_;
     description["metrics_bytes"] = metrics_.bytes();
     at_.each([&](const char* name, auto& value) { description["progression"][name] = value; });
-    writer_.write({at_.minibatches, description.dump(), trainer_.save()}, at_.best > 0 ? std::optional(at_.best) : std::nullopt);
+    writer_.write({at_.minibatches, description.dump(), trainer_.save()}, best());
   }
 
   // The mean loss since a mark, which moves here.

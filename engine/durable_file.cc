@@ -112,6 +112,22 @@ std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes) {
   return bytes;
 }
 
+std::vector<uint8_t> read_file_or_pipe(const std::string& path, uint64_t most_bytes) {
+  std::error_code ignored;
+  if (!fs::is_fifo(path, ignored) && !fs::is_character_file(path, ignored)) return read_file(path, most_bytes);
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file) throw UsageError("cannot read '" + path + "': " + std::strerror(errno));
+  std::vector<uint8_t> bytes;
+  uint8_t some[4096];
+  while (const size_t got = std::fread(some, 1, sizeof some, file.get())) {
+    bytes.insert(bytes.end(), some, some + got);
+    if (bytes.size() > most_bytes)
+      throw UsageError("cannot read '" + path + "': it has more than the " + std::to_string(most_bytes) + " bytes it may have");
+  }
+  if (std::ferror(file.get())) throw UsageError("cannot read '" + path + "': " + std::strerror(errno));
+  return bytes;
+}
+
 std::string_view text_of(std::span<const uint8_t> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
 }  // namespace pipecast

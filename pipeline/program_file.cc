@@ -203,7 +203,7 @@ ProgramFormat program_format(const std::string& path) {
 
 std::vector<Program> read_programs(const std::string& path) {
   const ProgramFormat format = program_format(path);
-  return parse_programs(std::string(text_of(read_file(path, most_bytes))), format, path);
+  return parse_programs(std::string(text_of(read_file_or_pipe(path, most_bytes))), format, path);
 }
 
 std::vector<Program> parse_programs(const std::string& text, ProgramFormat format, const std::string& path) {

@@ -253,7 +253,7 @@ class Training(CommandTest):
                 self.assertEqual(done["updates"], 8)
                 self.assertIn(done["weights_digest"], out)
                 self.assertEqual(sorted(p.name for p in (self.folder / run).iterdir()),
-                                 ["config", "metrics.jsonl", "report.html", "weights.safetensors"])
+                                 ["checkpoints", "config", "metrics.jsonl", "report.html", "weights.safetensors"])
                 report = (self.folder / run / "report.html").read_text()
                 self.assertEqual(report.count("<svg"), 7)
                 self.assertEqual(report.count("<title>norm, epoch"), 2 if stages == 1 else 1)
@@ -634,9 +634,11 @@ class Simulate(CommandTest):
         for result, planned in zip(simulated["stage_results"], plan["stage_plans"], strict=True):
             self.assertEqual([result[kind] for kind in kinds], [planned[kind] for kind in kinds])
         self.refuse(["simulate", "--costs", "costs.json", "--stages", 3], "costs.json", "--stages")
+        piped = subprocess.run([PIPECAST, "simulate", "--costs", "/dev/stdin", "--json"], input=json.dumps(plan), capture_output=True, text=True)
+        self.assertEqual(json.loads(piped.stdout)["stages"], 2)
 
     def test_refusals(self):
-        self.refuse(["simulate", "--costs", "missing.json"], "missing.json", "pipecast plan --json")
+        self.refuse(["simulate", "--costs", "missing.json"], "cannot read 'missing.json'")
         self.refuse(["simulate", "--forward-seconds", 2], "--forward-seconds", "--uniform")
         self.refuse(["plan", "--stages", 40], "11 parts", "40")
         self.refuse(["plan", "--method", "gpip", "--recompute", "somtimes"], "gpipe", "recomputation", mistakes=2)
