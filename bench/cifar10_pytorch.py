@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one-stage recipe of docs/results.md in PyTorch: ResNet-20 on CIFAR-10, test accuracy at the end.
+"""The one-stage recipe of docs/study.md in PyTorch: ResNet-20 on CIFAR-10, test accuracy at the end.
 
     python bench/cifar10_pytorch.py DIR --seed 1
 
