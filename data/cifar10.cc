@@ -52,7 +52,8 @@ int64_t append_cifar10(std::string_view bytes, const std::string& path, BadSampl
     }
     if (*from >= classes)
       throw UsageError(file + " is damaged or of another format: record " + std::to_string(i) + " (counted from 0) has label " +
-                       std::to_string(*from) + ", but labels are 0 to 9; fetch it again, or leave such records out with --bad-samples skip");
+                       std::to_string(*from) + ", but labels are 0 to 9; fetch it again, or leave "
+                       "such records out with --bad-samples skip");
     pictures.labels.push_back(*from++);
     for (int64_t p = 0; p < plane; ++p)
       for (int64_t c = 0; c < channels; ++c) pictures.pixels.push_back(from[c * plane + p]);

@@ -10,10 +10,10 @@ std::string to_string(const ConvolutionShape& s) {
          ", dilation " + std::to_string(s.dilation) + ", groups " + std::to_string(s.groups) + ")";
 }
 
-void ConvolutionPlan::forward(Device, const float*, const Normalised&, const float*, float*, float*) {
+void ConvolutionPlan::forward_normalised(Device, const float*, const Normalised&, const float*, float*, float*) {
   throw Error(implementation() + ": this convolution does not normalise its input");
 }
-void ConvolutionPlan::backward_weight(Device, const float*, const Normalised&, const float*, float*, float*) {
+void ConvolutionPlan::backward_weight_normalised(Device, const float*, const Normalised&, const float*, float*, float*) {
   throw Error(implementation() + ": this convolution does not normalise its input");
 }
 

@@ -34,8 +34,8 @@ class ConvolutionPlan {
   virtual void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) = 0;  // dweight accumulated
   // Whether the input may be a Normalised one, which is then made as x is read and never written. Around the image it is zero too.
   virtual bool takes_normalised() const { return false; }
-  virtual void forward(Device, const float* x, const Normalised&, const float* weight, float* y, float* workspace);
-  virtual void backward_weight(Device, const float* x, const Normalised&, const float* dy, float* dweight, float* workspace);
+  virtual void forward_normalised(Device, const float* x, const Normalised&, const float* weight, float* y, float* workspace);
+  virtual void backward_weight_normalised(Device, const float* x, const Normalised&, const float* dy, float* dweight, float* workspace);
   // The library's names of the three implementations it chose: a test refuses oneDNN's "ref".
   virtual std::string implementation() const = 0;
 };

@@ -272,7 +272,7 @@ class Convolution : public ConvolutionPlan {
     convolve<Plainly>(in_, x, nullptr, padding_, workspace, out_, y);
   }
   bool takes_normalised() const override { return true; }
-  void forward(Device, const float* x, const Normalised& normalised, const float* weight, float* y, float* workspace) override {
+  void forward_normalised(Device, const float* x, const Normalised& normalised, const float* weight, float* y, float* workspace) override {
     transform_filters(weight, workspace);
     convolve<Normalising>(in_, x, &normalised, padding_, workspace, out_, y);
   }
@@ -293,7 +293,8 @@ class Convolution : public ConvolutionPlan {
   void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) override {
     weight_gradient<Plainly>(x, nullptr, dy, dweight, workspace);
   }
-  void backward_weight(Device, const float* x, const Normalised& normalised, const float* dy, float* dweight, float* workspace) override {
+  void backward_weight_normalised(Device, const float* x, const Normalised& normalised, const float* dy, float* dweight,
+                                  float* workspace) override {
     weight_gradient<Normalising>(x, &normalised, dy, dweight, workspace);
   }
 

@@ -173,7 +173,8 @@ class BatchNorm : public Layer {
   // Saved: mean, inverse, scale, shift. Workspace: backward's scale, average, slope. Shared: see Running.
   Needs prepare(Device, std::span<const Shape>) override {
     const int64_t channels = options_.channels;
-    return {.input = true, .output = options_.relu && options_.add, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
+    const bool reads_output = options_.relu && options_.add;
+    return {.input = true, .output = reads_output, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
   }
   bool normalises() const override { return options_.relu && !options_.add; }
   Normalised normalised(const Pass& p) const override {

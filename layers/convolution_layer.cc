@@ -50,7 +50,7 @@ class Convolution : public Layer {
 
   void forward(const Pass& p) override {
     const float* x = p.x[0].data;
-    if (p.normalised) plan(p).forward(p.device, x, *p.normalised, p.weight[0], p.y.data, p.workspace);
+    if (p.normalised) plan(p).forward_normalised(p.device, x, *p.normalised, p.weight[0], p.y.data, p.workspace);
     else plan(p).forward(p.device, x, p.weight[0], p.y.data, p.workspace);
     const Shape& y = p.y.shape;
     if (options_.bias) map(p.device, y.rows(), y.c, BiasForward{p.weight[1], p.y.data, y.c});
@@ -59,7 +59,7 @@ class Convolution : public Layer {
     const Shape& y = p.dy.shape;
     if (!p.dweight.empty()) {
       const float* x = p.x[0].data;
-      if (p.normalised) plan(p).backward_weight(p.device, x, *p.normalised, p.dy.data, p.dweight[0], p.workspace);
+      if (p.normalised) plan(p).backward_weight_normalised(p.device, x, *p.normalised, p.dy.data, p.dweight[0], p.workspace);
       else plan(p).backward_weight(p.device, x, p.dy.data, p.dweight[0], p.workspace);
       if (options_.bias) columns<1>(p.device, y.rows(), y.c, BiasBackward{p.dy.data, p.dweight[1], y.c});
     }

@@ -68,7 +68,8 @@ std::vector<int> parse_partition(const std::string& text, int parts, int stages)
     if (after == end) break;
     at = after + 1;
   }
-  if (!good) throw UsageError("partition '" + shown(text) + "' is not a list of positive numbers: write the parts per stage, as in '3,3,3,2'");
+  if (!good)
+    throw UsageError("partition '" + shown(text) + "' is not a list of positive numbers: write the parts per stage, as in '3,3,3,2'");
 
   int64_t sum = 0;
   for (int count : counts) sum += count;

@@ -116,7 +116,8 @@ class Stage {
   // All that the next run of a program reads of those before it; only between two runs. Tensors of float are as they lie in memory:
   //   weights/NAME, state-K/NAME (the optimizer's buffer K), gradient/NAME (where a look-ahead reads the last one), average/NAME (of
   //   looking back), for each parameter, and statistics/NAME
-  //   counters (I64): updates, looked_back_, skipped_, bits of square_sum_; factors: rate_scale_, gradient_scale_; prediction: the meter's sums
+  //   counters (I64): updates, looked_back_, skipped_, bits of square_sum_; factors: rate_scale_, gradient_scale_;
+  //   prediction: the meter's sums
   // The predicted copy and the stash are not among them: a program makes them before it reads them.
   SafeTensors save() const;
   // Into a stage that has not trained, from those of a whole trainer: each tensor from the stage that had it, what is the stage's own

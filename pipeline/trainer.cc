@@ -116,7 +116,8 @@ double estimated_seconds(const Layer& layer, const std::vector<Shape>& x, const 
 void check_recordable(const Graph& graph, const TrainerOptions& o) {
   if (o.device != "cuda") throw UsageError("CUDA graphs are recorded on a GPU, not on device '" + o.device + "': leave --cuda-graphs out");
   if (o.deferred_batch_norm)
-    throw UsageError("deferred batch norm counts the samples before each micro-batch, which a recorded pass cannot: leave --cuda-graphs out");
+    throw UsageError("deferred batch norm counts the samples before each micro-batch, which a recorded pass cannot: leave "
+                     "--cuda-graphs out");
   for (const Node& node : graph.nodes())
     if (node.layer->reads_step())
       throw UsageError("layer '" + node.layer->name() + "' (" + node.layer->kind() +

@@ -288,8 +288,8 @@ Results<float> run_normalised(ConvolutionPlan& plan, const ConvolutionShape& s, 
   Results<float> results = run(Device{}, plan, s, o);
   const OnDevice x(Device{}, o.x), weight(Device{}, o.weight), dy(Device{}, o.dy), y(Device{}, s.out().count());
   const OnDevice dweight(Device{}, o.gradient), workspace(Device{}, plan.workspace());
-  plan.forward(Device{}, x.data(), normalised, weight.data(), y.data(), workspace.data());
-  plan.backward_weight(Device{}, x.data(), normalised, dy.data(), dweight.data(), workspace.data());
+  plan.forward_normalised(Device{}, x.data(), normalised, weight.data(), y.data(), workspace.data());
+  plan.backward_weight_normalised(Device{}, x.data(), normalised, dy.data(), dweight.data(), workspace.data());
   results.y = y.values(), results.dweight = dweight.values();
   return results;
 }
