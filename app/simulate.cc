@@ -53,8 +53,7 @@ class SimulateCommand : public Command {
   SimulatedRun chosen_run(const Options& options) {
     if (!costs_.empty()) {
       for (const char* name : {"uniform", "model", "batch", "image", "classes", "optimizer", "momentum", "stages", "partition", "cut-layers",
-                               "method",
-                               "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
+                               "method", "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
         if (options.given(name))
           throw UsageError("--costs '" + costs_ + "' says which run it is: leave --" + name + " out, or plan another one");
       return read_plan(text_of(read_file_or_pipe(costs_, 64 << 20)));
