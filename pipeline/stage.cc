@@ -21,14 +21,14 @@ std::string direction(Operation operation) {
 }
 
 // A tensor of a checkpoint from the stage that had it; null where none had.
-const FileTensor* find_saved(const std::vector<SafeTensors>& stages, const std::string& name) {
+const FileTensor* find_saved(std::span<const SafeTensors> stages, const std::string& name) {
   for (const SafeTensors& stage : stages)
     if (const auto found = stage.tensors.find(name); found != stage.tensors.end()) return &found->second;
   return nullptr;
 }
 
 // The same, as it must be.
-const FileTensor& saved(const std::vector<SafeTensors>& stages, const std::string& name, const char* type,
+const FileTensor& saved(std::span<const SafeTensors> stages, const std::string& name, const char* type,
                         const std::vector<int64_t>& shape) {
   const FileTensor* found = find_saved(stages, name);
   if (!found) throw UsageError("the checkpoint has no tensor '" + name + "': it is of another model or optimizer");
@@ -593,7 +593,7 @@ void Stage::restore(const std::vector<SafeTensors>& stages) {
   const std::vector<ParameterSpec>& specs = store_.segments().specs;
   size_t own = 0;  // of the stages that were saved, the one that had this one's first parameter
   while (!specs.empty() && !stages[own].tensors.count("weights/" + specs[0].name)) ++own;
-  const std::vector<SafeTensors> of_stage(stages.begin() + ptrdiff_t(own), stages.begin() + ptrdiff_t(own) + 1);
+  const std::span<const SafeTensors> of_stage(&stages[own], 1);
   int64_t counters[4];
   float factors[2];
   std::copy_n(saved(of_stage, "counters", "I64", {4}).bytes.data(), sizeof counters, reinterpret_cast<uint8_t*>(counters));

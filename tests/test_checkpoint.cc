@@ -26,8 +26,10 @@
 #include "engine/random.h"
 #include "engine/sha256.h"
 #include "pipeline/checkpoint_store.h"
+#include "tests/message_of.h"
 
 using namespace pipecast;
+using pipecast::testing::message_of;
 using doctest::Contains;
 namespace fs = std::filesystem;
 
@@ -156,16 +158,6 @@ struct Folder {
   ~Folder() { fs::remove_all(path); }
   std::string operator/(const std::string& name) const { return path / name; }
 };
-
-template <class E, class F>
-doctest::String message_of(const F& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 // What the call returns or what it throws, in a process of its own.
 std::string in_child(const std::function<std::string()>& call) {

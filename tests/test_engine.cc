@@ -17,22 +17,13 @@
 #include "engine/random.h"
 #include "engine/safetensors.h"
 #include "engine/sha256.h"
+#include "tests/message_of.h"
 
 using namespace pipecast;
+using pipecast::testing::message_of;
 using doctest::Contains;
 
 namespace {
-
-// What the call throws, as text; the type must be exactly E's or derived from it.
-template <class E, class F>
-doctest::String message_of(const F& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 // A folder of this test's own, removed at the end.
 struct Folder {
