@@ -1,5 +1,7 @@
 #include "engine/convolution.h"
 
+#include <algorithm>
+
 #include "engine/gemm.h"
 
 namespace pipecast {
@@ -69,6 +71,25 @@ bool worth_tiling([[maybe_unused]] const ConvolutionShape& s) {
 #endif
 }
 
+// Pairs of an output and a tap in one direction where the tap lies inside the image, of all that there are.
+double share_inside(int64_t in, int64_t out, int64_t kernel, const ConvolutionShape& s) {
+  int64_t inside = 0;
+  for (int64_t p = 0; p < out; ++p)
+    for (int64_t r = 0; r < kernel; ++r) {
+      const int64_t h = p * s.stride + r * s.dilation - s.padding;
+      inside += h >= 0 && h < in;
+    }
+  return double(inside) / double(out * kernel);
+}
+
+// A product for each tap pays where gathering pixels is little beside multiplying them, and where it leaves out enough that others
+// compute, or rearranges less: the weights of a 1x1 convolution.
+bool worth_gathering(const ConvolutionShape& s) {
+  if (s.kernel_h == 1 && s.kernel_w == 1) return true;
+  return std::min(s.in.c, s.out_channels) >= 32 &&
+         share_inside(s.in.h, s.out_h(), s.kernel_h, s) * share_inside(s.in.w, s.out_w(), s.kernel_w, s) < 0.9;
+}
+
 }  // namespace
 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
@@ -78,6 +99,7 @@ std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionSha
   if (shape.in.n > 0) {  // the libraries refuse an empty batch
     if (d.gpu) plan = plan_convolution_cudnn(d, shape);
     if (!d.gpu && worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
+    if (!plan && !d.gpu && worth_gathering(shape)) plan = plan_convolution_taps(d, shape);
     if (!plan) plan = plan_convolution_onednn(d, shape);
   }
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);

@@ -1,6 +1,7 @@
 #pragma once
 // Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's
-// algorithm where it pays, else oneDNN; on the GPU cuDNN; and a plain loop, the oracle in tests and the fallback.
+// algorithm or a matrix product for each tap where they pay, else oneDNN; on the GPU cuDNN; and a plain loop, the oracle in tests and
+// the fallback.
 #include <memory>
 
 #include "engine/device.h"
@@ -46,6 +47,7 @@ std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape
 std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);  // any device, kernels of our own
 // Host; null unless 3x3, stride 1, padding 2 at most, no dilation or groups, and channels that fill whole vectors.
 std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device, const ConvolutionShape&);
+std::unique_ptr<ConvolutionPlan> plan_convolution_taps(Device, const ConvolutionShape&);  // host; null for groups
 std::unique_ptr<ConvolutionPlan> plan_convolution_onednn(Device, const ConvolutionShape&);  // host; null where oneDNN is absent
 std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device, const ConvolutionShape&);   // GPU; null where cuDNN is absent
 

@@ -53,25 +53,29 @@ cublasHandle_t blas_handle(Device d) {
 
 void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
           float* c) {
+  gemm(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, {transpose_a ? m : k, transpose_b ? k : n, n});
+}
+
+void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta, float* c,
+          RowDistances row) {
   if (m == 0 || n == 0) return;
   // The libraries refuse rows of no elements.
-  if (k == 0) return gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c);
+  if (k == 0) return gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, row);
 #ifdef PIPECAST_CUDA
   if (d.gpu) {
     // cuBLAS stores columns one after another: to it our matrices are transposed, and C^T = op(B)^T * op(A)^T.
     const float one = 1;
     const auto turn = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
-    return check(cublasSgemm_64(blas_handle(d), turn(transpose_b), turn(transpose_a), n, m, k, &one, b, transpose_b ? k : n, a,
-                                transpose_a ? m : k, &beta, c, n));
+    return check(cublasSgemm_64(blas_handle(d), turn(transpose_b), turn(transpose_a), n, m, k, &one, b, row.b, a, row.a, &beta, c,
+                                row.c));
   }
 #endif
 #ifdef PIPECAST_ONEDNN
   if (!d.gpu) {
-    return check(dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1, a, transpose_a ? m : k, b, transpose_b ? k : n,
-                            beta, c, n));
+    return check(dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1, a, row.a, b, row.b, beta, c, row.c));
   }
 #endif
-  gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c);
+  gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, row);
 }
 
 }  // namespace pipecast

@@ -9,8 +9,15 @@ namespace pipecast {
 void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
           float* c);
 
+// Floats from the beginning of one stored row to that of the next: a matrix that is some columns of a wider one.
+struct RowDistances {
+  int64_t a, b, c;
+};
+void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta, float* c,
+          RowDistances);
+
 // The same as a plain loop, on any device: the fallback where there is no library, and where a sum is empty.
 void gemm_plain(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,
-                float* c);
+                float* c, RowDistances);
 
 }  // namespace pipecast

@@ -232,26 +232,49 @@ std::vector<ConvolutionShape> network_shapes() {
 // ---------------------------------------------------------------------------------------------------------------------
 // Matrix products
 
-using Product = decltype(&gemm);
+using Product = void (*)(Device, bool, bool, int64_t, int64_t, int64_t, const float*, const float*, float, float*, RowDistances);
 
-void check_gemm(Device d, Product product, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float beta) {
+// `gap`: floats between the rows of each matrix, which no product may read as numbers or write to.
+void check_gemm(Device d, Product product, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float beta, int64_t gap) {
   CAPTURE(transpose_a);
   CAPTURE(transpose_b);
   CAPTURE(m);
   CAPTURE(n);
   CAPTURE(k);
   CAPTURE(beta);
-  const Values a = random_values(m * k, 5), b = random_values(k * n, 6), before = beta == 0 ? Values(m * n, nan_) : random_values(m * n, 7);
-  std::vector<double> expected(m * n);
-  for (int64_t r = 0; r < m; ++r)
-    for (int64_t c = 0; c < n; ++c) {
-      double sum = beta == 0 ? 0 : beta * before[r * n + c];
-      for (int64_t j = 0; j < k; ++j) sum += double(a[transpose_a ? j * m + r : r * k + j]) * b[transpose_b ? c * k + j : j * n + c];
-      expected[r * n + c] = sum;
+  CAPTURE(gap);
+  struct Matrix {
+    int64_t rows, columns, gap;
+    Values values;
+    Matrix(int64_t rows, int64_t columns, int64_t gap, uint32_t what)
+        : rows(rows), columns(columns), gap(gap), values(random_values(rows * (columns + gap), what)) {
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = columns; c < columns + gap; ++c) values[size_t(r * (columns + gap) + c)] = nan_;
     }
-  const OnDevice left(d, a), right(d, b), out(d, before);
-  product(d, transpose_a, transpose_b, m, n, k, left.data(), right.data(), beta, out.data());
-  CHECK(distance(out.values(), expected) < 1e-6);
+    float& at(int64_t r, int64_t c) { return values[size_t(r * (columns + gap) + c)]; }
+  };
+  Matrix a(transpose_a ? k : m, transpose_a ? m : k, gap, 5), b(transpose_b ? n : k, transpose_b ? k : n, 2 * gap, 6), c(m, n, 3 * gap, 7);
+  std::vector<double> expected(size_t(m * n));
+  for (int64_t row = 0; row < m; ++row)
+    for (int64_t column = 0; column < n; ++column) {
+      double sum = beta == 0 ? 0 : beta * c.at(row, column);
+      for (int64_t j = 0; j < k; ++j)
+        sum += double(transpose_a ? a.at(j, row) : a.at(row, j)) * (transpose_b ? b.at(column, j) : b.at(j, column));
+      expected[size_t(row * n + column)] = sum;
+      if (beta == 0) c.at(row, column) = nan_;
+    }
+  const OnDevice left(d, a.values), right(d, b.values), out(d, c.values);
+  product(d, transpose_a, transpose_b, m, n, k, left.data(), right.data(), beta, out.data(),
+          {a.columns + a.gap, b.columns + b.gap, c.columns + c.gap});
+  c.values = out.values();
+  Values result;
+  bool gaps_are_whole = true;
+  for (int64_t row = 0; row < m; ++row)
+    for (int64_t column = 0; column < n + c.gap; ++column)
+      if (column < n) result.push_back(c.at(row, column));
+      else gaps_are_whole = gaps_are_whole && std::isnan(c.at(row, column));
+  CHECK(gaps_are_whole);
+  CHECK(distance(result, expected) < 1e-6);
 }
 
 }  // namespace
@@ -331,6 +354,29 @@ TEST_CASE("Winograd's convolution is the definition, whatever the sizes and the 
   CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 3, 1, 1, 2)) == nullptr);
   CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 3, 1, 1, 1, 2)) == nullptr);
   CHECK(plan_convolution_winograd(Device{}, convolution({2, 8, 8, 16}, 16, 1)) == nullptr);
+}
+
+TEST_CASE("a product for each tap is the definition, whatever of the kernel lies outside the image") {
+  std::vector<ConvolutionShape> shapes = small_shapes();
+  shapes.push_back(convolution({2, 1, 1, 5}, 3, 1, 2, 1));  // every tap lies outside: nothing but zeros
+  shapes.push_back(convolution({3, 1, 1, 5}, 3, 3, 1, 2));  // one tap for each output
+  shapes.push_back(convolution({4, 2, 2, 64}, 48, 3, 1, 1));
+  shapes.push_back(convolution({4, 4, 4, 48}, 64, 3, 2, 1));
+  shapes.push_back(convolution({4, 8, 8, 32}, 64, 1, 2));
+  const int before = threads();
+  for (const ConvolutionShape& s : shapes) {
+    CAPTURE(to_string(s));
+    const auto plan = plan_convolution_taps(Device{}, s);
+    CHECK((plan == nullptr) == (s.groups != 1));
+    if (!plan) continue;
+    const Operands o = operands(s);
+    const Results<double> expected = by_definition(s, o);
+    for (int count : {1, 3}) {
+      set_threads(count);
+      check_close(run(Device{}, *plan, s, o), expected, 1e-6);
+    }
+  }
+  set_threads(before);
 }
 
 TEST_CASE("oneDNN equals the plain convolution" * doctest::skip(!have_onednn)) {
@@ -422,11 +468,12 @@ TEST_CASE("matrix products: all transposes, odd sizes, empty ones; beta of 0 ign
       for (bool transpose_a : {false, true})
         for (bool transpose_b : {false, true})
           for (float beta : {0.f, 1.f, 0.5f}) {
-            for (auto [m, n, k] :
-                 {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {3, 5, 7}, {17, 33, 9}, {1, 70, 31}, {65, 1, 129}, {2, 3, 0}})
-              check_gemm(d, product, transpose_a, transpose_b, m, n, k, beta);
+            for (int64_t gap : {0, 3})
+              for (auto [m, n, k] :
+                   {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {3, 5, 7}, {17, 33, 9}, {1, 70, 31}, {65, 1, 129}, {2, 3, 0}})
+                check_gemm(d, product, transpose_a, transpose_b, m, n, k, beta, gap);
             for (auto [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{0, 3, 2}, {3, 0, 2}, {0, 0, 0}})
-              check_gemm(d, product, transpose_a, transpose_b, m, n, k, beta);
+              check_gemm(d, product, transpose_a, transpose_b, m, n, k, beta, 0);
           }
   }
 }
