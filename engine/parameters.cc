@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/launch.h"
 #include "engine/random.h"
 
 namespace pipecast {
@@ -25,11 +26,13 @@ void initialize(const Segments& segments, uint64_t seed, float* host) {
     const Random random{seed, purpose(spec.name), 0};
     const auto [kind, scale] = spec.initial;
     float* values = host + segments.offsets[i];
-    for (int64_t j = 0; j < spec.count(); ++j) {
-      if (kind == Initial::constant) values[j] = scale;
-      else if (kind == Initial::normal) values[j] = scale * random.normal(uint64_t(j));
-      else values[j] = scale * (2 * random.uniform(uint64_t(j)) - 1);
-    }
+    parallel(spec.count(), 1 << 14, [=, kind = kind, scale = scale](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        if (kind == Initial::constant) values[j] = scale;
+        else if (kind == Initial::normal) values[j] = scale * random.normal(uint64_t(j));
+        else values[j] = scale * (2 * random.uniform(uint64_t(j)) - 1);
+      }
+    });
   }
 }
 

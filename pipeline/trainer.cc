@@ -237,7 +237,18 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
     if (p.norms) p.norms->close();
   };
   p.executor = make_executor(o.executor, stages, stop, layout.threads_per_stage);
-  set_weights(initial_weights(p.graph, o.seed));
+  p.each_stretch([&o](const Stage& stage, int chunk) {
+    const Device d = stage.device();
+    const auto begin = [&](const Segments& segments, float* place) {
+      if (!d.gpu) return initialize(segments, o.seed, place);
+      std::vector<float> values(size_t(segments.total));
+      initialize(segments, o.seed, values.data());
+      copy(d, place, values.data(), values.size() * sizeof(float));
+      synchronize(d);
+    };
+    begin(stage.section(chunk).parameters(), stage.latest(chunk));
+    begin(stage.section(chunk).statistics(), stage.statistics(chunk));
+  });
 }
 
 // Links from every stage to the next, and with several chunks from the last to the first.
