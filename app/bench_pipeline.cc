@@ -66,7 +66,7 @@ class BenchPipelineCommand : public Command {
     const Dataset data = noise_pictures(base_.batch, image_);
     const Batches batches(data, data.train, base_.batch, true, {}, 1);
     const ModelOptions model{data.image, data.classes};
-    std::map<size_t, std::vector<int>> partitions;  // by the number of stretches: methods are compared on the same one
+    Partitions partitions;
     for (Entry& entry : entries) prepare(entry, model, partitions);
 
     TrainerOptions one = base_;
@@ -148,13 +148,16 @@ class BenchPipelineCommand : public Command {
     return make_programs(find_method(o.method), setting);
   }
 
-  void prepare(Entry& entry, const ModelOptions& model, std::map<size_t, std::vector<int>>& partitions) const {
+  // By the number of stretches and the images of a pass: methods with the same are compared on the same partition.
+  using Partitions = std::map<std::pair<size_t, int64_t>, std::vector<int>>;
+
+  void prepare(Entry& entry, const ModelOptions& model, Partitions& partitions) const {
     const std::vector<Program> walked = programs(entry.options, minibatches_);
     const int chunks = pipecast::chunks(walked);
     entry.bubble = simulate(walked, uniform_costs(base_.stages, chunks, 1, 2, 0)).bubble_share;
     const Graph graph = make_graph(model);
     const int stretches = base_.stages * chunks;
-    std::vector<int>& partition = partitions[size_t(stretches)];
+    std::vector<int>& partition = partitions[{size_t(stretches), entry.options.pass()}];
     const bool listed = partition_ != "balanced" && partition_ != "measured";
     if (partition.empty() && listed) partition = listed_partition(partition_, graph, stretches);
     entry.options.partition = partition;

@@ -137,12 +137,12 @@ void TrainingOptions::resolve_optimizer(const Method& method) {
 
 void TrainingOptions::resolve_partition(const Graph& graph, int stretches) {
   if (partition == "balanced") {
-    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.batch), stretches);
+    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.pass()), stretches);
     return;
   }
   if (partition == "measured") {
     const int share = std::max(1, trainer.threads / trainer.stages);
-    trainer.partition = pipecast::partition(measured_costs(graph, trainer.batch, trainer.device, share), stretches);
+    trainer.partition = pipecast::partition(measured_costs(graph, trainer.pass(), trainer.device, share), stretches);
     // What was measured goes into the configuration: another measurement might come out otherwise.
     partition.clear();
     for (int parts : trainer.partition) partition += (partition.empty() ? "" : ",") + std::to_string(parts);

@@ -82,7 +82,7 @@ Segments add_memory(Device device, const Graph& graph, const StageOptions& optio
 Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   RunLayout layout = resolve(graph, options);
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(options.optimizer);
-  const int64_t pass = (options.batch + options.micro_batches - 1) / options.micro_batches;
+  const int64_t pass = options.pass();
   const bool halves = splits_backward(layout.programs.front());
   const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
   const std::vector<PartSeconds> seconds = measure_parts(graph, pass, options.device, layout.threads_per_stage,

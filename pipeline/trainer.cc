@@ -96,17 +96,18 @@ void check(const std::vector<Program>& programs, const TrainerOptions& o) {
 }
 
 // Of the forward and both gradients of a layer, at rates of a common host core, of which only the proportions matter. `bench layers`
-// shows what they are like: a 3x3 convolution of whole vectors of channels goes by Winograd's algorithm in a third of the time of a
-// direct one; every value is moved once in each of the three; and weights of 3x3 kernels, transformed on their way and with gradients
-// that are summed in pieces, cost like thirty values each.
+// shows what they are like: every value is moved once in each of the three. A 3x3 convolution of whole vectors of channels goes by
+// Winograd's algorithm in a third of the time of a direct one, but its weights, transformed on their way and with gradients that are
+// summed in pieces, cost like thirty values each. On images of 2 x 2 more than half of the kernel lies outside.
 double estimated_seconds(const Layer& layer, const std::vector<Shape>& x, const Shape& y, bool wants_gradient) {
   constexpr double flops_per_second = 120e9, bytes_per_second = 10e9;
   double moved = double(y.count()), speed = 1;
   for (const Shape& input : x) moved += double(input.count());
   for (const ParameterSpec& spec : layer.parameters()) {
-    const bool is_kernel = spec.shape.size() == 4 && spec.shape[1] == 3 && spec.shape[2] == 3;
-    moved += (is_kernel ? 10 : 1) * double(spec.count());
-    if (is_kernel && spec.shape[3] >= 16 && y.h == x[0].h && y.h >= 3) speed = 3;
+    const bool is_kernel = spec.shape.size() == 4 && spec.shape[1] == 3 && spec.shape[2] == 3 && spec.shape[3] >= 16 && y.h == x[0].h;
+    const bool is_winograd = is_kernel && y.h >= 3;
+    moved += (is_winograd ? 10 : 1) * double(spec.count());
+    if (is_kernel) speed = is_winograd ? 3 : 2;
   }
   const double seconds = layer.flops(x) / (speed * flops_per_second) + moved * sizeof(float) / bytes_per_second;
   return (wants_gradient ? 3 : 2) * seconds;
@@ -175,7 +176,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
   layout.programs = programs_of(o, setting, 0);
   check(layout.programs, o);
   const int chunks = pipecast::chunks(layout.programs), stretches = chunks * o.stages;
-  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, o.batch), stretches) : o.partition;
+  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, o.pass()), stretches) : o.partition;
   int given = 0;
   for (int count : layout.partition) given += count;
   if (int(layout.partition.size()) != stretches || given != int(model_parts.size()))

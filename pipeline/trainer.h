@@ -44,6 +44,8 @@ struct TrainerOptions {
   bool cuda_graphs = false;          // a pass that comes again is given to the GPU by one call, see engine/graph_capture.h
   int threads = 0;                   // in all; 0: as many as the machine has. Each stage gets its share, at least one
   std::string executor = "threads";  // or "sequential"
+
+  int64_t pass() const { return (batch + micro_batches - 1) / micro_batches; }  // images of the largest micro-batch
 };
 
 // Per stage, of the passes since the last call.
@@ -116,7 +118,7 @@ class Trainer {
   std::unique_ptr<Parts> parts_;
 };
 
-// Seconds that each part is estimated to take forward and backward for a batch, from its arithmetic and the bytes it moves: the same on
+// Seconds that each part is estimated to take forward and backward for a batch (of a pass, a micro-batch), from its arithmetic and the bytes it moves: the same on
 // every machine and in every run, so that a run can be repeated bit for bit.
 std::vector<double> estimated_costs(const Graph&, int64_t batch);
 // The same, measured here and now (pipeline/measure.h), with `threads` threads.
