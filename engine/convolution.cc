@@ -44,8 +44,8 @@ class MatrixConvolution : public ConvolutionPlan {
   void forward(Device d, const float* x, const float* weight, float* y, float*) override {
     gemm(d, false, true, pixels_, outputs_, inputs_, x, weight, 0, y);
   }
-  void backward_input(Device d, const float* dy, const float* weight, float* dx, float*) override {
-    gemm(d, false, false, pixels_, inputs_, outputs_, dy, weight, 0, dx);
+  void backward_input(Device d, const float* dy, const float* weight, float* dx, bool add, float*) override {
+    gemm(d, false, false, pixels_, inputs_, outputs_, dy, weight, add ? 1 : 0, dx);
   }
   void backward_weight(Device d, const float* x, const float* dy, float* dweight, float*) override {
     gemm(d, true, false, outputs_, inputs_, pixels_, dy, x, 1, dweight);

@@ -30,8 +30,9 @@ class ConvolutionPlan {
  public:
   virtual ~ConvolutionPlan() = default;
   virtual int64_t workspace() const = 0;
-  virtual void forward(Device, const float* x, const float* weight, float* y, float* workspace) = 0;            // y assigned
-  virtual void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) = 0;   // dx assigned
+  virtual void forward(Device, const float* x, const float* weight, float* y, float* workspace) = 0;  // y assigned
+  // dx assigned, or added to
+  virtual void backward_input(Device, const float* dy, const float* weight, float* dx, bool add, float* workspace) = 0;
   virtual void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) = 0;  // dweight accumulated
   // Whether the input may be a Normalised one, which is then made as x is read and never written. Around the image it is zero too.
   virtual bool takes_normalised() const { return false; }

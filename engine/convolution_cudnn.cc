@@ -125,9 +125,9 @@ class CudnnConvolution : public ConvolutionPlan {
     check(cudnnConvolutionForward(handle(d), &one, x_, x, weight_, weight, operation_, algorithms_.forward.algorithm, workspace,
                                   algorithms_.forward.workspace, &zero, y_, y));
   }
-  void backward_input(Device d, const float* dy, const float* weight, float* dx, float* workspace) override {
+  void backward_input(Device d, const float* dy, const float* weight, float* dx, bool add, float* workspace) override {
     check(cudnnConvolutionBackwardData(handle(d), &one, weight_, weight, y_, dy, operation_, algorithms_.backward_input.algorithm,
-                                       workspace, algorithms_.backward_input.workspace, &zero, x_, dx));
+                                       workspace, algorithms_.backward_input.workspace, add ? &one : &zero, x_, dx));
   }
   void backward_weight(Device d, const float* x, const float* dy, float* dweight, float* workspace) override {
     check(cudnnConvolutionBackwardFilter(handle(d), &one, x_, x, y_, dy, operation_, algorithms_.backward_weight.algorithm, workspace,

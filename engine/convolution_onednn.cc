@@ -7,6 +7,7 @@
 #include <array>
 #include <dnnl.hpp>
 
+#include "engine/launch.h"
 #include "engine/memory.h"
 #endif
 
@@ -244,14 +245,23 @@ class OnednnConvolution : public ConvolutionPlan {
       : stream_(host()),
         forward_(forward_pass(shape)),
         backward_input_(backward_input_pass(shape)),
-        backward_weight_(backward_weight_pass(shape)) {}
+        backward_weight_(backward_weight_pass(shape)),
+        inputs_(shape.in.count()) {}
 
-  int64_t workspace() const override { return std::max({forward_.workspace(), backward_input_.workspace(), backward_weight_.workspace()}); }
+  int64_t workspace() const override {
+    return std::max({forward_.workspace(), aligned(inputs_) + backward_input_.workspace(), backward_weight_.workspace()});
+  }
   void forward(Device, const float* x, const float* weight, float* y, float* workspace) override {
     forward_.run(stream_, {x, weight, y}, workspace);
   }
-  void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) override {
-    backward_input_.run(stream_, {dy, weight, dx}, workspace);
+  // The library does not add to what is there: that takes another place, and a pass over it.
+  void backward_input(Device, const float* dy, const float* weight, float* dx, bool add, float* workspace) override {
+    float* const made = add ? workspace : dx;
+    backward_input_.run(stream_, {dy, weight, made}, workspace + aligned(inputs_));
+    if (add)
+      parallel(inputs_, 1 << 14, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) dx[i] += made[i];
+      });
   }
   void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) override {
     backward_weight_.run(stream_, {x, dy, dweight}, workspace);
@@ -261,6 +271,7 @@ class OnednnConvolution : public ConvolutionPlan {
  private:
   dnnl::stream stream_;
   Pass forward_, backward_input_, backward_weight_;
+  int64_t inputs_;  // floats
 };
 
 }  // namespace

@@ -49,6 +49,7 @@ struct ConvolutionBackwardInput {
   const float* dy;
   const float* weight;
   float* dx;
+  bool add;
 
   HD void operator()(int64_t index) const {
     const int64_t width = s.in.c / s.groups, out_width = s.out_channels / s.groups, out_h = s.out_h(), out_w = s.out_w();
@@ -69,7 +70,7 @@ struct ConvolutionBackwardInput {
         sum += part;
       }
     }
-    dx[index] = sum;
+    dx[index] = add ? dx[index] + sum : sum;
   }
 };
 
@@ -113,8 +114,8 @@ class PlainConvolution : public ConvolutionPlan {
   void forward(Device d, const float* x, const float* weight, float* y, float*) override {
     map(d, shape_.out().count(), ConvolutionForward{shape_, x, weight, y});
   }
-  void backward_input(Device d, const float* dy, const float* weight, float* dx, float*) override {
-    map(d, shape_.in.count(), ConvolutionBackwardInput{shape_, dy, weight, dx});
+  void backward_input(Device d, const float* dy, const float* weight, float* dx, bool add, float*) override {
+    map(d, shape_.in.count(), ConvolutionBackwardInput{shape_, dy, weight, dx, add});
   }
   void backward_weight(Device d, const float* x, const float* dy, float* dweight, float*) override {
     map(d, shape_.weight_count(), ConvolutionBackwardWeight{shape_, x, dy, dweight});

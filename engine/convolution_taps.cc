@@ -96,10 +96,10 @@ class TapConvolution : public ConvolutionPlan {
   int64_t workspace() const override { return in_rows_ + out_rows_; }
 
   void forward(Device, const float* x, const float* weight, float* y, float* workspace) override {
-    convolve(x, in_, &Tap::in, workspace, true, weight, y, out_, &Tap::out, workspace + in_rows_);
+    convolve(x, in_, &Tap::in, workspace, true, weight, y, out_, &Tap::out, workspace + in_rows_, false);
   }
-  void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) override {
-    convolve(dy, out_, &Tap::out, workspace + in_rows_, false, weight, dx, in_, &Tap::in, workspace);
+  void backward_input(Device, const float* dy, const float* weight, float* dx, bool add, float* workspace) override {
+    convolve(dy, out_, &Tap::out, workspace + in_rows_, false, weight, dx, in_, &Tap::in, workspace, add);
   }
   void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) override {
     for (const Tap& tap : taps_) {
@@ -111,16 +111,16 @@ class TapConvolution : public ConvolutionPlan {
   std::string implementation() const override { return "taps, taps, taps"; }
 
  private:
-  // to = sum over the taps of the pixels in `from`, times the tap's weights or these transposed.
+  // to (+)= sum over the taps of the pixels in `from`, times the tap's weights or these transposed.
   void convolve(const float* from, const Shape& from_shape, Pixels Tap::* read, float* from_rows, bool transpose, const float* weight,
-                float* to, const Shape& to_shape, Pixels Tap::* written, float* to_rows) const {
-    if (taps_.empty()) put(nullptr, to_shape, {}, to);
+                float* to, const Shape& to_shape, Pixels Tap::* written, float* to_rows, bool adds) const {
+    if (taps_.empty() && !adds) put(nullptr, to_shape, {}, to);
     for (const Tap& tap : taps_) {
-      const bool direct = all(tap.*written, to_shape), first = &tap == &taps_.front();
+      const bool direct = all(tap.*written, to_shape), assigns = !adds && &tap == &taps_.front();
       gemm(Device{}, false, transpose, from_shape.n * int64_t(tap.in.size()), to_shape.c, from_shape.c,
-           gather(from, from_shape, tap.*read, from_rows), weight + tap.index * in_.c, direct && !first ? 1 : 0, direct ? to : to_rows,
+           gather(from, from_shape, tap.*read, from_rows), weight + tap.index * in_.c, direct && !assigns ? 1 : 0, direct ? to : to_rows,
            {from_shape.c, filter_, to_shape.c});
-      if (!direct) (first ? put : add)(to_rows, to_shape, tap.*written, to);
+      if (!direct) (assigns ? put : add)(to_rows, to_shape, tap.*written, to);
     }
   }
 

@@ -129,7 +129,15 @@ struct Normalising {
   }
 };
 
-template <class Transform, class Read = Plainly>
+// And how they are written.
+struct Assigning {
+  static void write(float* to, Vector v) { store(to, v); }
+};
+struct Adding {
+  static void write(float* to, Vector v) { store(to, load(to) + v); }
+};
+
+template <class Transform, class Read = Plainly, class Write = Assigning>
 inline void transform(Square<const float> in, Square<float> out, const Read& read = Read(nullptr, 0)) {
   constexpr int from = Transform::from, to = Transform::to;
   Vector half[to][from];
@@ -142,7 +150,7 @@ inline void transform(Square<const float> in, Square<float> out, const Read& rea
   for (int i = 0; i < to; ++i) {
     Vector after[to];
     Transform::line(half[i], after);
-    for (int j = 0; j < to; ++j) store(out.at(i, j), after[j]);
+    for (int j = 0; j < to; ++j) Write::write(out.at(i, j), after[j]);
   }
 }
 
@@ -190,6 +198,7 @@ inline void gather(const Tiling& tiling, const Shape& s, const float* images, co
 }
 
 // Transforms a tile of a block to the 4 x 4 outputs at `place`, as far as they are inside the image.
+template <class Write>
 inline void spread(const Tiling& tiling, const Shape& s, const float* tile, const Tiling::Place& place, float* images) {
   const auto [image, top, left] = place;
   const int64_t rows = std::min<int64_t>(4, s.h - top), columns = std::min<int64_t>(4, s.w - left);
@@ -197,12 +206,12 @@ inline void spread(const Tiling& tiling, const Shape& s, const float* tile, cons
   float* to = images + (image * s.h + top) * below + left * s.c;
   for (int64_t c = 0; c < s.c; c += lanes, to += lanes, tile += tiling.panel()) {
     if (rows == 4 && columns == 4) {
-      transform<Output>({tile, 6 * point, point}, {to, below, s.c});
+      transform<Output, Plainly, Write>({tile, 6 * point, point}, {to, below, s.c});
     } else {
       Vector window[4][4];
       transform<Output>({tile, 6 * point, point}, {reinterpret_cast<float*>(window), 4 * lanes, lanes});
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < columns; ++j) store(to + i * below + j * s.c, window[i][j]);
+        for (int64_t j = 0; j < columns; ++j) Write::write(to + i * below + j * s.c, window[i][j]);
     }
   }
 }
@@ -269,15 +278,15 @@ class Convolution : public ConvolutionPlan {
 
   void forward(Device, const float* x, const float* weight, float* y, float* workspace) override {
     transform_filters(weight, workspace);
-    convolve<Plainly>(in_, x, nullptr, padding_, workspace, out_, y);
+    convolve<Plainly, Assigning>(in_, x, nullptr, padding_, workspace, out_, y);
   }
   bool takes_normalised() const override { return true; }
   void forward_normalised(Device, const float* x, const Normalised& normalised, const float* weight, float* y, float* workspace) override {
     transform_filters(weight, workspace);
-    convolve<Normalising>(in_, x, &normalised, padding_, workspace, out_, y);
+    convolve<Normalising, Assigning>(in_, x, &normalised, padding_, workspace, out_, y);
   }
 
-  void backward_input(Device, const float* dy, const float* weight, float* dx, float* workspace) override {
+  void backward_input(Device, const float* dy, const float* weight, float* dx, bool add, float* workspace) override {
     const int64_t inputs = in_.c, outputs = out_.c, point = inputs * outputs;
     parallel(inputs / lanes, grain(lanes * outputs), [=](int64_t begin, int64_t end) {
       for (int64_t c = begin * lanes; c < end * lanes; c += lanes)
@@ -287,7 +296,8 @@ class Convolution : public ConvolutionPlan {
                             {workspace + c * outputs + k * lanes, 6 * point, point});
         }
     });
-    convolve<Plainly>(out_, dy, nullptr, 2 - padding_, workspace, in_, dx);
+    if (add) convolve<Plainly, Adding>(out_, dy, nullptr, 2 - padding_, workspace, in_, dx);
+    else convolve<Plainly, Assigning>(out_, dy, nullptr, 2 - padding_, workspace, in_, dx);
   }
 
   void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) override {
@@ -367,7 +377,7 @@ class Convolution : public ConvolutionPlan {
   }
 
   // Workspace begins with the transformed filters: for each point [panel of `to`][channel of `from`][lane].
-  template <class Read>
+  template <class Read, class Write>
   void convolve(const Shape& from, const float* x, const Normalised* normalised, int64_t padding, float* workspace, const Shape& to,
                 float* y) const {
     const Tiling tiling = tile(to);
@@ -385,7 +395,7 @@ class Convolution : public ConvolutionPlan {
           }
           for (int64_t p = 0; p < points; ++p)
             products(tiling, tiles, from.c, v + p * tiling.point(from.c), workspace + p * from.c * to.c, to.c, m + p * tiling.point(to.c));
-          for (int64_t t = 0; t < tiles; ++t) spread(tiling, to, m + t * lanes, tiling.place(begin + t), y);
+          for (int64_t t = 0; t < tiles; ++t) spread<Write>(tiling, to, m + t * lanes, tiling.place(begin + t), y);
         }
       }
     });

@@ -44,6 +44,7 @@ class Convolution : public Layer {
     return planned ? planned->plan->implementation() : "";
   }
   bool splits() const override { return true; }
+  bool adds() const override { return true; }
   bool takes_normalised() const override {
     return !plans_.empty() && std::all_of(plans_.begin(), plans_.end(), [](const Planned& p) { return p.plan->takes_normalised(); });
   }
@@ -63,7 +64,7 @@ class Convolution : public Layer {
       else plan(p).backward_weight(p.device, x, p.dy.data, p.dweight[0], p.workspace);
       if (options_.bias) columns<1>(p.device, y.rows(), y.c, BiasBackward{p.dy.data, p.dweight[1], y.c});
     }
-    if (p.dx[0].data) plan(p).backward_input(p.device, p.dy.data, p.weight[0], p.dx[0].data, p.workspace);
+    if (p.dx[0].data) plan(p).backward_input(p.device, p.dy.data, p.weight[0], p.dx[0].data, p.adds, p.workspace);
   }
 
  private:

@@ -41,6 +41,7 @@ struct Pass {
   const Normalised* normalised = nullptr;  // x[0] was not written: x[0].data is what it is made of (Layer::takes_normalised)
   Tensor y;                    // output: assigned by forward; data is null where it is left unwritten (Layer::normalises)
   std::span<const Tensor> dx;  // gradients of the inputs: assigned by backward; data is null where nobody wants it
+  bool adds = false;           // the first of them is added to instead (Layer::adds)
   Tensor dy;                   // gradient of the output: read by backward
 
   std::span<float* const> weight;      // in the order of Layer::parameters(); forward and backward only read them
@@ -80,6 +81,9 @@ class Layer {
   virtual bool splits() const { return false; }
   // Whether Pass::step goes into its kernels: then no pass is a repetition of another.
   virtual bool reads_step() const { return false; }
+
+  // Whether backward can add to the gradient of the first input: that saves a place of its own, and a pass over both.
+  virtual bool adds() const { return false; }
 
   // Whether the output may be left unwritten, because the layer that reads it can make it from x[0] as it goes: that saves a tensor
   // of every pass in flight, and writing and reading it. What it is made of lies in Pass::saved from forward on.

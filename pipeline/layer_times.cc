@@ -51,6 +51,7 @@ class TimedLayer : public Layer {
   }
   double flops(std::span<const Shape> x) const override { return layer_.flops(x); }
   bool splits() const override { return layer_.splits(); }
+  bool adds() const override { return layer_.adds(); }
   bool normalises() const override { return layer_.normalises(); }
   Normalised normalised(const Pass& p) const override { return layer_.normalised(p); }
   bool takes_normalised() const override { return layer_.takes_normalised(); }
@@ -73,6 +74,7 @@ class TimedLayer : public Layer {
     if (needs_.output) moved += double(p.y.shape.count());
     for (const Tensor& dx : p.dx)
       if (dx.data) moved += double(dx.shape.count()), products += 1;
+    if (p.adds) moved += double(p.dx[0].shape.count());
     times_.backward.bytes = moved * sizeof(float);
     times_.backward.flops = times_.forward.flops * products;
   }

@@ -109,8 +109,8 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   }
   x_.resize(fan_in), dx_.resize(fan_in);
 
-  // Who writes a gradient first assigns it: a later stage, or the last node that reads the value. The others write to a spare
-  // place, which is then added.
+  // Who writes a gradient first assigns it: a later stage, or the last node that reads the value. The others add to it, or write to a
+  // spare place, which is then added.
   std::vector<bool> written(values, false);
   for (int v : outputs_) written[v] = true;
   for (int k = count - 1; k >= 0; --k) {
@@ -118,7 +118,8 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
     for (size_t j = 0; j < runs_[k].node->inputs.size(); ++j) {
       int v = runs_[k].node->inputs[j];
       if (!runs_[k].wanted[j]) continue;
-      if (written[v]) runs_[k].adds[j] = true, spare_of_node += aligned(shape(v, most).count());
+      if (written[v] && j == 0 && runs_[k].node->layer->adds()) runs_[k].adds_itself = true;
+      else if (written[v]) runs_[k].adds[j] = true, spare_of_node += aligned(shape(v, most).count());
       written[v] = true;
     }
     spare = std::max(spare, spare_of_node);
@@ -222,7 +223,7 @@ void Section::backward(int frame, int64_t batch, const Binding& weights, const B
       if (assigned && run.adds[j]) dx_[j].data = spare, spare += aligned(dx_[j].shape.count());
     }
     if (!values_[first_ + int(k) + 1].in_frame) p.y.data = nullptr;
-    p.dx = {dx_.data(), inputs.size()};
+    p.dx = {dx_.data(), inputs.size()}, p.adds = run.adds_itself;
     p.dy = gradient(frame, first_ + int(k) + 1, batch);
     if (!run.splits || half != Half::input) p.dweight = gradients.node(k);
     run.node->layer->backward(p);

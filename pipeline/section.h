@@ -85,7 +85,8 @@ class Section {
     bool splits = false;       // its backward comes in halves
     int64_t saved_offset = 0;  // in the frame
     int64_t shared_offset = 0;
-    std::vector<bool> adds;    // per input: its gradient is added to what later readers left, not the first to be written
+    std::vector<bool> adds;    // per input: its gradient goes to a spare place and is added to what later readers left
+    bool adds_itself = false;  // of the first input: the layer does so
     std::vector<bool> wanted;  // per input: somebody wants its gradient
     int maker = -1;            // the node of the section that makes the first input, where that is left unwritten
   };

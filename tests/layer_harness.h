@@ -168,6 +168,7 @@ class Flight {
     }
     CHECK(same(at(pass_.dy.data).get(), given_.dy));
     check_guards();
+    if (layer_.adds() && dx_[0].data) check_added();
   }
   const Made& made() const { return made_; }
   int64_t allocated() const { return allocated_; }  // calls of operator new by the layer
@@ -178,6 +179,18 @@ class Flight {
   }
 
  private:
+  // Backward once more, now added to what it assigned: twice that, but for rounding.
+  void check_added() {
+    const Values once = at(dx_[0].data).get();
+    Pass again = pass_;
+    again.adds = true;
+    if (needs_.workspace) at(pass_.workspace).poison();
+    layer_.backward(again);
+    const Values twice = at(dx_[0].data).get();
+    double norm = 0, error = 0;
+    for (size_t i = 0; i < once.size(); ++i) norm += std::pow(double(once[i]), 2), error += std::pow(double(twice[i]) - 2.0 * once[i], 2);
+    if (std::isfinite(norm)) CHECK(error <= 1e-12 * norm);
+  }
   // Neither half has a use for y, and only the second for x.
   void backward_in_halves() {
     Pass input_half = pass_, weight_half = pass_;

@@ -135,12 +135,20 @@ Results<float> run(Device d, ConvolutionPlan& plan, const ConvolutionShape& s, c
   const OnDevice x(d, o.x), weight(d, o.weight), dy(d, o.dy), y(d, s.out().count()), dx(d, s.in.count()), dweight(d, o.gradient);
   const OnDevice first(d, plan.workspace()), second(d, plan.workspace()), third(d, plan.workspace());
   plan.forward(d, x.data(), weight.data(), y.data(), first.data());
-  plan.backward_input(d, dy.data(), weight.data(), dx.data(), second.data());
+  plan.backward_input(d, dy.data(), weight.data(), dx.data(), false, second.data());
   plan.backward_weight(d, x.data(), dy.data(), dweight.data(), third.data());
   for (const OnDevice* workspace : {&first, &second, &third}) workspace->values();
   CHECK(x.values() == o.x);
   CHECK(weight.values() == o.weight);
   CHECK(dy.values() == o.dy);
+  // Added to what is there.
+  const Values before = random_values(s.in.count(), 8), made = dx.values();
+  const OnDevice sum(d, before), fourth(d, plan.workspace());
+  plan.backward_input(d, dy.data(), weight.data(), sum.data(), true, fourth.data());
+  fourth.values();
+  std::vector<double> expected(before.begin(), before.end());
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] += double(made[i]);
+  CHECK(distance(sum.values(), expected) < 2e-6);
   return {y.values(), dx.values(), dweight.values()};
 }
 
@@ -415,10 +423,10 @@ TEST_CASE("plans of several batch sizes take turns with one workspace, in any th
           small_y(d, small.out().count()), small_dx(d, small.in.count()), small_dweight(d, small_operands.gradient);
       large_plan->forward(d, x.data(), weight.data(), y.data(), workspace.data());
       small_plan->backward_weight(d, small_x.data(), small_dy.data(), small_dweight.data(), workspace.data());
-      large_plan->backward_input(d, dy.data(), weight.data(), dx.data(), workspace.data());
+      large_plan->backward_input(d, dy.data(), weight.data(), dx.data(), false, workspace.data());
       small_plan->forward(d, small_x.data(), small_weight.data(), small_y.data(), workspace.data());
       large_plan->backward_weight(d, x.data(), dy.data(), dweight.data(), workspace.data());
-      small_plan->backward_input(d, small_dy.data(), small_weight.data(), small_dx.data(), workspace.data());
+      small_plan->backward_input(d, small_dy.data(), small_weight.data(), small_dx.data(), false, workspace.data());
       CHECK(y.values() == large_alone.y);
       CHECK(dx.values() == large_alone.dx);
       CHECK(dweight.values() == large_alone.dweight);
