@@ -194,8 +194,10 @@ int Stage::find(const std::vector<InFlight>& places, const Instruction& i) const
 }
 
 void Stage::advance() {
-  const Instruction& i = (*program_)[position_];
+  const size_t at = position_;
+  const Instruction& i = (*program_)[at];
   const auto start = Clock::now();
+  if (feed_.track) feed_.track->begin(), wait_for_others(i);
   const Device d = options_.device;
   switch (i.operation) {
     case Operation::receive_activation: receive_activation(i); break;
@@ -224,7 +226,22 @@ void Stage::advance() {
   const bool waits = i.operation == Operation::receive_activation || i.operation == Operation::send_activation ||
                      i.operation == Operation::receive_gradient || i.operation == Operation::send_gradient;
   if (feed_.training && !waits) busy_ += Clock::now() - start;
+  if (feed_.track) feed_.track->finish(i, position_ > at ? &(*program_)[position_] : nullptr, updates_);
   ++position_;
+}
+
+// For the track, in which an instruction does not begin before it can go on.
+void Stage::wait_for_others(const Instruction& i) {
+  if (ready()) return;
+  switch (i.operation) {
+    case Operation::receive_activation: activations_in->wait_to_receive(); break;
+    case Operation::receive_gradient: gradients_in->wait_to_receive(); break;
+    case Operation::send_activation: activations_out->wait_to_send(); break;
+    case Operation::send_gradient: gradients_out->wait_to_send(); break;
+    case Operation::step: options_.all_norms->total(updates_); break;
+    default: break;
+  }
+  feed_.track->add(Spent::wait, i, updates_);
 }
 
 // The gradients that cross a border: of its values, without the model's input, whose gradient nobody wants.
@@ -244,7 +261,10 @@ void Stage::receive_activation(const Instruction& i) {
     for (size_t k = 0; k < section.inputs().size(); ++k) message_[k] = section.input(frame, k, batch);
     return activations_in->receive(options_.device, i.tag(), {message_.data(), section.inputs().size()});
   }
-  if (i.micro == 0) uploaded_.wait(), images_ = feed_.loader->next();
+  if (i.micro == 0) {
+    uploaded_.wait(), images_ = feed_.loader->next();
+    if (feed_.track) feed_.track->add(Spent::wait, i, updates_);
+  }
   Tensor input = section.input(frame, 0, batch);
   if (batch == 0) return;
   copy(options_.device, input.data, images_.data(), size_t(input.shape.count()) * sizeof(float));
@@ -403,10 +423,12 @@ void Stage::predict(int ahead) {
 void Stage::contribute_norm(const Instruction& i) {
   if (norm_of_ == updates_) return;
   norm_of_ = updates_;
+  if (feed_.track) feed_.track->begin();
   square_sum_ = health_.square_sum(buffers_.n, store_.gradient());
   if (options_.non_finite == NonFinite::stop && !std::isfinite(square_sum_))
     throw unchecked_ ? fault_in_backward(*unchecked_) : Search(health_).error(fault(i), options_.micro_batches);
   square_sums_[size_t(1 + updates_ - first_update_)] = square_sum_;
+  if (feed_.track) feed_.track->add(Spent::norm, i, updates_);
   if (options_.all_norms) options_.all_norms->put(options_.index, updates_, square_sum_);
 }
 

@@ -20,6 +20,7 @@
 #include "pipeline/meter.h"
 #include "pipeline/program.h"
 #include "pipeline/section.h"
+#include "pipeline/trace.h"
 #include "pipeline/transport/link.h"
 
 namespace pipecast {
@@ -73,6 +74,7 @@ struct Feed {
   int64_t updates_per_epoch = 1;                        // for the learning-rate schedule
   Batches* batches = nullptr;                           // sizes and labels; each stage has its own
   Loader* loader = nullptr;                             // images, for the first stage
+  Track* track = nullptr;                               // each stage has its own, for what it does; null: nobody wants to know
   std::function<void(int64_t minibatch)> on_minibatch;  // last stage, after the loss of a mini-batch is known
   std::function<void(const Tensor&)> on_logits;         // last stage, evaluation: logits on the host
 };
@@ -173,6 +175,7 @@ class Stage {
   template <class Place>
   std::span<const Tensor> gradients(const std::vector<int>& values, const Place&);
 
+  void wait_for_others(const Instruction&);
   void receive_activation(const Instruction&);
   PassKey key(const Instruction&, int frame) const;
   void section_forward(const Instruction&, int frame);

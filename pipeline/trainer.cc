@@ -137,6 +137,7 @@ struct Trainer::Parts {
   std::unique_ptr<GradientNorms> norms = nullptr;
   std::vector<std::unique_ptr<Stage>> stages = {};
   std::vector<Program> programs = {};
+  Trace* trace = nullptr;
   std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
   double train_seconds = 0;
   int64_t samples = 0;                // of the running program, whose losses are summed so far
@@ -285,6 +286,7 @@ Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int6
     feed.batches = batches.back().get();
     feed.loader = &loader;
     feed.first_minibatch = begin;
+    feed.track = feed.training && trace ? &trace->track(int(k)) : nullptr;
     stages[k]->begin(programs[k], feed);
   }
   const auto start = Clock::now();
@@ -307,6 +309,7 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
   p.updates = updates_before_loss(p.programs, p.options.micro_batches);
+  if (p.trace) p.trace->expect(p.programs, begin);
   Loader loader(data, begin, end, p.devices.front()->get());
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
@@ -326,6 +329,8 @@ void Trainer::check_minibatches(int64_t count) const {
     throw UsageError("the program is for " + std::to_string(minibatches(programs)) + " mini-batches and " + std::to_string(count) +
                      " are trained from one evaluation or checkpoint to the next: make the one a multiple of the other");
 }
+
+void Trainer::record(Trace* trace) { parts_->trace = trace; }
 
 double Trainer::mean_loss() {
   if (parts_->samples == 0) return 0;

@@ -86,6 +86,8 @@ class Trainer {
   // from the last stage after each mini-batch with the number done; mean_loss() and gradient_norm() may be asked in it. Throws Diverged
   // where a loss or gradient is not finite, before the update with it; after any exception the trainer is of no more use.
   Outcome train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t done)>& progress = {});
+  // What train() does from now on goes into the trace, of as many stages, which outlives it; null: nowhere.
+  void record(Trace*);
   // Throws UsageError where the options' programs cannot train so many from a fill to a drain.
   void check_minibatches(int64_t minibatches) const;
   double mean_loss();  // so far in the running train(); waits for the device

@@ -23,11 +23,17 @@ class LocalLink : public Link {
     std::lock_guard lock(mutex_);
     return closed_ || sent_ > received_;
   }
+  void wait_to_send() override {
+    wait([this] { return sent_ - received_ < link_capacity; });
+  }
+  void wait_to_receive() override {
+    wait([this] { return sent_ > received_; });
+  }
 
   // Only one thread sends and only one receives, so a place that was found free or full stays so while it is copied. On a GPU it was
   // found so of work that may not have run yet: the place's events put the two streams' copies in order, and no thread waits for them.
   void send(Device device, Tag tag, std::span<const Tensor> tensors) override {
-    wait([this] { return sent_ - received_ < link_capacity; });
+    wait_to_send();
     Place& place = places_[sent_ % link_capacity];
     float* to = memory_.data() + sent_ % link_capacity * floats_;
     place.free.hold_back(device);
@@ -40,7 +46,7 @@ class LocalLink : public Link {
   }
 
   void receive(Device device, Tag tag, std::span<const Tensor> tensors) override {
-    wait([this] { return sent_ > received_; });
+    wait_to_receive();
     Place& place = places_[received_ % link_capacity];
     if (place.tag != tag)
       throw Error("a stage expected the message of " + to_string(tag) + " and got that of " + to_string(place.tag) +
