@@ -62,6 +62,7 @@ void RunFolder::create(const std::string& configuration) const {
   std::error_code failure;
   fs::remove_all(checkpoints(), failure);
   if (failure) throw Error("folder '" + checkpoints() + "' cannot be removed: " + failure.message());
+  fs::remove(trace(), failure);
   // The file itself is emptied, not replaced: who trains into the folder holds a lock on it.
   if (!std::ofstream(metrics(), std::ios::trunc)) throw Error("file '" + metrics() + "' cannot be written; check the folder's permissions");
   reopen(configuration);

@@ -14,6 +14,7 @@ class RunFolder {
   std::string weights() const { return path_ + "/weights.safetensors"; }
   std::string report() const { return path_ + "/report.html"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
+  std::string trace() const { return path_ + "/trace.json"; }
   std::string log() const { return path_ + "/log.txt"; }  // what a run printed that another command started
 
   // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.

@@ -29,6 +29,9 @@ class TrainCommand : public Command {
     o.not_in_config();
     o.text("resume", resume_, "RUN", "go on with the run in that folder from its last checkpoint, with its options");
     o.not_in_config();
+    o.number("trace", options_.trace, "N", "timeline of the first N mini-batches for Perfetto: trace.json (GPU: when the host issues work)",
+             int64_t(0));
+    o.not_in_config();
   }
 
   void run(const Options& options) override {
@@ -38,7 +41,8 @@ class TrainCommand : public Command {
     const RunResult result = resumes ? resume(folder, options) : begin(folder, options);
     std::cout << format("\ntest accuracy %.2f %% after %lld epochs in %.0f s\n", 100 * result.test_accuracy, (long long)(options_.epochs),
                         result.seconds)
-              << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, config\nweights sha256 "
+              << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, config"
+              << (options_.trace > 0 ? ", trace.json (open it in ui.perfetto.dev)" : "") << "\nweights sha256 "
               << result.digest << std::endl;
   }
 

@@ -113,9 +113,16 @@ class Run {
   }
 
   void train() {
+    if (options_.trace > 0) {
+      const int64_t begin = at_.minibatches;
+      trace_.emplace(options_.trainer.stages, begin, begin + std::min(options_.trace, stops_.end() - begin));
+      trainer_.record(&*trace_);
+      tracing_ = true;
+    }
     try {
       train_to_the_end();
     } catch (const Diverged& diverged) {
+      write_trace();
       metrics_.write(diverged_event(diverged, train_.per_epoch()));
       throw;
     }
@@ -173,13 +180,22 @@ class Run {
       if (ends_epoch) end_epoch(next / per_epoch, epoch_row(next / per_epoch));
       if (!announced_ && !caught_signal().empty()) announce_stop(begin, next, end);
       if (progress_.due()) show_progress(next);
+      if (tracing_ && trace_->complete()) write_trace();
     });
+    write_trace();
     progress_.clear();
     at_.minibatches = end;
     at_.trained.loss = at_fill_.loss + outcome.loss * double(outcome.samples);
     at_.hits += std::round(outcome.accuracy * double(outcome.samples));
     at_.epoch_seconds += seconds_since(epoch_start_);
     epoch_start_ = Clock::now();
+  }
+
+  // As soon as it is complete, and what there is of it whenever the stages stop.
+  void write_trace() {
+    if (!tracing_) return;
+    write_file(folder_.trace(), trace_->json());
+    if (trace_->complete()) trainer_.record(nullptr), tracing_ = false;
   }
 
   void evaluate() {
@@ -309,6 +325,8 @@ class Run {
   double seconds_before_ = 0;     // of the run, before this process
   double images_per_second_ = 0;  // of the last epoch
   bool announced_ = false;        // that it stops for a signal
+  std::optional<Trace> trace_;
+  bool tracing_ = false;  // there is more to record or to write
   Metrics metrics_;
   CheckpointWriter writer_;
 };

@@ -110,7 +110,7 @@ class BadUsage(CommandTest):
     def test_numbers(self):
         for option, value in [("lr", "abc"), ("lr", "nan"), ("lr", "1,2"), ("batch", "0"), ("batch", "1.5"), ("epochs", "-1"), ("stages", "0"),
                               ("micro-batches", "0"), ("seed", "-1"), ("seed", "99999999999999999999"), ("threads", "2x"),
-                              ("lr-milestones", "1,,2"), ("lr-milestones", "1,2,"), ("eval-every", "0"), ("log-every", "0")]:
+                              ("lr-milestones", "1,,2"), ("lr-milestones", "1,2,"), ("eval-every", "0"), ("log-every", "0"), ("trace", "-1"), ("trace", "2.5")]:
             with self.subTest(option=option, value=value):
                 self.refuse([*TRAIN, f"--{option}={value}"], f"option --{option}: ", " number")
         self.refuse([*TRAIN, "--lr", "-1"], "learning rate is -1")
@@ -293,6 +293,37 @@ class Training(CommandTest):
         self.succeed("train", "--config", "first/config", "--out", "third", "--nesterov=false", "--seed", 7)
         third = (self.folder / "third" / "config").read_text()
         self.assertEqual(third, config.replace("nesterov = true", "nesterov = false").replace("seed = 1", "seed = 7"))
+
+    def read_trace(self, run):
+        """The tracks, and per track and category the names of the events."""
+        events = json.loads((self.folder / run / "trace.json").read_text())
+        tracks = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        names = {}
+        for event in events:
+            if event["ph"] == "X":
+                names.setdefault((event["tid"], event["cat"]), []).append(event["name"])
+        return tracks, names
+
+    def test_trace(self):
+        digest = self.train("plain", "--stages", "2")
+        self.assertFalse((self.folder / "plain" / "trace.json").exists())
+        self.assertEqual(self.train("traced", "--stages", "2", "--trace", "3"), digest)
+        tracks, names = self.read_trace("traced")
+        self.assertEqual(tracks, {0: "stage 0", 1: "stage 1"})
+        for stage in tracks:
+            self.assertEqual(names[stage, "forward"], ["F 0.0", "F 1.0", "F 2.0"])
+            self.assertEqual(names[stage, "backward"], ["B 0.0", "B 1.0", "B 2.0"])
+        # A run that goes on has a trace of its own where it is asked for; else it leaves what is there.
+        self.assertNotIn("trace", (self.folder / "traced" / "config").read_text())
+        self.succeed("train", "--resume", "traced", "--epochs", "2")
+        self.assertEqual(self.read_trace("traced"), (tracks, names))
+        self.succeed("train", "--resume", "traced", "--epochs", "3", "--trace", "1")
+        self.assertEqual(self.read_trace("traced")[1][0, "forward"], ["F 8.0"])
+        # Of a run that is shorter there is all; of another run in the folder there is nothing.
+        self.succeed(*TRAIN, "--stages", "2", "--trace", "100", "--out", "traced", "--overwrite")
+        self.assertEqual(len(self.read_trace("traced")[1][0, "forward"]), 4)
+        self.succeed(*TRAIN, "--out", "traced", "--overwrite")
+        self.assertFalse((self.folder / "traced" / "trace.json").exists())
 
     def test_measured_partition_is_kept(self):
         self.train("run", "--stages", 2, "--partition", "measured")
