@@ -1,7 +1,9 @@
 // What a trace says of a run: every instruction once, in its place, with the weights that the audit says it reads.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -179,6 +181,17 @@ TEST_CASE("a trace holds every pass once, in its time, with the weights that the
         for (const Program& program : programs)
           for (const Instruction& i : program) ++expected[to_string(i.operation)];
         CHECK(counts == expected);
+
+        // The time is in the events: in one thread little lies between them, in several a stage waits for what the next one has to make.
+        int64_t begin = std::numeric_limits<int64_t>::max(), end = 0, covered = 0;
+        std::map<std::string, int64_t> waits;
+        for (const Json& e : recorded.events) {
+          begin = std::min(begin, begin_of(e)), end = std::max(end, end_of(e)), covered += end_of(e) - begin_of(e);
+          if (e["cat"] == "wait") ++waits[e["args"]["for"]];
+        }
+        CHECK(waits["images"] == minibatches);
+        if (executor == "sequential") CHECK(covered > (end - begin) / 2);
+        else if (method == "gpipe") CHECK(waits["gradient"] > 0);
       }
 }
 
