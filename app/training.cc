@@ -122,8 +122,8 @@ class Run {
     try {
       train_to_the_end();
     } catch (const Diverged& diverged) {
-      write_trace();
       metrics_.write(diverged_event(diverged, train_.per_epoch()));
+      write_trace();
       throw;
     }
   }

@@ -351,7 +351,7 @@ class Training(CommandTest):
         self.assertTrue((self.folder / "runs" / "resnet20-vanilla-5" / "weights.safetensors").exists())
 
     def test_divergence_is_a_failed_run(self):
-        result = self.run_command(*TRAIN, "--epochs", 3, "--lr", "1e9", "--out", "run")
+        result = self.run_command(*TRAIN, "--epochs", 3, "--lr", "1e9", "--trace", 12, "--out", "run")
         self.assertEqual(result.returncode, 1)
         self.assertRegex(result.stderr, r"\Apipecast: \S+ on stage 0 \S.* not finite in the (forward|backward) of mini-batch \d; lower --lr.*\n\Z")
         self.assertFalse((self.folder / "run" / "weights.safetensors").exists())
@@ -360,6 +360,7 @@ class Training(CommandTest):
         self.assertEqual(f"pipecast: {last['reason']}\n", result.stderr)
         self.assertIn(f"{last['layer']} on stage 0", last["reason"])
         self.assertIn(f"in the {last['direction']} of mini-batch {last['minibatch']};", last["reason"])
+        self.assertIn("F 0.0", self.read_trace("run")[1][0, "forward"])
         self.refuse(["eval", "--run", "run"], "training did not come to the end")
 
     def test_updates_left_out_are_counted(self):
