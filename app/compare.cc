@@ -62,7 +62,7 @@ struct Run {
   }
 
   std::string title() const { return entry + ", seed " + std::to_string(training.trainer.seed); }
-  void read_result() { result = run_result(read_metrics(folder.metrics())); }
+  void read_result() { result = run_result(folder.metrics()); }
   bool over() const { return result.done || result.diverged > 0; }
   std::string outcome() const {
     if (!failure.empty()) return failure;
@@ -315,7 +315,7 @@ class CompareCommand : public Command {
     }
     const std::string title = format("%s on %s, %d stages, %lld epochs", shared_.model.c_str(), shared_.data.c_str(),
                                      shared_.trainer.stages, (long long)(shared_.epochs));
-    write_file(out_ + "/compare.json", comparison_json(comparison).dump(1) + "\n");
+    write_file(out_ + "/compare.json", comparison_json(comparison) + "\n");
     write_file(out_ + "/compare.md", comparison_markdown(title, configuration, comparison));
     write_file(out_ + "/report.html", comparison_html(title, configuration, comparison));
     std::cout << "\n"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "app/options.h"
 #include "app/report.h"
@@ -102,23 +103,23 @@ size_t width(const std::string& text) {
 }
 
 // Mean and range over the runs, at the epochs where all have a value.
-Curve mean_curve(const ComparedEntry& entry, const char* key, double scale) {
+Curve mean_curve(const ComparedEntry& entry, double EpochResult::*value, double scale) {
   Curve curve{entry.name, {}};
   const std::vector<RunResult> results = finished(entry);
   for (size_t i = 0; !results.empty() && i < results[0].epochs.size(); ++i) {
     std::vector<double> values;
     for (const RunResult& result : results)
-      if (i < result.epochs.size() && result.epochs[i][key].is_number()) values.push_back(scale * result.epochs[i][key].get<double>());
+      if (i < result.epochs.size() && std::isfinite(result.epochs[i].*value)) values.push_back(scale * result.epochs[i].*value);
     if (values.size() == results.size())
-      curve.points.push_back({results[0].epochs[i]["epoch"].get<double>(), statistics(values).mean,
-                              *std::min_element(values.begin(), values.end()), *std::max_element(values.begin(), values.end())});
+      curve.points.push_back({results[0].epochs[i].epoch, statistics(values).mean, *std::min_element(values.begin(), values.end()),
+                              *std::max_element(values.begin(), values.end())});
   }
   return curve;
 }
 
-std::string mean_chart(const std::string& title, const Comparison& comparison, const char* key, double scale) {
+std::string mean_chart(const std::string& title, const Comparison& comparison, double EpochResult::*value, double scale) {
   std::vector<Curve> curves;
-  for (const ComparedEntry& entry : comparison) curves.push_back(mean_curve(entry, key, scale));
+  for (const ComparedEntry& entry : comparison) curves.push_back(mean_curve(entry, value, scale));
   return chart(title, curves);
 }
 
@@ -183,12 +184,13 @@ std::string comparison_html(const std::string& title, const std::string& configu
   for (const std::string& note : notes(comparison)) body += "<p>" + escaped(note) + "</p>\n";
   body += "<p>Curves: the mean over the seeds, the band from the least to the greatest.</p>\n";
   return page(title,
-              body + mean_chart("Training loss", comparison, "train_loss", 1) + mean_chart("Test loss", comparison, "test_loss", 1) +
-                  mean_chart("Test accuracy, %", comparison, "test_accuracy", 100),
+              body + mean_chart("Training loss", comparison, &EpochResult::train_loss, 1) +
+                  mean_chart("Test loss", comparison, &EpochResult::test_loss, 1) +
+                  mean_chart("Test accuracy, %", comparison, &EpochResult::test_accuracy, 100),
               configuration);
 }
 
-Json comparison_json(const Comparison& comparison) {
+std::string comparison_json(const Comparison& comparison) {
   Json entries = Json::array();
   for (const ComparedEntry& entry : comparison) {
     const Row r = row(entry);
@@ -220,7 +222,7 @@ Json comparison_json(const Comparison& comparison) {
                        {"prediction_error", errors},
                        {"runs", runs}});
   }
-  return {{"version", PIPECAST_VERSION}, {"entries", entries}};
+  return Json{{"version", PIPECAST_VERSION}, {"entries", entries}}.dump(1);
 }
 
 }  // namespace pipecast

@@ -26,6 +26,6 @@ using Comparison = std::vector<ComparedEntry>;
 std::string comparison_text(const Comparison&);
 std::string comparison_markdown(const std::string& title, const std::string& configuration, const Comparison&);
 std::string comparison_html(const std::string& title, const std::string& configuration, const Comparison&);
-nlohmann::ordered_json comparison_json(const Comparison&);
+std::string comparison_json(const Comparison&);
 
 }  // namespace pipecast

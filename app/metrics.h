@@ -2,7 +2,7 @@
 // A run's metrics.jsonl while the run writes it: each line is in the file as soon as it is known. The file is locked meanwhile, so that
 // no two processes train into one folder.
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -1,6 +1,6 @@
 #pragma once
 // What a run must have in common with the one that it goes on from.
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

@@ -1,6 +1,7 @@
 #include "app/run_result.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -26,6 +27,8 @@ std::vector<Json> read_metrics(const std::string& path) {
   return lines;
 }
 
+RunResult run_result(const std::string& path) { return run_result(read_metrics(path)); }
+
 RunResult run_result(const std::vector<Json>& metrics) {
   RunResult result;
   std::vector<double> speeds;
@@ -40,7 +43,8 @@ RunResult run_result(const std::vector<Json>& metrics) {
     if (event == "step") result.epochs_done = line["epochs"];
     if (event == "epoch") {
       result.epochs_done = line["epoch"];
-      result.epochs.push_back(line);
+      auto number = [&](const char* key) { return line[key].is_number() ? line[key].get<double>() : NAN; };
+      result.epochs.push_back({number("epoch"), number("train_loss"), number("test_loss"), number("test_accuracy")});
       speeds.push_back(line["images_per_second"]);
       if (line["test_accuracy"].is_number())
         result.best_test_accuracy = std::max(result.best_test_accuracy, line["test_accuracy"].get<double>());

@@ -1,7 +1,7 @@
 #pragma once
 // What came out of a run, from the lines of its metrics.jsonl.
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -13,6 +13,11 @@ struct StageResult {
   double prediction_error = 0;  // mean over the epochs; 0 where nothing is predicted
 };
 
+// NaN: not known.
+struct EpochResult {
+  double epoch, train_loss, test_loss, test_accuracy;
+};
+
 struct RunResult {
   bool done = false;                                 // it came to its end
   int64_t diverged = 0;                              // the epoch in which the run came to nothing; 0: it did not
@@ -22,12 +27,13 @@ struct RunResult {
   double seconds = 0;                                // in all
   std::string digest;                                // of the weights
   std::vector<StageResult> stages;
-  std::vector<nlohmann::ordered_json> epochs;  // the lines of the epochs
+  std::vector<EpochResult> epochs;
 };
 
 // The lines of a run's metrics.jsonl, up to one that is not complete; none where no file is.
 std::vector<nlohmann::ordered_json> read_metrics(const std::string& path);
 RunResult run_result(const std::vector<nlohmann::ordered_json>& metrics);
+RunResult run_result(const std::string& path);  // of the lines that read_metrics finds there
 
 // Of an odd number of values the middle one, else the mean of the two in the middle; 0 of none.
 double median(std::vector<double> values);

@@ -65,7 +65,7 @@ class TrainCommand : public Command {
     mistakes.report();
     folder.check_resumable();
     read_run_options(folder, options);
-    if (const RunResult before = run_result(read_metrics(folder.metrics())); before.done && double(options_.epochs) <= before.epochs_done)
+    if (const RunResult before = run_result(folder.metrics()); before.done && double(options_.epochs) <= before.epochs_done)
       throw UsageError(format("run '%s' is done, with a test accuracy of %.2f %%; to train it further, give --epochs above %g",
                               folder.path().c_str(), 100 * before.test_accuracy, before.epochs_done));
     if (CheckpointStore(folder.checkpoints()).complete().empty())

@@ -1,6 +1,7 @@
 #include "engine/json_reader.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
 #include <vector>

@@ -1,7 +1,7 @@
 #pragma once
 // JSON from a file that may hold anything. In every sentence `what` stands for the text or the value: "'FILE' is no ...: the header".
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace pipecast {
