@@ -21,7 +21,7 @@ using Json = nlohmann::ordered_json;
 struct Entry {
   std::string name;
   TrainerOptions options;
-  double permitted = 0;  // speed-up that the partition leaves: all passes over those of the slowest stage
+  double permitted = 0;  // speed-up that the partition leaves: all passes and updates over those of the slowest stage
   double bubble = 0;     // share of the time in which stages wait by the method's order alone, with stages of equal cost
   std::unique_ptr<Trainer> trainer = nullptr;
   std::vector<double> seconds = {};  // of a mini-batch, by round

@@ -16,20 +16,20 @@ std::string table(const Plan& plan) {
   std::string text = format("%s, %s on %d stages, batch %lld", plan.run.model.c_str(), plan.run.method.c_str(), setting.stages,
                             (long long)(plan.run.batch));
   if (setting.micro_batches > 1) text += format(" in %d micro-batches", setting.micro_batches);
-  text += "\n\nmilliseconds of a pass                      backward\n"
-          "part                   forward     whole     input   weights  parameters  border MiB\n";
+  text += "\n\nmilliseconds of a pass                      backward   of a mini-batch\n"
+          "part                   forward     whole     input   weights    update  parameters  border MiB\n";
   for (const PlannedPart& part : plan.parts) {
     const PartSeconds& s = part.seconds;
     text += format("%-20s %9.3f %9.3f", part.name.c_str(), s.forward * 1e3, s.backward * 1e3);
     text += s.input_half > 0 ? format(" %9.3f %9.3f", s.input_half * 1e3, s.weight_half * 1e3) : std::string(20, ' ');
-    text += format("  %10lld  %10.2f\n", (long long)(part.parameters), double(part.border_bytes) / (1 << 20));
+    text += format(" %9.3f  %10lld  %10.2f\n", part.update * 1e3, (long long)(part.parameters), double(part.border_bytes) / (1 << 20));
   }
   auto efficiency = [&](double seconds) { return seconds > 0 ? 100 * plan.perfect / seconds : 100.0; };
   std::string best;
   for (int count : plan.best_partition) best += (best.empty() ? "" : ",") + std::to_string(count);
-  text += format("\nthe passes of a mini-batch take the slowest stage %.2f ms, and %.2f ms with the best partition of these parts, %s\n",
+  text += format("\na mini-batch takes the slowest stage %.2f ms, and %.2f ms with the best partition of these parts, %s\n",
                  plan.slowest * 1e3, plan.best * 1e3, best.c_str());
-  text += format("divided equally they would take %.2f ms: this partition permits %.0f %% of that speed, the best one %.0f %%\n\n",
+  text += format("divided equally it would take %.2f ms: this partition permits %.0f %% of that speed, the best one %.0f %%\n\n",
                  plan.perfect * 1e3, efficiency(plan.slowest), efficiency(plan.best));
   text += "                                                                     MiB\n"
           "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total"

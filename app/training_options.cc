@@ -141,8 +141,7 @@ void TrainingOptions::resolve_partition(const Graph& graph, int stretches) {
     return;
   }
   if (partition == "measured") {
-    const int share = std::max(1, trainer.threads / trainer.stages);
-    trainer.partition = pipecast::partition(measured_costs(graph, trainer.pass(), trainer.device, share), stretches);
+    trainer.partition = pipecast::partition(measured_costs(graph, trainer), stretches);
     // What was measured goes into the configuration: another measurement might come out otherwise.
     partition.clear();
     for (int parts : trainer.partition) partition += (partition.empty() ? "" : ",") + std::to_string(parts);

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "engine/memory.h"
+#include "optim/gradient_norm.h"
 #include "pipeline/partition.h"
 #include "pipeline/section.h"
 
@@ -86,16 +87,17 @@ class MeasuredPart {
 
 }  // namespace
 
-std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const std::string& device, int threads_per_worker, int workers,
+std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const std::string& device, int threads_of_a_stage, int stages,
                                        bool halves) {
   const size_t parts = graph.parts().size();
   std::vector<PartSeconds> costs(parts);
-  const int before = threads();
-  set_threads(threads_per_worker);
+  const int before = threads(), cores = int(std::thread::hardware_concurrency());
+  const int workers = std::clamp(cores / threads_of_a_stage, 1, std::min(stages, int(parts)));
+  set_threads(threads_of_a_stage);
   for (bool splits : {false, true}) {
     if (splits && !halves) continue;
     // Each worker has consecutive parts: a layer is not run by two of them.
-    const std::vector<int> shares = partition(std::vector<double>(parts, 1), std::min(workers, int(parts)));
+    const std::vector<int> shares = partition(std::vector<double>(parts, 1), workers);
     std::vector<std::unique_ptr<DeviceOwner>> devices;
     std::vector<std::vector<MeasuredPart>> owned;
     size_t next = 0;
@@ -110,7 +112,7 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const 
     std::mutex mutex;
     std::exception_ptr error;
     auto work = [&](std::vector<MeasuredPart>& mine) {
-      set_threads(threads_per_worker);
+      set_threads(threads_of_a_stage);
       try {
         for (size_t round = 0; round <= runs || finished < owned.size(); ++round) {
           for (MeasuredPart& part : mine) part.forward();
@@ -153,10 +155,26 @@ UpdateSeconds measure_updates(const Optimizer& optimizer, const Segments& parame
     buffers.predicted = place;
     optimizer.step(d, buffers, Update{.t = ++updates, .rate = 0.01f}, place ? look_ahead : LookAhead{});
   };
-  const auto [alone, with_prediction, prediction, stash] = median_seconds_in_turns(
+  const Memory sums(d, square_sum_floats);
+  const auto [alone, with_prediction, prediction, norm, stash] = median_seconds_in_turns(
       d, [&] { step(nullptr); }, [&] { step(predicted.data()); }, [&] { optimizer.predict(d, buffers, updates, look_ahead); },
+      [&] { square_sum(d, n, gradient.data(), sums.data()); },
       [&] { copy(d, predicted.data(), weights.data(), size_t(n) * sizeof(float)); });
-  return {alone, with_prediction, prediction, stash};
+  return {alone, with_prediction, prediction, norm, stash};
+}
+
+std::vector<double> measure_part_updates(const Graph& graph, const Optimizer& optimizer, LookAheadMode mode, const std::string& device,
+                                         int threads_of_a_stage) {
+  const int before = threads();
+  set_threads(threads_of_a_stage);
+  std::vector<double> seconds;
+  for (const Part& part : graph.parts()) {
+    const Segments parameters = graph.collect(part.first, part.last, &Layer::parameters);
+    const UpdateSeconds update = parameters.total > 0 ? measure_updates(optimizer, parameters, mode, 1, device) : UpdateSeconds{};
+    seconds.push_back(update.norm + update.step_and_predict);
+  }
+  set_threads(before);
+  return seconds;
 }
 
 double measure_copy_rate(int64_t bytes, const std::string& device) {

@@ -84,15 +84,16 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(options.optimizer);
   const int64_t pass = options.pass();
   const bool halves = splits_backward(layout.programs.front());
-  const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
-  const std::vector<PartSeconds> seconds = measure_parts(graph, pass, options.device, layout.threads_per_stage,
-                                                         std::min(options.stages, std::max(1, cores / layout.threads_per_stage)), halves);
+  const std::vector<PartSeconds> seconds =
+      measure_parts(graph, pass, options.device, layout.threads_per_stage, options.stages, halves);
   auto pass_seconds = [&](size_t part) {
     const PartSeconds& s = seconds[part];
     return s.forward + (halves ? s.input_half + s.weight_half : s.backward);
   };
-  std::vector<double> costs;
-  for (size_t part = 0; part < seconds.size(); ++part) costs.push_back(pass_seconds(part) * options.micro_batches);
+  const std::vector<double> updates =
+      measure_part_updates(graph, *optimizer, options.look_ahead, options.device, layout.threads_per_stage);
+  std::vector<double> costs = updates;
+  for (size_t part = 0; part < seconds.size(); ++part) costs[part] += pass_seconds(part) * options.micro_batches;
   if (options.partition.empty() && balance == Balance::measured) {
     options.partition = partition(costs, int(layout.partition.size()));
     layout = resolve(graph, options);
@@ -109,7 +110,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     const Section section(owner.get(), graph, part.first, part.last, {pass}, 0);
     const bool last = p + 1 == seconds.size();
     const int64_t border_bytes = last ? 0 : message_bytes(section.outputs(), shapes, false);
-    plan.parts.push_back({part.name, counted(section.parameters()), border_bytes, seconds[p]});
+    plan.parts.push_back({part.name, counted(section.parameters()), border_bytes, seconds[p], updates[p]});
   }
 
   plan.slowest = slowest_stage(costs, plan.partition, options.stages);
@@ -141,7 +142,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     }
     const int ahead = int(layout.stages.size()) - 1 - int(k);
     const UpdateSeconds update = measure_updates(*optimizer, parameters, options.look_ahead, ahead, options.device);
-    cost.step = update.step, cost.step_and_predict = update.step_and_predict;
+    cost.step = update.norm + update.step, cost.step_and_predict = update.norm + update.step_and_predict;
     cost.predict = update.predict, cost.stash = update.stash;
     plan.stages.push_back(std::move(stage));
     simulated.stages.push_back(std::move(cost));
@@ -198,7 +199,8 @@ std::string plan_json(const Plan& plan) {
                              {"forward_seconds", part.seconds.forward},
                              {"backward_seconds", part.seconds.backward},
                              {"input_half_seconds", part.seconds.input_half},
-                             {"weight_half_seconds", part.seconds.weight_half}});
+                             {"weight_half_seconds", part.seconds.weight_half},
+                             {"update_seconds", part.update}});
   for (size_t k = 0; k < plan.stages.size(); ++k) {
     const PlannedStage& stage = plan.stages[k];
     const StageCosts& costs = plan.run.costs.stages[k];

@@ -17,6 +17,7 @@ struct PlannedPart {
   int64_t parameters = 0;
   int64_t border_bytes = 0;  // activations of a pass that leave it for the next part; 0 for the last one
   PartSeconds seconds;       // of a pass
+  double update = 0;         // seconds of a mini-batch: the norm of the gradient, the step with a prediction
 };
 
 struct PlannedStage {
@@ -42,7 +43,7 @@ struct Plan {
   std::vector<int> partition;  // parts per stretch
   std::vector<PlannedStage> stages;
   int64_t loader = 0;  // floats of the images that are made ahead
-  // Measured seconds of the passes of a mini-batch on the slowest stage; what they would be with the best partition of these parts; and
+  // Measured seconds of a mini-batch, passes and updates, on the slowest stage; what they would be with the best partition of these parts; and
   // if they could be divided equally.
   double slowest = 0, best = 0, perfect = 0;
   std::vector<int> best_partition;

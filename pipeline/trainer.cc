@@ -154,6 +154,10 @@ struct Trainer::Parts {
   }
 };
 
+int TrainerOptions::threads_per_stage() const {
+  return std::max(1, (threads > 0 ? threads : int(std::thread::hardware_concurrency())) / stages);
+}
+
 RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64_t> batch_sizes) {
   const std::vector<Part>& model_parts = graph.parts();
   if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
@@ -185,8 +189,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
                      " stretches; model " + graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
                      std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
   if (batch_sizes.empty()) batch_sizes = {o.batch};
-  const int machine = int(std::max(1u, std::thread::hardware_concurrency()));
-  layout.threads_per_stage = std::max(1, (o.threads > 0 ? o.threads : machine) / o.stages);
+  layout.threads_per_stage = o.threads_per_stage();
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;
@@ -446,10 +449,11 @@ std::vector<double> estimated_costs(const Graph& graph, int64_t batch) {
   return costs;
 }
 
-std::vector<double> measured_costs(const Graph& graph, int64_t batch, const std::string& device, int threads_per_stage) {
-  std::vector<double> costs;
-  for (const PartSeconds& part : measure_parts(graph, batch, device, threads_per_stage, 1, false))
-    costs.push_back(part.forward + part.backward);
+std::vector<double> measured_costs(const Graph& graph, const TrainerOptions& o) {
+  const int threads = o.threads_per_stage();
+  std::vector<double> costs = measure_part_updates(graph, *make_optimizer(o.optimizer), o.look_ahead, o.device, threads);
+  const std::vector<PartSeconds> passes = measure_parts(graph, o.pass(), o.device, threads, o.stages, false);
+  for (size_t part = 0; part < costs.size(); ++part) costs[part] += o.micro_batches * (passes[part].forward + passes[part].backward);
   return costs;
 }
 

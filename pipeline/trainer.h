@@ -46,6 +46,7 @@ struct TrainerOptions {
   std::string executor = "threads";  // or "sequential"
 
   int64_t pass() const { return (batch + micro_batches - 1) / micro_batches; }  // images of the largest micro-batch
+  int threads_per_stage() const;
 };
 
 // Per stage, of the passes since the last call.
@@ -123,7 +124,7 @@ class Trainer {
 // Seconds that each part is estimated to take forward and backward for a batch (of a pass, a micro-batch), from its arithmetic and the bytes it moves: the same on
 // every machine and in every run, so that a run can be repeated bit for bit.
 std::vector<double> estimated_costs(const Graph&, int64_t batch);
-// The same, measured here and now (pipeline/measure.h), with `threads` threads.
-std::vector<double> measured_costs(const Graph&, int64_t batch, const std::string& device, int threads);
+// Of a mini-batch, measured here and now (pipeline/measure.h): its passes and its update.
+std::vector<double> measured_costs(const Graph&, const TrainerOptions&);
 
 }  // namespace pipecast

@@ -263,7 +263,8 @@ TEST_CASE("plan: parts have times, the partition a price, and the file keeps the
     CHECK(part.seconds.forward > 0);
     CHECK(part.seconds.backward > 0);
     CHECK(part.seconds.input_half > 0);
-    seconds.push_back(2 * (part.seconds.forward + part.seconds.input_half + part.seconds.weight_half));
+    CHECK(part.update > 0);
+    seconds.push_back(2 * (part.seconds.forward + part.seconds.input_half + part.seconds.weight_half) + part.update);
     sum += seconds.back();
   }
   // The first part makes 16 channels of 32 x 32 from one picture, 64 KiB.
@@ -367,6 +368,7 @@ TEST_CASE("measure: a copy has a rate and an update a time") {
     CHECK(seconds.step > 0);
     CHECK(seconds.step_and_predict > 0);
     CHECK(seconds.predict > 0);
+    CHECK(seconds.norm > 0);
     CHECK(seconds.stash > 0);
   }
 }
