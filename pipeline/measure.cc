@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <thread>
 
 #include "engine/memory.h"
@@ -167,12 +168,16 @@ std::vector<double> measure_part_updates(const Graph& graph, const Optimizer& op
                                          int threads_of_a_stage) {
   const int before = threads();
   set_threads(threads_of_a_stage);
+  auto measured = [&](const Segments& parameters) {
+    if (parameters.total == 0) return 0.0;
+    const UpdateSeconds update = measure_updates(optimizer, parameters, mode, 1, device);
+    return update.norm + update.step_and_predict;
+  };
+  // Alone, a part's weights stay in the cache from one update to the next, as in a run they do not: the parts share what all take together.
   std::vector<double> seconds;
-  for (const Part& part : graph.parts()) {
-    const Segments parameters = graph.collect(part.first, part.last, &Layer::parameters);
-    const UpdateSeconds update = parameters.total > 0 ? measure_updates(optimizer, parameters, mode, 1, device) : UpdateSeconds{};
-    seconds.push_back(update.norm + update.step_and_predict);
-  }
+  for (const Part& part : graph.parts()) seconds.push_back(measured(graph.collect(part.first, part.last, &Layer::parameters)));
+  const double alone = std::accumulate(seconds.begin(), seconds.end(), 0.0), together = measured(graph.parameters());
+  for (double& s : seconds) s *= alone > 0 ? together / alone : 0;
   set_threads(before);
   return seconds;
 }
