@@ -85,13 +85,13 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   const int64_t pass = options.pass();
   const bool halves = splits_backward(layout.programs.front());
   const std::vector<PartSeconds> seconds =
-      measure_parts(graph, pass, options.device, layout.threads_per_stage, options.stages, halves);
+      measure_parts(graph, pass, options.device, options.threads_per_stage(), options.stages, halves);
   auto pass_seconds = [&](size_t part) {
     const PartSeconds& s = seconds[part];
     return s.forward + (halves ? s.input_half + s.weight_half : s.backward);
   };
   const std::vector<double> updates =
-      measure_part_updates(graph, *optimizer, options.look_ahead, options.device, layout.threads_per_stage);
+      measure_part_updates(graph, *optimizer, options.look_ahead, options.device, options.threads_per_stage());
   std::vector<double> costs = updates;
   for (size_t part = 0; part < seconds.size(); ++part) costs[part] += pass_seconds(part) * options.micro_batches;
   if (options.partition.empty() && balance == Balance::measured) {
@@ -104,7 +104,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   const std::vector<Shape> shapes = graph.shapes(pass);
   const DeviceOwner owner(options.device);
   const int before = threads();
-  set_threads(layout.threads_per_stage);
+  set_threads(options.threads_per_stage());
   for (size_t p = 0; p < seconds.size(); ++p) {
     const Part& part = graph.parts()[p];
     const Section section(owner.get(), graph, part.first, part.last, {pass}, 0);

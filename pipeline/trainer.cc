@@ -189,7 +189,6 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
                      " stretches; model " + graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
                      std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
   if (batch_sizes.empty()) batch_sizes = {o.batch};
-  layout.threads_per_stage = o.threads_per_stage();
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;
@@ -223,7 +222,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
   RunLayout layout = resolve(p.graph, o, std::move(batch_sizes));
   p.partition = layout.partition;
   const int before = threads();
-  set_threads(layout.threads_per_stage);
+  set_threads(o.threads_per_stage());
   if ((o.clip_norm > 0 || o.non_finite == NonFinite::skip) && o.stages > 1 && is_synchronous(layout.programs))
     p.norms = std::make_unique<GradientNorms>(o.stages);
   std::vector<Stage*> stages;
@@ -241,7 +240,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
     for (auto& link : p.links) link->close();
     if (p.norms) p.norms->close();
   };
-  p.executor = make_executor(o.executor, stages, stop, layout.threads_per_stage);
+  p.executor = make_executor(o.executor, stages, stop, o.threads_per_stage());
   p.each_stretch([&o](const Stage& stage, int chunk) {
     const Device d = stage.device();
     const auto begin = [&](const Segments& segments, float* place) {

@@ -71,7 +71,6 @@ struct RunLayout {
   std::vector<int> partition;         // parts per stretch
   std::vector<StageOptions> stages;   // without device, optimizer and norms, which a trainer owns
   std::vector<Program> programs;      // with as many mini-batches as it takes to need all frames and copies
-  int threads_per_stage = 1;
 };
 // Throws UsageError for options that do not fit the model or each other. batch_sizes: as in Trainer.
 RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<int64_t> batch_sizes = {});

@@ -3,41 +3,14 @@
 
 #include <algorithm>
 
-#include "engine/random.h"
-#include "layers/layers.h"
 #include "pipeline/trainer.h"
+#include "tests/small_run.h"
 
 using namespace pipecast;
 
 namespace {
 
 constexpr int64_t batch = 4, per_epoch = 6;  // the last mini-batch of an epoch is short
-
-// Eight parts with all that outlives a mini-batch: batch normalisation, matrices and vectors. Dropout counts mini-batches.
-Graph small_graph() {
-  Graph g("small", {1, 4, 4, 2});
-  int x = 0;
-  for (int k = 0; k < 7; ++k) {
-    const std::string number = std::to_string(k);
-    g.part("part" + number);
-    x = g.add(convolution("conv" + number, {.in = k ? 3 : 2, .out = 3, .kernel = 3, .stride = 1, .padding = 1}), {x});
-    x = g.add(batch_norm("bn" + number, {.channels = 3, .relu = true}), {x});
-    if (k == 2) x = g.add(dropout("drop", 0.25f), {x});
-  }
-  g.part("head");
-  x = g.add(global_average_pool("pool"), {x});
-  g.add(linear("fc", 3, 4), {x});
-  return g;
-}
-
-Dataset noise() {
-  Dataset d{"noise", {1, 4, 4, 2}, 4, {}, {}, {.5f, .5f}, {.25f, .25f}};
-  const Random random{3, purpose("noise"), 0};
-  const int64_t count = per_epoch * batch - 1;
-  for (int64_t i = 0; i < count; ++i) d.train.labels.push_back(int32_t(random.below(1000000 + i, 4)));
-  for (int64_t i = 0; i < count * d.image.count(); ++i) d.train.pixels.push_back(uint8_t(random.below(i, 256)));
-  return d;
-}
 
 TrainerOptions options_of(const std::string& method, const std::string& optimizer = "sgd") {
   TrainerOptions o;
@@ -51,7 +24,7 @@ TrainerOptions options_of(const std::string& method, const std::string& optimize
   return o;
 }
 
-Trainer trainer_of(const TrainerOptions& o) { return Trainer(small_graph(), o, {batch, batch - 1}); }
+Trainer trainer_of(const TrainerOptions& o) { return Trainer(testing::small_graph(7, true), o, {batch, batch - 1}); }
 
 // Everything that a trainer holds, as bytes in the order of the names.
 std::vector<uint8_t> bytes_of(const std::vector<SafeTensors>& stages) {
@@ -71,7 +44,7 @@ void check_exact(const TrainerOptions& o, int64_t middle = 8, int64_t end = 15) 
   CAPTURE(o.method);
   CAPTURE(o.optimizer.name);
   CAPTURE(to_string(o.look_ahead));
-  const Dataset data = noise();
+  const Dataset data = testing::noise(per_epoch * batch - 1);
   Trainer whole = trainer_of(o);
   train(whole, data, 0, middle);
   const std::vector<SafeTensors> saved = whole.save();
@@ -152,7 +125,7 @@ TEST_CASE("what counts mini-batches goes on counting") {
 }
 
 TEST_CASE("another number of stages takes over what was saved") {
-  const Dataset data = noise();
+  const Dataset data = testing::noise(per_epoch * batch - 1);
   for (std::string method : {"gpipe", "pipemare", "pipeoptim"}) {
     CAPTURE(method);
     Trainer four = trainer_of(options_of(method, "adamw"));

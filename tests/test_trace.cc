@@ -11,11 +11,10 @@
 #include <tuple>
 #include <vector>
 
-#include "engine/random.h"
-#include "layers/layers.h"
 #include "pipeline/audit.h"
 #include "pipeline/trace.h"
 #include "pipeline/trainer.h"
+#include "tests/small_run.h"
 
 using namespace pipecast;
 using Json = nlohmann::json;
@@ -23,30 +22,6 @@ using Json = nlohmann::json;
 namespace {
 
 constexpr int64_t batch = 4;
-
-Graph small_graph() {
-  Graph g("small", {1, 4, 4, 2});
-  int x = 0;
-  for (int k = 0; k < 5; ++k) {
-    const std::string number = std::to_string(k);
-    g.part("part" + number);
-    x = g.add(convolution("conv" + number, {.in = k ? 3 : 2, .out = 3, .kernel = 3, .stride = 1, .padding = 1}), {x});
-    x = g.add(batch_norm("bn" + number, {.channels = 3, .relu = true}), {x});
-  }
-  g.part("head");
-  x = g.add(global_average_pool("pool"), {x});
-  g.add(linear("fc", 3, 4), {x});
-  return g;
-}
-
-Dataset noise() {
-  Dataset d{"noise", {1, 4, 4, 2}, 4, {}, {}, {.5f, .5f}, {.25f, .25f}};
-  const Random random{3, purpose("noise"), 0};
-  const int64_t count = 20 * batch;
-  for (int64_t i = 0; i < count; ++i) d.train.labels.push_back(int32_t(random.below(1000000 + i, 4)));
-  for (int64_t i = 0; i < count * d.image.count(); ++i) d.train.pixels.push_back(uint8_t(random.below(i, 256)));
-  return d;
-}
 
 TrainerOptions options_of(const std::string& method, const std::string& executor, int micro_batches) {
   TrainerOptions o;
@@ -131,7 +106,7 @@ void check_arrows(const Recorded& recorded, const std::map<Key, Json>& passes, i
 }  // namespace
 
 TEST_CASE("a trace holds every pass once, in its time, with the weights that the audit says it reads") {
-  const Dataset data = noise();
+  const Dataset data = testing::noise(20 * batch);
   const int64_t minibatches = 9;
   for (std::string executor : {"threads", "sequential"})
     for (std::string method : {"pipeoptim", "vanilla", "pipedream", "spectrain-v2", "gpipe", "zero-bubble", "interleaved"})
@@ -143,7 +118,7 @@ TEST_CASE("a trace holds every pass once, in its time, with the weights that the
         TrainerOptions o = options_of(method, executor, micro_batches);
         if (method == "gpipe") o.clip_norm = 1;  // whose steps wait for each other
         Trace trace(o.stages, 0, minibatches);
-        Trainer trainer(small_graph(), o);
+        Trainer trainer(testing::small_graph(5), o);
         Batches batches(data, data.train, batch, false, {}, 1);
         trainer.record(&trace);
         CHECK(!trace.complete());
@@ -196,9 +171,9 @@ TEST_CASE("a trace holds every pass once, in its time, with the weights that the
 }
 
 TEST_CASE("a trace begins and ends where it is to, over the drains of the pipeline") {
-  const Dataset data = noise();
+  const Dataset data = testing::noise(20 * batch);
   const TrainerOptions o = options_of("pipeoptim", "threads", 2);
-  Trainer trainer(small_graph(), o);
+  Trainer trainer(testing::small_graph(5), o);
   Trace trace(o.stages, 5, 12);
   Batches batches(data, data.train, batch, false, {}, 1);
   trainer.record(&trace);
@@ -223,9 +198,9 @@ TEST_CASE("a trace begins and ends where it is to, over the drains of the pipeli
 }
 
 TEST_CASE("a trace is complete before the run is over, and where nobody asks nothing is recorded") {
-  const Dataset data = noise();
+  const Dataset data = testing::noise(20 * batch);
   const TrainerOptions o = options_of("pipeoptim", "threads", 1);
-  Trainer trainer(small_graph(), o);
+  Trainer trainer(testing::small_graph(5), o);
   Batches batches(data, data.train, batch, false, {}, 1);
   Trace trace(o.stages, 0, 2);
   trainer.record(&trace);
