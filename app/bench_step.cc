@@ -27,7 +27,7 @@ class BenchStepCommand : public Command {
     o.number("batch", trainer_.batch, "N", "images per mini-batch", int64_t(1));
     o.number("image", image_, "SIZE", "height and width of the images", int64_t(1));
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
-    o.text("math", trainer_.math, "NAME", "fp32, or tf32 on a GPU");
+    o.text("math", trainer_.math, "NAME", "fp32, tf32 on a GPU, or bf16");
     o.flag("cuda-graphs", trainer_.cuda_graphs, "record each pass on the GPU once and replay it");
     o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0);
     o.number("seconds", seconds_, "S", "time to measure for", 0.0);

@@ -35,6 +35,7 @@ struct PlanChoice {
     o.text("recompute", recompute, "MODE", "forwards that are computed again: " + list(recompute_modes()));
     o.group("Machine");
     o.text("device", trainer.device, "NAME", "cpu or cuda");
+    o.text("math", trainer.math, "NAME", "fp32, tf32 on a GPU, or bf16: activations are stored in half");
     o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
   }
 
@@ -45,7 +46,7 @@ struct PlanChoice {
     mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
     mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
     mistakes.check([&] { make_optimizer(trainer.optimizer); });
-    mistakes.check([&] { DeviceOwner device(trainer.device); });
+    mistakes.check([&] { DeviceOwner device(trainer.device, trainer.math); });
     mistakes.report();
     if (trainer.threads == 0) trainer.threads = threads();
   }

@@ -70,7 +70,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("stop-above", stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0.0);
   o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
   o.text("device", trainer.device, "NAME", "cpu or cuda");
-  o.text("math", trainer.math, "NAME", "of convolutions and matrix products: fp32, or tf32 on a GPU, which is faster and less exact");
+  o.text("math", trainer.math, "NAME", "fp32; tf32: products on a GPU are faster and less exact; bf16: activations are stored in half");
   o.flag("cuda-graphs", trainer.cuda_graphs, "record each pass on the GPU once and replay it");
   o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
   o.text("executor", trainer.executor, "NAME", list(executor_names()) + "; the numbers are the same");

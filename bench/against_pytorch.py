@@ -68,7 +68,7 @@ def make_model(name):
 
 class Pytorch:
     def __init__(self, arguments, layout, compiled=False):
-        self.batch, self.device = arguments.batch, arguments.device
+        self.batch, self.device, self.bf16 = arguments.batch, arguments.device, arguments.math == "bf16"
         self.model = make_model(arguments.model).to(self.device, memory_format=layout).train()
         self.images = torch.randn(arguments.batch, 3, arguments.image, arguments.image, device=self.device).to(memory_format=layout)
         if compiled:
@@ -89,7 +89,9 @@ class Pytorch:
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self.model(self.images), self.labels).backward()
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16):
+            loss = F.cross_entropy(self.model(self.images), self.labels)
+        loss.backward()
         self.optimizer.step()
 
     def wait(self):
@@ -133,7 +135,7 @@ def main():
     parser.add_argument("--image", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--math", default="fp32", choices=["fp32", "tf32"], help="of both sides")
+    parser.add_argument("--math", default="fp32", choices=["fp32", "tf32", "bf16"], help="of both sides; bf16: PyTorch's by autocast")
     parser.add_argument("--cuda-graphs", action="store_true", help="of pipecast")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--rounds", type=int, default=5)
@@ -142,7 +144,7 @@ def main():
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # a child of this script
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = arguments.math == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = arguments.math != "fp32"
     torch.backends.cudnn.benchmark = True
 
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -12,12 +12,16 @@ std::string to_string(const ConvolutionShape& s) {
          ", dilation " + std::to_string(s.dilation) + ", groups " + std::to_string(s.groups) + ")";
 }
 
-void ConvolutionPlan::forward_normalised(Device, const float*, const Normalised&, const float*, float*, float*) {
+template <class T>
+void ConvolutionPlanOf<T>::forward_normalised(Device, const T*, const Normalised&, const float*, T*, float*) {
   throw Error(implementation() + ": this convolution does not normalise its input");
 }
-void ConvolutionPlan::backward_weight_normalised(Device, const float*, const Normalised&, const float*, float*, float*) {
+template <class T>
+void ConvolutionPlanOf<T>::backward_weight_normalised(Device, const T*, const Normalised&, const T*, float*, float*) {
   throw Error(implementation() + ": this convolution does not normalise its input");
 }
+template class ConvolutionPlanOf<float>;
+template class ConvolutionPlanOf<Bfloat16>;
 
 namespace {
 
@@ -103,6 +107,11 @@ std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionSha
     if (!plan) plan = plan_convolution_onednn(d, shape);
   }
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);
+}
+
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device d, const ConvolutionShape& shape) {
+  require_sound(shape);
+  return d.gpu ? plan_convolution_cudnn_bf16(d, shape) : nullptr;
 }
 
 }  // namespace pipecast

@@ -1,7 +1,7 @@
 #pragma once
 // Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's
 // algorithm or a matrix product for each tap where they pay, else oneDNN; on the GPU cuDNN; and a plain loop, the oracle in tests and
-// the fallback.
+// the fallback. Weights and their gradients are fp32; images, on the GPU, also bf16.
 #include <memory>
 
 #include "engine/device.h"
@@ -25,31 +25,37 @@ struct ConvolutionShape {
 std::string to_string(const ConvolutionShape&);  // "3x3 convolution of 8x32x32x16 to 32 channels (stride 2, ...)"
 
 // One shape, planned once, for as many threads as the calling thread may use then (see set_threads). The three calls share
-// `workspace()` floats that the caller provides. A plan serves one thread at a time.
-class ConvolutionPlan {
+// `workspace()` floats that the caller provides. A plan serves one thread at a time. T: what images are stored in.
+template <class T>
+class ConvolutionPlanOf {
  public:
-  virtual ~ConvolutionPlan() = default;
+  virtual ~ConvolutionPlanOf() = default;
   virtual int64_t workspace() const = 0;
-  virtual void forward(Device, const float* x, const float* weight, float* y, float* workspace) = 0;  // y assigned
+  virtual void forward(Device, const T* x, const float* weight, T* y, float* workspace) = 0;  // y assigned
   // dx assigned, or added to
-  virtual void backward_input(Device, const float* dy, const float* weight, float* dx, bool add, float* workspace) = 0;
-  virtual void backward_weight(Device, const float* x, const float* dy, float* dweight, float* workspace) = 0;  // dweight accumulated
+  virtual void backward_input(Device, const T* dy, const float* weight, T* dx, bool add, float* workspace) = 0;
+  virtual void backward_weight(Device, const T* x, const T* dy, float* dweight, float* workspace) = 0;  // dweight accumulated
   // Whether the input may be a Normalised one, which is then made as x is read and never written. Around the image it is zero too.
   virtual bool takes_normalised() const { return false; }
-  virtual void forward_normalised(Device, const float* x, const Normalised&, const float* weight, float* y, float* workspace);
-  virtual void backward_weight_normalised(Device, const float* x, const Normalised&, const float* dy, float* dweight, float* workspace);
+  virtual void forward_normalised(Device, const T* x, const Normalised&, const float* weight, T* y, float* workspace);
+  virtual void backward_weight_normalised(Device, const T* x, const Normalised&, const T* dy, float* dweight, float* workspace);
   // The library's names of the three implementations it chose: a test refuses oneDNN's "ref".
   virtual std::string implementation() const = 0;
 };
+using ConvolutionPlan = ConvolutionPlanOf<float>;
 
 // The best plan at hand for the device. Throws UsageError for a shape that cannot be, Error where the library refuses it.
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape&);
+// The same with images in bf16: by cuDNN, which multiplies weights that are rounded to bf16. Null on the host, and where cuDNN has none for
+// the shape.
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device, const ConvolutionShape&);
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);  // any device, kernels of our own
 // Host; null unless 3x3, stride 1, padding 2 at most, no dilation or groups, and channels that fill whole vectors.
 std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device, const ConvolutionShape&);
-std::unique_ptr<ConvolutionPlan> plan_convolution_taps(Device, const ConvolutionShape&);  // host; null for groups
+std::unique_ptr<ConvolutionPlan> plan_convolution_taps(Device, const ConvolutionShape&);    // host; null for groups
 std::unique_ptr<ConvolutionPlan> plan_convolution_onednn(Device, const ConvolutionShape&);  // host; null where oneDNN is absent
 std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device, const ConvolutionShape&);   // GPU; null where cuDNN is absent
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_cudnn_bf16(Device, const ConvolutionShape&);  // or has no algorithm
 
 }  // namespace pipecast

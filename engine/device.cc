@@ -18,9 +18,10 @@ namespace pipecast {
 
 DeviceOwner::DeviceOwner(const std::string& name, const std::string& math) {
   if (name != "cpu" && name != "cuda") throw UsageError(unknown_name("device", name, {"cpu", "cuda"}));
-  if (math != "fp32" && math != "tf32") throw UsageError(unknown_name("math", math, {"fp32", "tf32"}));
+  if (math != "fp32" && math != "tf32" && math != "bf16") throw UsageError(unknown_name("math", math, {"fp32", "tf32", "bf16"}));
+  if (math == "bf16") device_.storage = Storage::bf16;
   if (name == "cpu") {
-    if (math == "tf32") throw UsageError("math 'tf32': the host computes in fp32 only; use 'fp32', or device 'cuda'");
+    if (math == "tf32") throw UsageError("math 'tf32': the host computes in fp32 only; use 'fp32', 'bf16', or device 'cuda'");
     return;
   }
 #ifdef PIPECAST_CUDA
@@ -31,9 +32,10 @@ DeviceOwner::DeviceOwner(const std::string& name, const std::string& math) {
   int gpu = 0, generation = 0;
   check(cudaGetDevice(&gpu));
   check(cudaDeviceGetAttribute(&generation, cudaDevAttrComputeCapabilityMajor, gpu));
-  device_.tf32 = math == "tf32";
+  device_.tf32 = math != "fp32";  // what bf16 leaves in fp32 need not be more exact
   if (device_.tf32 && generation < 8) {
-    throw UsageError("math 'tf32': this GPU has compute capability " + std::to_string(generation) + " and TF32 begins with 8; use 'fp32'");
+    throw UsageError("math '" + math + "': this GPU has compute capability " + std::to_string(generation) +
+                     " and what it needs begins with 8; use 'fp32'");
   }
   check(cudaStreamCreateWithFlags(&device_.stream, cudaStreamNonBlocking));
   cudaError_t status = cudaMalloc(&device_.scratch, device_scratch_floats * sizeof(float));

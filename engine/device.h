@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "engine/error.h"
+#include "engine/storage.h"
 #ifdef PIPECAST_CUDA
 #include <cuda_runtime.h>
 #endif
@@ -25,12 +26,14 @@ struct Device {
   bool gpu = false;
   Stream stream = nullptr;
   float* scratch = nullptr;
-  bool tf32 = false;  // see DeviceOwner
+  bool tf32 = false;                // see DeviceOwner
+  Storage storage = Storage::fp32;  // of activations and their gradients
 };
 constexpr int64_t device_scratch_floats = 1 << 20;
 
 // An owner of a stream and its scratch memory. "cpu" or "cuda"; throws UsageError where there is no such device.
-// math: "fp32", or "tf32" on a GPU: convolutions and matrix products round what they multiply to 10 bits of mantissa and add in fp32.
+// math: "fp32"; "tf32" on a GPU: convolutions and matrix products round what they multiply to 10 bits of mantissa and add in fp32; or
+// "bf16": activations and their gradients are stored in bfloat16 (7 bits of mantissa), which on a GPU convolutions multiply, too.
 class DeviceOwner {
  public:
   explicit DeviceOwner(const std::string& name = "cpu", const std::string& math = "fp32");

@@ -6,9 +6,10 @@
 //   columns  f(r, c), f.done(c, sums)   sums over the rows, per column
 //   scatter  f(i, lane)                 elements may add to memory that others add to
 //
-// A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. This header, compiled
-// by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA threads on
-// the host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
+// A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. In place of it, one for map may have a
+// template at<W>(i) or at<W>(r, c) for the W elements from there on, and `width`, the W that suits a GPU (engine/pack.h). This header,
+// compiled by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA threads on the
+// host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
 //
 // Sums are added in an order that depends on the sizes alone, never on the number of threads nor on which of them come first: there
 // are no atomic operations here.
@@ -19,12 +20,7 @@
 #include <vector>
 
 #include "engine/device.h"
-
-#ifdef __CUDACC__
-#define HD __host__ __device__ __forceinline__
-#else
-#define HD inline
-#endif
+#include "engine/host_device.h"
 
 #ifdef PIPECAST_EMULATOR
 #include PIPECAST_EMULATOR
@@ -41,6 +37,20 @@ template <int K>
 struct Sums {
   float v[K];
 };
+
+// The elements that a kernel's at<> takes at once on a GPU; 1 where it has an operator().
+template <class F>
+constexpr int width_of = [] {
+  if constexpr (requires { F::width; }) return F::width;
+  else return 1;
+}();
+
+// f's W elements from here on.
+template <int W, class F, class... Place>
+HD void apply(const F& f, Place... place) {
+  if constexpr (requires { F::width; }) f.template at<W>(place...);
+  else f(place...);
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host
@@ -88,9 +98,9 @@ inline void row(const F& f, int64_t r, int64_t cols) {
   int64_t c = 0;
   for (; c + 16 <= cols; c += 16) {
 #pragma omp simd
-    for (int k = 0; k < 16; ++k) f(r, c + k);
+    for (int k = 0; k < 16; ++k) apply<1>(f, r, c + k);
   }
-  for (; c < cols; ++c) f(r, c);
+  for (; c < cols; ++c) apply<1>(f, r, c);
 }
 
 // s[.][k] += f(r, c). A function of its own: within the omp simd loop, `value` would become an array that does not vectorize.
@@ -170,10 +180,30 @@ struct WarpTeam {
   }
 };
 
+constexpr int64_t most_blocks = 2048;  // of map: twice what a large GPU runs at once; a thread goes on from element to element
+
+// A thread has `width` elements, neighbouring threads neighbouring ones.
 template <class F>
 __global__ void map_kernel(int64_t n, F f) {
-  int64_t stride = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) f(i);
+  constexpr int W = width_of<F>;
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x * W;
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * W; i < n; i += stride) {
+    if (i + W <= n) apply<W>(f, i);
+    else
+      for (int64_t last = i; last < n; ++last) apply<1>(f, last);
+  }
+}
+
+// The same for rows of `packs` times W columns. Between its elements a thread advances by so many rows and packs: division is slow.
+template <int W, class F>
+__global__ void map_columns_kernel(int64_t n, int64_t packs, int64_t row_step, int64_t pack_step, F f) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  int64_t r = i / packs, p = i % packs;
+  while (r < n) {
+    apply<W>(f, r, p * W);
+    r += row_step, p += pack_step;
+    if (p >= packs) p -= packs, ++r;
+  }
 }
 
 template <class F>
@@ -227,12 +257,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
 }
 #endif
 
-template <class F>
-struct ByColumn {
-  F f;
-  int64_t cols;
-  HD void operator()(int64_t i) const { f(i / cols, i % cols); }
-};
+#ifdef PIPECAST_DEVICE_CODE
+// For so many threads that have something to do, in blocks of 256.
+inline dim3 map_grid(int64_t threads) { return dim3(unsigned(std::min((threads + 255) / 256, most_blocks))); }
+#endif
 
 template <class F>
 struct InOrder {
@@ -251,23 +279,36 @@ template <class F>
 void map(Device d, int64_t n, F f) {
   if (n == 0) return;
 #ifdef PIPECAST_DEVICE_CODE
-  if (d.gpu) return launch(map_kernel<F>, dim3(unsigned(std::min<int64_t>((n + 255) / 256, 65535))), dim3(256), d.stream, n, f);
+  if (d.gpu) return launch(map_kernel<F>, map_grid((n + width_of<F> - 1) / width_of<F>), dim3(256), d.stream, n, f);
 #endif
   (void)d;
   parallel(n, 1 << 14, [f](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) f(i);
+    for (int64_t i = begin; i < end; ++i) apply<1>(f, i);
   });
 }
+
+#ifdef PIPECAST_DEVICE_CODE
+template <int W, class F>
+void map_columns(Device d, int64_t n, int64_t cols, F f) {
+  const int64_t packs = cols / W;
+  const dim3 grid = map_grid(n * packs);
+  const int64_t stride = int64_t(grid.x) * 256;
+  launch(map_columns_kernel<W, F>, grid, dim3(256), d.stream, n, packs, stride / packs, stride % packs, f);
+}
+#endif
 
 // f(r, c) for every row r in [0, n) and column c in [0, cols), in any order.
 template <class F>
 void map(Device d, int64_t n, int64_t cols, F f) {
+  if (n == 0 || cols == 0) return;
 #ifdef PIPECAST_DEVICE_CODE
-  if (d.gpu) return map(d, n * cols, ByColumn<F>{f, cols});
+  if (d.gpu) {
+    if (width_of < F >> 1 && cols % width_of<F> == 0) return map_columns<width_of<F>>(d, n, cols, f);
+    return map_columns<1>(d, n, cols, f);
+  }
 #endif
   (void)d;
-  if (n == 0 || cols == 0) return;
   parallel(n, std::max<int64_t>(1, (1 << 14) / cols), [f, cols](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) host::row(f, r, cols);
   });

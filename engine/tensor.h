@@ -1,7 +1,10 @@
 #pragma once
-// A tensor is a pointer and a shape: dense fp32, NHWC (channels last). Features are (n, 1, 1, c).
+// A tensor is a pointer, a shape and how its elements are stored: dense, NHWC (channels last). Features are (n, 1, 1, c).
 #include <cstdint>
 #include <string>
+
+#include "engine/error.h"
+#include "engine/storage.h"
 
 namespace pipecast {
 
@@ -18,8 +21,17 @@ inline std::string to_string(const Shape& s) {
 }
 
 struct Tensor {
-  float* data = nullptr;
+  void* data = nullptr;
   Shape shape;
+  Storage storage = Storage::fp32;
+
+  size_t bytes() const { return size_t(bytes_of(storage, shape.count())); }
+  int64_t floats() const { return floats_of(storage, shape.count()); }  // of memory
+  template <class T>
+  T* as() const {
+    if (storage_of<T> != storage) throw Error("a tensor of " + to_string(shape) + " is not stored in the type that it is read in");
+    return static_cast<T*>(data);
+  }
 };
 
 // What a tensor that nobody wrote is made of: max(0, (x - mean) * scale + shift) of another tensor x. A value per channel each.

@@ -33,12 +33,12 @@ class Add : public Layer {
 
   void forward(const Pass& p) override {
     const int64_t n = p.y.shape.count();
-    map(p.device, n, AddForward{p.x[0].data, p.x[1].data, p.y.data});
-    for (const Tensor& more : p.x.subspan(2)) map(p.device, n, AddForward{p.y.data, more.data, p.y.data});
+    map(p.device, n, AddForward{p.x[0].as<float>(), p.x[1].as<float>(), p.y.as<float>()});
+    for (const Tensor& more : p.x.subspan(2)) map(p.device, n, AddForward{p.y.as<float>(), more.as<float>(), p.y.as<float>()});
   }
   void backward(const Pass& p) override {
     for (const Tensor& dx : p.dx)
-      if (dx.data) map(p.device, p.dy.shape.count(), AddBackward{p.dy.data, dx.data});
+      if (dx.data) map(p.device, p.dy.shape.count(), AddBackward{p.dy.as<float>(), dx.as<float>()});
   }
 };
 

@@ -7,7 +7,8 @@
 // Memory sets the speed, so tensors are walked over as rarely as can be: forward reads x twice and writes y, backward reads
 // x, dy (and with a second input y, for the ReLU) twice and writes dx. Both first walks are one columns<2>. With a ReLU and without a
 // second input y need not be written: see Layer::normalises().
-#include "engine/launch.h"
+#include "engine/math.h"
+#include "engine/pack.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
 
@@ -52,15 +53,17 @@ struct Running {
 };
 
 // Sums are of x - x[0], not of x: subtracting the squared mean from the mean square costs no digits then.
+template <class T>
 struct BatchNormStatistics {
-  const float *x, *weight, *bias;         // rows x channels; channels
+  const T* x;                             // rows x channels
+  const float *weight, *bias;             // channels
   float *mean, *inverse, *scale, *shift;  // channels; scale = weight * inverse, shift = bias
   Running running;
   bool replay;  // leaves `running` as it is
   int64_t rows, channels;
   float epsilon;
   HD Sums<2> operator()(int64_t r, int64_t c) const {
-    float v = x[r * channels + c] - x[c];
+    const float v = x[r * channels + c] - x[c];
     return {{v, v * v}};
   }
   HD void done(int64_t c, Sums<2> sums) const {
@@ -83,44 +86,53 @@ struct BatchNormEvaluation {
   }
 };
 
-template <bool add, bool relu>
+template <class T, bool add, bool relu>
 struct BatchNormForward {
-  const float *x, *second, *mean, *scale, *shift;
-  float* y;
+  const T *x, *second;
+  const float *mean, *scale, *shift;
+  T* y;
   int64_t channels;
-  HD void operator()(int64_t r, int64_t c) const {
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t r, int64_t c) const {
     const int64_t i = r * channels + c;
-    float v = (x[i] - mean[c]) * scale[c] + shift[c];
-    if constexpr (add) v += second[i];
-    if constexpr (relu) v = v < 0 ? 0 : v;
-    y[i] = v;
+    const auto in = load<W>(x + i), more = load<W>((add ? second : x) + i);
+    const auto center = load<W>(mean + c), factor = load<W>(scale + c), offset = load<W>(shift + c);
+    Pack<T, W> out;
+    each<W>([&](int k) {
+      float v = fma_(in.v[k] - center.v[k], factor.v[k], offset.v[k]);
+      if constexpr (add) v += more.v[k];
+      if constexpr (relu) v = v < 0 ? 0 : v;
+      out.v[k] = v;
+    });
+    store(y + i, out);
   }
 };
 
 // g: where a second input was added y tells where the ReLU let through, else what y was made of.
-template <bool add, bool relu>
+template <class T, bool add, bool relu>
 struct BatchNormGradient {
-  const float *x, *y, *dy, *mean, *scale, *shift;  // scale, shift: of the forward
+  const T *x, *y, *dy;
+  const float *mean, *scale, *shift;  // of the forward
   int64_t channels;
-  HD float operator()(int64_t i, int64_t c) const {
-    const float d = dy[i];
-    if constexpr (!relu) return d;
-    else if constexpr (add) return y[i] <= 0 ? 0 : d;
-    else return (x[i] - mean[c]) * scale[c] + shift[c] <= 0 ? 0 : d;
+  HD const T* output() const { return relu && add ? y : dy; }  // where it can be read
+  HD static float value(float in, float out, float d, float center, float factor, float offset) {
+    const float made = add ? out : fma_(in - center, factor, offset);
+    return relu && made <= 0 ? 0 : d;
   }
 };
 
 // scale = weight * inverse, of the weights that the backward reads; average = average(g); slope = inverse * average(g * x^).
-template <bool add, bool relu>
+template <class T, bool add, bool relu>
 struct BatchNormSums {
-  BatchNormGradient<add, relu> g;
+  BatchNormGradient<T, add, relu> g;
   const float *inverse, *weight;
   float *dweight, *dbias, *scale, *average, *slope;
   int64_t rows;
   HD Sums<2> operator()(int64_t r, int64_t c) const {
     const int64_t i = r * g.channels + c;
-    const float gradient = g(i, c);
-    return {{gradient, gradient * (g.x[i] - g.mean[c])}};
+    const float in = g.x[i], gradient = g.value(in, g.output()[i], g.dy[i], g.mean[c], g.scale[c], g.shift[c]);
+    return {{gradient, gradient * (in - g.mean[c])}};
   }
   HD void done(int64_t c, Sums<2> sums) const {
     dbias[c] += sums.v[0];
@@ -131,16 +143,26 @@ struct BatchNormSums {
   }
 };
 
-template <bool add, bool relu, bool wants_first, bool wants_second>
+template <class T, bool add, bool relu, bool wants_first, bool wants_second>
 struct BatchNormBackward {
-  BatchNormGradient<add, relu> g;
+  BatchNormGradient<T, add, relu> g;
   const float *scale, *average, *slope;
-  float *dx, *dsecond;
-  HD void operator()(int64_t r, int64_t c) const {
+  T *dx, *dsecond;
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t r, int64_t c) const {
     const int64_t i = r * g.channels + c;
-    const float gradient = g(i, c);
-    if constexpr (wants_first) dx[i] = scale[c] * (gradient - average[c] - (g.x[i] - g.mean[c]) * slope[c]);
-    if constexpr (wants_second) dsecond[i] = gradient;
+    const auto in = load<W>(g.x + i), out = load<W>(g.output() + i), d = load<W>(g.dy + i);
+    const auto center = load<W>(g.mean + c), factor = load<W>(g.scale + c), offset = load<W>(g.shift + c);
+    const auto multiple = load<W>(scale + c), middle = load<W>(average + c), tilt = load<W>(slope + c);
+    Pack<T, W> first, second;
+    each<W>([&](int k) {
+      const float gradient = g.value(in.v[k], out.v[k], d.v[k], center.v[k], factor.v[k], offset.v[k]);
+      first.v[k] = multiple.v[k] * fma_(center.v[k] - in.v[k], tilt.v[k], gradient - middle.v[k]);
+      second.v[k] = gradient;
+    });
+    if constexpr (wants_first) store(dx + i, first);
+    if constexpr (wants_second) store(dsecond + i, second);
   }
 };
 
@@ -174,7 +196,7 @@ class BatchNorm : public Layer {
   Needs prepare(Device, std::span<const Shape>) override {
     const int64_t channels = options_.channels;
     const bool reads_output = options_.relu && options_.add;
-    return {.input = true, .output = reads_output, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
+    return {.input = true, .output = reads_output, .bf16 = true, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
   }
   bool normalises() const override { return options_.relu && !options_.add; }
   Normalised normalised(const Pass& p) const override {
@@ -183,47 +205,58 @@ class BatchNorm : public Layer {
   }
 
   void forward(const Pass& p) override {
+    with_element(p.device.storage, [&](auto element) { forward_of<decltype(element)>(p); });
+  }
+  // Of a forward in training.
+  void backward(const Pass& p) override {
+    with_element(p.device.storage, [&](auto element) { backward_of<decltype(element)>(p); });
+  }
+
+ private:
+  template <class T>
+  void forward_of(const Pass& p) {
     const int64_t rows = p.y.shape.rows(), channels = options_.channels;
-    const float *x = p.x[0].data, *weight = p.weight[0], *bias = p.weight[1];
+    const T* x = p.x[0].as<T>();
+    const float *weight = p.weight[0], *bias = p.weight[1];
     float *mean = p.saved, *inverse = mean + channels, *scale = inverse + channels, *shift = scale + channels;
     Running running{p.statistics[0], p.statistics[1], p.statistics[2], nullptr, 0, rows, channels, options_.momentum};
     if (p.deferred) running.minibatch = p.shared, running.rows_before = p.samples_before * (rows / p.y.shape.n);
     if (p.training)
       columns<2>(p.device, rows, channels,
-                 BatchNormStatistics{x, weight, bias, mean, inverse, scale, shift, running, p.replay, rows, channels, options_.epsilon});
+                 BatchNormStatistics<T>{x, weight, bias, mean, inverse, scale, shift, running, p.replay, rows, channels, options_.epsilon});
     else map(p.device, channels, BatchNormEvaluation{weight, bias, running.mean, running.variance, mean, scale, shift, options_.epsilon});
     if (!p.y.data) return;
     choose(options_.add, [&](auto add) {
       choose(options_.relu, [&](auto relu) {
-        map(p.device, rows, channels, BatchNormForward<add(), relu()>{x, p.x.back().data, mean, scale, shift, p.y.data, channels});
+        map(p.device, rows, channels, BatchNormForward<T, add(), relu()>{x, p.x.back().as<T>(), mean, scale, shift, p.y.as<T>(), channels});
       });
     });
   }
 
-  // Of a forward in training.
-  void backward(const Pass& p) override {
+  template <class T>
+  void backward_of(const Pass& p) {
     const int64_t rows = p.dy.shape.rows(), channels = options_.channels;
     const Normalised saved = normalised(p);
     const float* inverse = p.saved + channels;
     float *scale = p.workspace, *average = scale + channels, *slope = average + channels;
-    float *dx = p.dx[0].data, *dsecond = options_.add ? p.dx[1].data : nullptr;
+    T *dx = p.dx[0].as<T>(), *dsecond = options_.add ? p.dx[1].as<T>() : nullptr;
     choose(options_.add, [&](auto add) {
       choose(options_.relu, [&](auto relu) {
-        const BatchNormGradient<add(), relu()> g{p.x[0].data, p.y.data, p.dy.data, saved.mean, saved.scale, saved.shift, channels};
+        const BatchNormGradient<T, add(), relu()> g{p.x[0].as<T>(), p.y.as<T>(), p.dy.as<T>(), saved.mean,
+                                                    saved.scale,    saved.shift, channels};
         columns<2>(p.device, rows, channels,
-                   BatchNormSums<add(), relu()>{g, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average, slope, rows});
+                   BatchNormSums<T, add(), relu()>{g, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average, slope, rows});
         choose(dx != nullptr, [&](auto wants_first) {
           choose(dsecond != nullptr, [&](auto wants_second) {
             if constexpr (wants_first() || wants_second())
               map(p.device, rows, channels,
-                  BatchNormBackward<add(), relu(), wants_first(), wants_second()>{g, scale, average, slope, dx, dsecond});
+                  BatchNormBackward<T, add(), relu(), wants_first(), wants_second()>{g, scale, average, slope, dx, dsecond});
           });
         });
       });
     });
   }
 
- private:
   BatchNormOptions options_;
 };
 

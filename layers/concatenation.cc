@@ -43,7 +43,7 @@ class Concatenation : public Layer {
     int64_t offset = 0;
     for (const Tensor& x : p.x) {
       const int64_t channels = x.shape.c;
-      map(p.device, x.shape.rows(), channels, ConcatenationForward{x.data, p.y.data, channels, p.y.shape.c, offset});
+      map(p.device, x.shape.rows(), channels, ConcatenationForward{x.as<float>(), p.y.as<float>(), channels, p.y.shape.c, offset});
       offset += channels;
     }
   }
@@ -51,7 +51,8 @@ class Concatenation : public Layer {
     int64_t offset = 0;
     for (const Tensor& dx : p.dx) {
       const int64_t channels = dx.shape.c;
-      if (dx.data) map(p.device, dx.shape.rows(), channels, ConcatenationBackward{p.dy.data, dx.data, channels, p.dy.shape.c, offset});
+      if (dx.data)
+        map(p.device, dx.shape.rows(), channels, ConcatenationBackward{p.dy.as<float>(), dx.as<float>(), channels, p.dy.shape.c, offset});
       offset += channels;
     }
   }

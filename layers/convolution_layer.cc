@@ -34,60 +34,95 @@ class Convolution : public Layer {
     return specs;
   }
   Needs prepare(Device device, std::span<const Shape> x) override {
-    const Planned* planned = find(device, x[0]);
-    if (!planned) planned = &plans_.emplace_back(Planned{device.gpu, x[0], plan_convolution(device, shape(x[0]))});
-    return {.input = true, .workspace = planned->plan->workspace()};
+    Needs needs{.input = true, .bf16 = true};
+    with_element(device.storage, [&](auto element) {
+      using T = decltype(element);
+      const Planned* planned = find(device, x[0]);
+      if (!planned) planned = &plans_.emplace_back(make_plan<T>(device, x[0]));
+      const auto& plan = planned->template plan<T>();
+      if (plan) needs.workspace = plan->workspace();
+      else needs.bf16 = x[0].n == 0;  // an empty batch has no passes
+    });
+    return needs;
   }
   double flops(std::span<const Shape> x) const override { return shape(x[0]).flops(); }
   std::string implementation(Device device, std::span<const Shape> x) const override {
     const Planned* planned = find(device, x[0]);
-    return planned ? planned->plan->implementation() : "";
+    if (!planned) return "";
+    return planned->fp32 ? planned->fp32->implementation() : planned->bf16 ? planned->bf16->implementation() : "";
   }
   bool splits() const override { return true; }
   bool adds() const override { return true; }
   bool takes_normalised() const override {
-    return !plans_.empty() && std::all_of(plans_.begin(), plans_.end(), [](const Planned& p) { return p.plan->takes_normalised(); });
+    return !plans_.empty() &&
+           std::all_of(plans_.begin(), plans_.end(), [](const Planned& p) { return p.fp32 && p.fp32->takes_normalised(); });
   }
 
   void forward(const Pass& p) override {
-    const float* x = p.x[0].data;
-    if (p.normalised) plan(p).forward_normalised(p.device, x, *p.normalised, p.weight[0], p.y.data, p.workspace);
-    else plan(p).forward(p.device, x, p.weight[0], p.y.data, p.workspace);
-    const Shape& y = p.y.shape;
-    if (options_.bias) map(p.device, y.rows(), y.c, BiasForward{p.weight[1], p.y.data, y.c});
+    with_element(p.device.storage, [&](auto element) { forward_of<decltype(element)>(p); });
   }
   void backward(const Pass& p) override {
-    const Shape& y = p.dy.shape;
-    if (!p.dweight.empty()) {
-      const float* x = p.x[0].data;
-      if (p.normalised) plan(p).backward_weight_normalised(p.device, x, *p.normalised, p.dy.data, p.dweight[0], p.workspace);
-      else plan(p).backward_weight(p.device, x, p.dy.data, p.dweight[0], p.workspace);
-      if (options_.bias) columns<1>(p.device, y.rows(), y.c, BiasBackward{p.dy.data, p.dweight[1], y.c});
-    }
-    if (p.dx[0].data) plan(p).backward_input(p.device, p.dy.data, p.weight[0], p.dx[0].data, p.adds, p.workspace);
+    with_element(p.device.storage, [&](auto element) { backward_of<decltype(element)>(p); });
   }
 
  private:
   struct Planned {
     bool gpu;
+    Storage storage;
     Shape in;
-    std::unique_ptr<ConvolutionPlan> plan;
+    std::unique_ptr<ConvolutionPlan> fp32 = nullptr;  // the one of its storage; null in bf16 where there is none
+    std::unique_ptr<ConvolutionPlanOf<Bfloat16>> bf16 = nullptr;
+
+    template <class T>
+    const auto& plan() const {
+      if constexpr (storage_of<T> == Storage::bf16) return bf16;
+      else return fp32;
+    }
   };
 
+  template <class T>
+  void forward_of(const Pass& p) {
+    const T* x = p.x[0].as<T>();
+    T* y = p.y.as<T>();
+    if (p.normalised) plan<T>(p).forward_normalised(p.device, x, *p.normalised, p.weight[0], y, p.workspace);
+    else plan<T>(p).forward(p.device, x, p.weight[0], y, p.workspace);
+    const Shape& out = p.y.shape;
+    if (options_.bias) map(p.device, out.rows(), out.c, BiasForward<T>{p.weight[1], y, out.c});
+  }
+  template <class T>
+  void backward_of(const Pass& p) {
+    const T* dy = p.dy.as<T>();
+    if (!p.dweight.empty()) {
+      const T* x = p.x[0].as<T>();
+      if (p.normalised) plan<T>(p).backward_weight_normalised(p.device, x, *p.normalised, dy, p.dweight[0], p.workspace);
+      else plan<T>(p).backward_weight(p.device, x, dy, p.dweight[0], p.workspace);
+      const Shape& out = p.dy.shape;
+      if (options_.bias) columns<1>(p.device, out.rows(), out.c, BiasBackward<T>{dy, p.dweight[1], out.c});
+    }
+    if (p.dx[0].data) plan<T>(p).backward_input(p.device, dy, p.weight[0], p.dx[0].as<T>(), p.adds, p.workspace);
+  }
+
+  template <class T>
+  Planned make_plan(Device device, const Shape& in) const {
+    Planned planned{device.gpu, device.storage, in};
+    if constexpr (storage_of<T> == Storage::fp32) planned.fp32 = plan_convolution(device, shape(in));
+    else if (in.n > 0) planned.bf16 = plan_convolution_bf16(device, shape(in));
+    return planned;
+  }
   ConvolutionShape shape(const Shape& in) const {
     const ConvolutionOptions& o = options_;
     return {in, o.out, o.kernel, o.kernel, o.stride, o.padding, o.dilation, o.groups};
   }
   const Planned* find(Device device, const Shape& in) const {
     for (const Planned& planned : plans_)
-      if (planned.gpu == device.gpu && planned.in == in) return &planned;
+      if (planned.gpu == device.gpu && planned.storage == device.storage && planned.in == in) return &planned;
     return nullptr;
   }
-  ConvolutionPlan& plan(const Pass& p) {
-    const Planned* planned = find(p.device, p.x[0].shape);
-    if (!planned)
-      throw Error("convolution '" + name() + "' has no plan for " + to_string(p.x[0].shape) + "; call prepare() with that shape first");
-    return *planned->plan;
+  template <class T>
+  ConvolutionPlanOf<T>& plan(const Pass& p) const {
+    if (const Planned* planned = find(p.device, p.x[0].shape))
+      if (const auto& plan = planned->template plan<T>()) return *plan;
+    throw Error("convolution '" + name() + "' has no plan for " + to_string(p.x[0].shape) + "; call prepare() with that shape first");
   }
 
   ConvolutionOptions options_;

@@ -32,15 +32,15 @@ class DropoutLayer : public Layer {
   Needs prepare(Device, std::span<const Shape>) override { return {}; }
   bool reads_step() const override { return true; }
 
-  void forward(const Pass& p) override { apply(p, p.x[0].data, p.y); }
+  void forward(const Pass& p) override { apply(p, p.x[0].as<float>(), p.y); }
   void backward(const Pass& p) override {
-    if (p.dx[0].data) apply(p, p.dy.data, p.dx[0]);
+    if (p.dx[0].data) apply(p, p.dy.as<float>(), p.dx[0]);
   }
 
  private:
   void apply(const Pass& p, const float* in, Tensor out) const {
-    if (p.training && rate_ > 0) map(p.device, out.shape.count(), Dropout{in, out.data, {p.seed, purpose(name()), p.step}, rate_});
-    else copy(p.device, out.data, in, size_t(out.shape.count()) * sizeof(float));
+    if (p.training && rate_ > 0) map(p.device, out.shape.count(), Dropout{in, out.as<float>(), {p.seed, purpose(name()), p.step}, rate_});
+    else copy(p.device, out.data, in, out.bytes());
   }
 
   float rate_;

@@ -19,6 +19,7 @@ namespace pipecast {
 struct Needs {
   bool input = false;     // backward reads x: it is kept
   bool output = false;    // backward reads y: it is kept
+  bool bf16 = false;      // its kernels read and write tensors in bf16, too; else it is given copies in fp32 (layers/in_fp32.h)
   int64_t saved = 0;      // floats of its own, kept per pass in flight
   int64_t workspace = 0;  // floats of scratch, not kept
   int64_t shared = 0;     // floats of its own, kept from pass to pass: one place for all passes
@@ -37,12 +38,12 @@ struct Pass {
   int64_t samples_before = 0;  // deferred: in the micro-batches of this mini-batch that ran forward; 0 begins a new mini-batch
   bool replay = false;         // a forward that has run before runs again: it leaves statistics and `shared` as they are
 
-  std::span<const Tensor> x;   // inputs
+  std::span<const Tensor> x;               // inputs
   const Normalised* normalised = nullptr;  // x[0] was not written: x[0].data is what it is made of (Layer::takes_normalised)
-  Tensor y;                    // output: assigned by forward; data is null where it is left unwritten (Layer::normalises)
-  std::span<const Tensor> dx;  // gradients of the inputs: assigned by backward; data is null where nobody wants it
-  bool adds = false;           // the first of them is added to instead (Layer::adds)
-  Tensor dy;                   // gradient of the output: read by backward
+  Tensor y;                                // output: assigned by forward; data is null where it is left unwritten (Layer::normalises)
+  std::span<const Tensor> dx;              // gradients of the inputs: assigned by backward; data is null where nobody wants it
+  bool adds = false;                       // the first of them is added to instead (Layer::adds)
+  Tensor dy;                               // gradient of the output: read by backward
 
   std::span<float* const> weight;      // in the order of Layer::parameters(); forward and backward only read them
   std::span<float* const> dweight;     // accumulated by backward; empty in the input half of a layer that splits
@@ -68,7 +69,8 @@ class Layer {
   // stashed, predicted or restored. Names are within the layer: "weight".
   virtual std::vector<ParameterSpec> parameters() const { return {}; }
   virtual std::vector<ParameterSpec> statistics() const { return {}; }
-  // Called for every batch shape before its first pass; may build library objects for it.
+  // Called for every batch shape before its first pass; may build library objects for it. Device::storage says how the tensors of its
+  // passes are stored; where that is bf16 and it needs fp32, it is called again for that.
   virtual Needs prepare(Device, std::span<const Shape> x) = 0;
   // Multiply-adds times two of one forward pass; 0 where it is small.
   virtual double flops(std::span<const Shape>) const { return 0; }

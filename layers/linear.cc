@@ -29,16 +29,16 @@ class Linear : public Layer {
 
   void forward(const Pass& p) override {
     const int64_t n = p.y.shape.n;
-    gemm(p.device, false, true, n, out_, in_, p.x[0].data, p.weight[0], 0, p.y.data);
-    if (bias_) map(p.device, n, out_, BiasForward{p.weight[1], p.y.data, out_});
+    gemm(p.device, false, true, n, out_, in_, p.x[0].as<float>(), p.weight[0], 0, p.y.as<float>());
+    if (bias_) map(p.device, n, out_, BiasForward<float>{p.weight[1], p.y.as<float>(), out_});
   }
   void backward(const Pass& p) override {
     const int64_t n = p.dy.shape.n;
     if (!p.dweight.empty()) {
-      gemm(p.device, true, false, out_, in_, n, p.dy.data, p.x[0].data, 1, p.dweight[0]);
-      if (bias_) columns<1>(p.device, n, out_, BiasBackward{p.dy.data, p.dweight[1], out_});
+      gemm(p.device, true, false, out_, in_, n, p.dy.as<float>(), p.x[0].as<float>(), 1, p.dweight[0]);
+      if (bias_) columns<1>(p.device, n, out_, BiasBackward<float>{p.dy.as<float>(), p.dweight[1], out_});
     }
-    if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.data, p.weight[0], 0, p.dx[0].data);
+    if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.as<float>(), p.weight[0], 0, p.dx[0].as<float>());
   }
 
  private:

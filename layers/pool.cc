@@ -155,11 +155,11 @@ class MaxPool : public Pool {
   Needs prepare(Device, std::span<const Shape> x) override { return {.saved = output(x).count()}; }
 
   void forward(const Pass& p) override {
-    rows(p.device, p.y.shape.rows(), MaxPoolForward{windows(p.x[0].shape), p.x[0].data, p.y.data, p.saved});
+    rows(p.device, p.y.shape.rows(), MaxPoolForward{windows(p.x[0].shape), p.x[0].as<float>(), p.y.as<float>(), p.saved});
   }
   void backward(const Pass& p) override {
     const Tensor& dx = p.dx[0];
-    if (dx.data) rows(p.device, dx.shape.rows(), MaxPoolBackward{windows(dx.shape), p.dy.data, p.saved, dx.data});
+    if (dx.data) rows(p.device, dx.shape.rows(), MaxPoolBackward{windows(dx.shape), p.dy.as<float>(), p.saved, dx.as<float>()});
   }
 };
 
@@ -170,11 +170,11 @@ class AveragePool : public Pool {
   Needs prepare(Device, std::span<const Shape>) override { return {}; }
 
   void forward(const Pass& p) override {
-    rows(p.device, p.y.shape.rows(), AveragePoolForward{windows(p.x[0].shape), p.x[0].data, p.y.data});
+    rows(p.device, p.y.shape.rows(), AveragePoolForward{windows(p.x[0].shape), p.x[0].as<float>(), p.y.as<float>()});
   }
   void backward(const Pass& p) override {
     const Tensor& dx = p.dx[0];
-    if (dx.data) rows(p.device, dx.shape.rows(), AveragePoolBackward{windows(dx.shape), p.dy.data, dx.data});
+    if (dx.data) rows(p.device, dx.shape.rows(), AveragePoolBackward{windows(dx.shape), p.dy.as<float>(), dx.as<float>()});
   }
 };
 

@@ -1,23 +1,43 @@
 // y = max(0, x); dx = dy where y > 0. A NaN passes through, so that a diverged run shows itself.
 #include "engine/launch.h"
+#include "engine/pack.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
 
 namespace pipecast {
 namespace {
 
+template <class T>
 struct ReluForward {
-  const float* x;
-  float* y;
-  HD void operator()(int64_t i) const { y[i] = x[i] < 0 ? 0 : x[i]; }
+  const T* x;
+  T* y;
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t i) const {
+    const auto in = load<W>(x + i);
+    Pack<T, W> out;
+    each<W>([&](int k) {
+      const float v = in.v[k];
+      out.v[k] = v < 0 ? 0 : v;
+    });
+    store(y + i, out);
+  }
 };
 
+template <class T>
 struct ReluBackward {
-  const float *y, *dy;
-  float* dx;
-  HD void operator()(int64_t i) const {
-    const float g = dy[i];  // read on both sides of the choice: a loop with a conditional load does not vectorize
-    dx[i] = y[i] <= 0 ? 0 : g;
+  const T *y, *dy;
+  T* dx;
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t i) const {
+    const auto out = load<W>(y + i), g = load<W>(dy + i);
+    Pack<T, W> in;
+    each<W>([&](int k) {
+      const float slope = g.v[k];
+      in.v[k] = out.v[k] <= 0 ? 0 : slope;
+    });
+    store(dx + i, in);
   }
 };
 
@@ -30,11 +50,20 @@ class Relu : public Layer {
     if (x.size() != 1) refuse(*this, x, "one");
     return x[0];
   }
-  Needs prepare(Device, std::span<const Shape>) override { return {.output = true}; }
+  Needs prepare(Device, std::span<const Shape>) override { return {.output = true, .bf16 = true}; }
 
-  void forward(const Pass& p) override { map(p.device, p.y.shape.count(), ReluForward{p.x[0].data, p.y.data}); }
+  void forward(const Pass& p) override {
+    with_element(p.device.storage, [&](auto element) {
+      using T = decltype(element);
+      map(p.device, p.y.shape.count(), ReluForward<T>{p.x[0].as<T>(), p.y.as<T>()});
+    });
+  }
   void backward(const Pass& p) override {
-    if (p.dx[0].data) map(p.device, p.y.shape.count(), ReluBackward{p.y.data, p.dy.data, p.dx[0].data});
+    if (!p.dx[0].data) return;
+    with_element(p.device.storage, [&](auto element) {
+      using T = decltype(element);
+      map(p.device, p.y.shape.count(), ReluBackward<T>{p.y.as<T>(), p.dy.as<T>(), p.dx[0].as<T>()});
+    });
   }
 };
 

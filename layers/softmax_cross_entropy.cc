@@ -8,17 +8,18 @@
 namespace pipecast {
 namespace {
 
+template <class T>
 struct SoftmaxCrossEntropyForward {
-  const float* logits;  // rows x classes
+  const T* logits;  // rows x classes
   const int32_t* target;
   float *row_loss, *row_hit;
   int64_t classes;
   float smoothing;
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
-    const float* z = logits + r * classes;
+    const T* z = logits + r * classes;
     const int64_t t = target[r];
-    const float largest = team.max(classes, [&](int64_t c) { return z[c]; });
+    const float largest = team.max(classes, [&](int64_t c) { return float(z[c]); });
     const float sum = team.sum(classes, [&](int64_t c) { return exp_(z[c] - largest); });
     const float shifted = team.sum(classes, [&](int64_t c) { return z[c] - largest; });
     // Written so that a NaN counts as beating the target.
@@ -30,18 +31,19 @@ struct SoftmaxCrossEntropyForward {
   }
 };
 
+template <class T>
 struct SoftmaxCrossEntropyBackward {
-  const float* logits;  // rows x classes
+  const T* logits;  // rows x classes
   const int32_t* target;
-  float* dlogits;
+  T* dlogits;
   int64_t classes;
   float smoothing, scale;
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
-    const float* z = logits + r * classes;
-    float* dz = dlogits + r * classes;
+    const T* z = logits + r * classes;
+    T* dz = dlogits + r * classes;
     const int64_t t = target[r];
-    const float largest = team.max(classes, [&](int64_t c) { return z[c]; });
+    const float largest = team.max(classes, [&](int64_t c) { return float(z[c]); });
     const float sum = team.sum(classes, [&](int64_t c) { return exp_(z[c] - largest); });
     const float elsewhere = smoothing / float(classes), here = elsewhere + 1 - smoothing;
     team.each(classes, [&](int64_t c) { dz[c] = scale * (exp_(z[c] - largest) / sum - (c == t ? here : elsewhere)); });
@@ -57,15 +59,22 @@ struct Totals {
 
 }  // namespace
 
-void softmax_cross_entropy_forward(Device d, int64_t rows, int64_t classes, const float* logits, const int32_t* target, float smoothing,
-                                   float* row_loss, float* row_hit, float* totals) {
-  pipecast::rows(d, rows, SoftmaxCrossEntropyForward{logits, target, row_loss, row_hit, classes, smoothing});
+void softmax_cross_entropy_forward(Device d, const Tensor& logits, const int32_t* target, float smoothing, float* row_loss, float* row_hit,
+                                   float* totals) {
+  const int64_t rows = logits.shape.n, classes = logits.shape.c;
+  with_element(logits.storage, [&](auto element) {
+    using T = decltype(element);
+    pipecast::rows(d, rows, SoftmaxCrossEntropyForward<T>{logits.as<T>(), target, row_loss, row_hit, classes, smoothing});
+  });
   columns<2>(d, rows, 1, Totals{row_loss, row_hit, totals});
 }
 
-void softmax_cross_entropy_backward(Device d, int64_t rows, int64_t classes, const float* logits, const int32_t* target, float smoothing,
-                                    float scale, float* dlogits) {
-  pipecast::rows(d, rows, SoftmaxCrossEntropyBackward{logits, target, dlogits, classes, smoothing, scale});
+void softmax_cross_entropy_backward(Device d, const Tensor& logits, const int32_t* target, float smoothing, float scale,
+                                    const Tensor& dlogits) {
+  with_element(logits.storage, [&](auto element) {
+    using T = decltype(element);
+    rows(d, logits.shape.n, SoftmaxCrossEntropyBackward<T>{logits.as<T>(), target, dlogits.as<T>(), logits.shape.c, smoothing, scale});
+  });
 }
 
 }  // namespace pipecast

@@ -14,6 +14,7 @@ void square_sum(Device, int64_t n, const float* x, float* sums);
 // sums[0] += (x_1 - x_1) + ... + (x_n - x_n): what was 0 stays 0 where all of x is finite, and is no number from then on where something
 // is an infinity or no number. Otherwise as square_sum().
 void add_differences(Device, int64_t n, const float* x, float* sums);
+void add_differences(Device, int64_t n, const Bfloat16* x, float* sums);
 
 // Waits for the device and returns sums[0]. The norm of a model in parts is the root of the sum of these over its parts.
 double read_sum(Device, const float* sums);

@@ -13,11 +13,17 @@ NonFinite non_finite_mode(const std::string& name) {
   throw UsageError(unknown_name("reaction to values that are not finite", name, non_finite_modes()));
 }
 
-void Health::look_at(int64_t n, const float* x) {
+template <class T>
+void Health::look_at(int64_t n, const T* x) {
   if (n == 0) return;
   if (!looked_) fill_zero(device_, sums_.data(), sizeof(float));
   looked_ = true;
   add_differences(device_, n, x, sums_.data());
+}
+
+template void Health::look_at(int64_t, const float*);
+void Health::look_at(const Tensor& t) {
+  with_element(t.storage, [&](auto element) { look_at(t.shape.count(), t.as<decltype(element)>()); });
 }
 
 bool Health::finite() { return !std::exchange(looked_, false) || std::isfinite(read_sum(device_, sums_.data())); }
@@ -30,13 +36,21 @@ double Health::square_sum(int64_t n, const float* x) {
 void Search::look_at(const std::string& what, int64_t n, const float* x) {
   if (found_) return;
   health_.look_at(n, x);
-  if (health_.finite()) return;
-  found_ = true, what_ = what;
+  finish(what);
+}
+void Search::look_at(const std::string& what, const Tensor& t) {
+  if (found_) return;
+  health_.look_at(t);
+  finish(what);
+}
+void Search::finish(const std::string& what) {
+  if (!health_.finite()) found_ = true, what_ = what;
 }
 
-void Search::look_at(const Layer& layer, const std::string& what, int64_t n, const float* x) {
+template <class... Values>
+void Search::look_at(const Layer& layer, const std::string& what, const Values&... values) {
   if (found_) return;
-  look_at(what, n, x);
+  look_at(what, values...);
   if (found_) layer_ = layer.name();
 }
 
@@ -44,14 +58,14 @@ void Search::operator()(const Layer& layer, const Pass& p) {
   if (found_) return;
   const std::vector<ParameterSpec> parameters = layer.parameters();
   for (size_t k = 0; k < parameters.size(); ++k) look_at(layer, "was given a " + parameters[k].name, parameters[k].count(), p.weight[k]);
-  if (!p.dy.data && p.y.data) return look_at(layer, "produced a value", p.y.shape.count(), p.y.data);
+  if (!p.dy.data && p.y.data) return look_at(layer, "produced a value", p.y);
   if (!p.dy.data) {  // an output that is left unwritten, see Layer::normalises()
     const Normalised made = layer.normalised(p);
     for (const float* part : {made.mean, made.scale, made.shift}) look_at(layer, "produced a value", p.y.shape.c, part);
     return;
   }
   for (const Tensor& dx : p.dx)
-    if (dx.data) look_at(layer, "produced a gradient of its input", dx.shape.count(), dx.data);
+    if (dx.data) look_at(layer, "produced a gradient of its input", dx);
   for (size_t k = 0; k < p.dweight.size(); ++k)
     look_at(layer, "produced a gradient of its " + parameters[k].name, parameters[k].count(), p.dweight[k]);
 }

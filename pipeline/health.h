@@ -42,8 +42,9 @@ class Health {
   explicit Health(Device device) : device_(device), sums_(device, square_sum_floats) {}
 
   // Adds values to those that finite() is about.
-  void look_at(int64_t n, const float* x);
-  void look_at(const Tensor& t) { look_at(t.shape.count(), t.data); }
+  template <class T>
+  void look_at(int64_t n, const T* x);
+  void look_at(const Tensor&);
   // Whether all are that were looked at since the last call. Waits for the device, unless there are none.
   bool finite();
   double square_sum(int64_t n, const float* x);  // of x; waits for the device
@@ -62,11 +63,14 @@ class Search {
   void operator()(const Layer&, const Pass&);
   // Looks at what no layer made. `what` continues a sentence, as in "stage 0 was given an image that is not finite".
   void look_at(const std::string& what, int64_t n, const float* x);
+  void look_at(const std::string& what, const Tensor&);
   // To be thrown. `pass`: all of the fault but the layer. Where nothing was found every value is finite by itself, but their sum is not.
   Diverged error(Fault pass, int micro_batches) const;
 
  private:
-  void look_at(const Layer&, const std::string& what, int64_t n, const float* x);
+  void finish(const std::string& what);
+  template <class... Values>
+  void look_at(const Layer&, const std::string& what, const Values&...);
 
   Health& health_;
   bool found_ = false;

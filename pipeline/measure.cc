@@ -52,10 +52,16 @@ std::array<double, sizeof...(F)> median_seconds_in_turns(Device device, const F&
 class MeasuredPart {
  public:
   MeasuredPart(Device device, const Graph& graph, const Part& part, int64_t batch, bool splits)
-      : device_(device), batch_(batch), splits_(splits), section_(device, graph, part.first, part.last, {batch}, 1, splits),
-        weights_(device, section_.parameters().total), gradients_(device, section_.parameters().total),
-        statistics_(device, section_.statistics().total), w_(section_.bind_parameters(weights_.data())),
-        g_(section_.bind_parameters(gradients_.data())), s_(section_.bind_statistics(statistics_.data())) {}
+      : device_(device),
+        batch_(batch),
+        splits_(splits),
+        section_(device, graph, part.first, part.last, {batch}, 1, splits),
+        weights_(device, section_.parameters().total),
+        gradients_(device, section_.parameters().total),
+        statistics_(device, section_.statistics().total),
+        w_(section_.bind_parameters(weights_.data())),
+        g_(section_.bind_parameters(gradients_.data())),
+        s_(section_.bind_statistics(statistics_.data())) {}
 
   void forward() {
     forward_.push_back(seconds_of(device_, [&] { section_.forward(0, batch_, w_, s_, {}); }));
@@ -88,8 +94,8 @@ class MeasuredPart {
 
 }  // namespace
 
-std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const std::string& device, int threads_of_a_stage, int stages,
-                                       bool halves) {
+std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const std::string& device, const std::string& math,
+                                       int threads_of_a_stage, int stages, bool halves) {
   const size_t parts = graph.parts().size();
   std::vector<PartSeconds> costs(parts);
   const int before = threads(), cores = int(std::thread::hardware_concurrency());
@@ -103,7 +109,7 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const 
     std::vector<std::vector<MeasuredPart>> owned;
     size_t next = 0;
     for (int share : shares) {
-      devices.push_back(std::make_unique<DeviceOwner>(device));
+      devices.push_back(std::make_unique<DeviceOwner>(device, math));
       owned.push_back({});
       for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], batch, splits);
     }

@@ -15,7 +15,8 @@ struct PartSeconds {
 
 // Of one pass of `batch` samples: medians of several runs. Different parts are measured at the same time, each with as many threads as a
 // stage has, and as many of them as there are stages with cores of their own: they compete for the machine's memory.
-std::vector<PartSeconds> measure_parts(const Graph&, int64_t batch, const std::string& device, int threads, int stages, bool halves);
+std::vector<PartSeconds> measure_parts(const Graph&, int64_t batch, const std::string& device, const std::string& math, int threads,
+                                       int stages, bool halves);
 
 struct UpdateSeconds {
   double step = 0, step_and_predict = 0, predict = 0;  // a step with clearing the gradient for the next one

@@ -32,11 +32,11 @@ double slowest_stage(const std::vector<double>& part_seconds, const std::vector<
 }
 
 // Bytes of the values that cross a border; of their gradients, without that of the model's input.
-int64_t message_bytes(const std::vector<int>& values, const std::vector<Shape>& shapes, bool gradients) {
-  int64_t floats = 0;
+int64_t message_bytes(Storage storage, const std::vector<int>& values, const std::vector<Shape>& shapes, bool gradients) {
+  int64_t bytes = 0;
   for (int v : values)
-    if (v > 0 || !gradients) floats += shapes[size_t(v)].count();
-  return floats * int64_t(sizeof(float));
+    if (v > 0 || !gradients) bytes += bytes_of(storage, shapes[size_t(v)].count());
+  return bytes;
 }
 
 // What Stage takes of memory for such options, and the bytes in the costs, without taking it. Returns the stage's parameters.
@@ -49,7 +49,7 @@ Segments add_memory(Device device, const Graph& graph, const StageOptions& optio
     const Section section(device, graph, c.first_node, c.last_node, options.batches, 0, options.splits_backward);
     int64_t input_floats = 0, gradient_floats = 0;
     for (int v : section.inputs()) {
-      const int64_t floats = aligned(most[size_t(v)].count());
+      const int64_t floats = aligned(floats_of(device.storage, most[size_t(v)].count()));
       input_floats += floats;
       if (v > 0) gradient_floats += floats;
     }
@@ -59,11 +59,12 @@ Segments add_memory(Device device, const Graph& graph, const StageOptions& optio
     stage.frames += c.frames;
     stage.memory.frames += section.frame_floats() * c.frames + input_floats * c.inputs;
     stage.memory.arena += section.arena_floats();
-    costs.chunks.push_back({.activation_bytes = message_bytes(section.inputs(), shapes, false),
-                            .gradient_bytes = message_bytes(section.inputs(), shapes, true),
+    costs.chunks.push_back({.activation_bytes = message_bytes(device.storage, section.inputs(), shapes, false),
+                            .gradient_bytes = message_bytes(device.storage, section.inputs(), shapes, true),
                             .frame_bytes = section.frame_floats() * int64_t(sizeof(float)),
                             .input_bytes = input_floats * int64_t(sizeof(float))});
   }
+  if (options.index == 0 && device.storage != Storage::fp32) stage.memory.arena += aligned(most[0].count());  // images come in fp32
   stage.links = link_capacity * (activations + gradients);
   const int store = options.predicts ? 2 : 1;
   stage.copies = store + options.stash_slots;
@@ -85,7 +86,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   const int64_t pass = options.pass();
   const bool halves = splits_backward(layout.programs.front());
   const std::vector<PartSeconds> seconds =
-      measure_parts(graph, pass, options.device, options.threads_per_stage(), options.stages, halves);
+      measure_parts(graph, pass, options.device, options.math, options.threads_per_stage(), options.stages, halves);
   auto pass_seconds = [&](size_t part) {
     const PartSeconds& s = seconds[part];
     return s.forward + (halves ? s.input_half + s.weight_half : s.backward);
@@ -102,14 +103,14 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   Plan plan;
   plan.partition = layout.partition;
   const std::vector<Shape> shapes = graph.shapes(pass);
-  const DeviceOwner owner(options.device);
+  const DeviceOwner owner(options.device, options.math);
   const int before = threads();
   set_threads(options.threads_per_stage());
   for (size_t p = 0; p < seconds.size(); ++p) {
     const Part& part = graph.parts()[p];
     const Section section(owner.get(), graph, part.first, part.last, {pass}, 0);
     const bool last = p + 1 == seconds.size();
-    const int64_t border_bytes = last ? 0 : message_bytes(section.outputs(), shapes, false);
+    const int64_t border_bytes = last ? 0 : message_bytes(owner.get().storage, section.outputs(), shapes, false);
     plan.parts.push_back({part.name, counted(section.parameters()), border_bytes, seconds[p], updates[p]});
   }
 

@@ -3,14 +3,23 @@
 #include <algorithm>
 
 #include "engine/launch.h"
+#include "engine/pack.h"
 
 namespace pipecast {
 namespace {
 
+template <class T>
 struct AddInto {
-  float* sum;
-  const float* x;
-  HD void operator()(int64_t i) const { sum[i] += x[i]; }
+  T* sum;
+  const T* x;
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t i) const {
+    auto total = load<W>(sum + i);
+    const auto more = load<W>(x + i);
+    each<W>([&](int k) { total.v[k] = total.v[k] + more.v[k]; });
+    store(sum + i, total);
+  }
 };
 
 }  // namespace
@@ -57,17 +66,9 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   size_t fan_in = 0;
   std::vector<Needs> all_needs;
   for (int i = first; i < last; ++i) {
-    const Node& node = nodes[i];
-    Needs& needs = all_needs.emplace_back();
-    std::vector<Shape> x(node.inputs.size());
-    for (int64_t batch : batches) {
-      for (size_t k = 0; k < x.size(); ++k) x[k] = shape(node.inputs[k], batch);
-      Needs n = node.layer->prepare(device, x);
-      needs.input |= n.input, needs.output |= n.output;
-      needs.saved = std::max(needs.saved, n.saved), needs.workspace = std::max(needs.workspace, n.workspace);
-      needs.shared = std::max(needs.shared, n.shared);
-    }
-    fan_in = std::max(fan_in, x.size());
+    Run& run = runs_.emplace_back(Run{&nodes[i]});
+    all_needs.push_back(prepare(run, batches));
+    fan_in = std::max(fan_in, nodes[i].inputs.size());
   }
 
   // Left unwritten: a value that its one reader, in this section too, can make from what the value's node reads.
@@ -77,14 +78,14 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
     for (int v : nodes[i].inputs) ++readers[v];
   const auto maker = [&](const Node& node) {
     const int by = node.inputs[0] - 1;
-    return by >= first && readers[node.inputs[0]] == 1 && nodes[by].layer->normalises() && node.layer->takes_normalised() ? by : -1;
+    if (by < first || device.storage != Storage::fp32 || readers[node.inputs[0]] > 1) return -1;
+    return nodes[by].layer->normalises() && node.layer->takes_normalised() ? by : -1;
   };
 
   for (int i = first; i < last; ++i) {
     const Node& node = nodes[i];
     const Needs& needs = all_needs[size_t(i - first)];
-    Run run;
-    run.node = &node;
+    Run& run = runs_[size_t(i - first)];
     run.splits = split_backward && node.layer->splits();
     run.maker = maker(node);
     workspace = std::max(workspace, needs.workspace);
@@ -105,7 +106,6 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
     run.shared_offset = shared;
     shared += aligned(needs.shared);
     run.adds.assign(node.inputs.size(), false);
-    runs_.push_back(std::move(run));
   }
   x_.resize(fan_in), dx_.resize(fan_in);
 
@@ -119,7 +119,7 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
       int v = runs_[k].node->inputs[j];
       if (!runs_[k].wanted[j]) continue;
       if (written[v] && j == 0 && runs_[k].node->layer->adds()) runs_[k].adds_itself = true;
-      else if (written[v]) runs_[k].adds[j] = true, spare_of_node += aligned(shape(v, most).count());
+      else if (written[v]) runs_[k].adds[j] = true, spare_of_node += place_floats(shape(v, most));
       written[v] = true;
     }
     spare = std::max(spare, spare_of_node);
@@ -129,7 +129,7 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   std::vector<Lifetime> in_forward, in_backward;
   std::vector<int> forward_value, backward_value;
   for (int v = 0; v < values; ++v) {
-    int64_t floats = aligned(shape(v, most).count());
+    const int64_t floats = place_floats(shape(v, most));
     if (forward[v].last >= forward[v].first) {
       if (forward[v].kept) values_[v] = {frame_floats_, true}, frame_floats_ += floats;
       else in_forward.push_back({floats, forward[v].first, forward[v].last}), forward_value.push_back(v);
@@ -149,13 +149,45 @@ Section::Section(Device device, const Graph& graph, int first, int last, std::ve
   shared_ = Memory(device, shared);
 }
 
+// What a layer needs for passes of all sizes, as it is given them.
+Needs Section::prepare(Run& run, const std::vector<int64_t>& batches) {
+  const Node& node = *run.node;
+  std::vector<Shape> x(node.inputs.size());
+  auto all = [&](Device device) {
+    Needs needs{.bf16 = true};
+    for (int64_t batch : batches) {
+      for (size_t k = 0; k < x.size(); ++k) x[k] = shape(node.inputs[k], batch);
+      const Needs n = node.layer->prepare(device, x);
+      needs.input |= n.input, needs.output |= n.output, needs.bf16 &= n.bf16;
+      needs.saved = std::max(needs.saved, n.saved), needs.workspace = std::max(needs.workspace, n.workspace);
+      needs.shared = std::max(needs.shared, n.shared);
+    }
+    return needs;
+  };
+  Needs needs = all(device_);
+  if (device_.storage == Storage::fp32 || needs.bf16) return needs;
+  Device fp32 = device_;
+  fp32.storage = Storage::fp32;
+  needs = all(fp32);
+  run.in_fp32 = true;
+  run.workspace = aligned(needs.workspace);
+  const int64_t most = *std::max_element(batches.begin(), batches.end());
+  for (size_t k = 0; k < x.size(); ++k) x[k] = shape(node.inputs[k], most);
+  needs.workspace = run.workspace + InFp32::floats(x, node.layer->output(x));
+  return needs;
+}
+
 float* Section::place(const Place& p, int frame) const {
   if (p.offset < 0) return nullptr;
   return p.in_frame ? frames_.data() + frame * frame_floats_ + p.offset : arena_.data() + p.offset;
 }
 
-Tensor Section::value(int frame, int value, int64_t batch) const { return {place(values_[value], frame), shape(value, batch)}; }
-Tensor Section::gradient(int frame, int value, int64_t batch) const { return {place(gradients_[value], frame), shape(value, batch)}; }
+Tensor Section::value(int frame, int value, int64_t batch) const {
+  return {place(values_[value], frame), shape(value, batch), device_.storage};
+}
+Tensor Section::gradient(int frame, int value, int64_t batch) const {
+  return {place(gradients_[value], frame), shape(value, batch), device_.storage};
+}
 
 Binding Section::bind(const Segments& segments, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const {
   Binding binding;
@@ -202,7 +234,8 @@ void Section::forward(int frame, int64_t batch, const Binding& weights, const Bi
                       const Visit& visit) {
   for (size_t k = 0; k < runs_.size(); ++k) {
     const Pass p = pass(k, frame, batch, weights, statistics, options);
-    runs_[k].node->layer->forward(p);
+    if (runs_[k].in_fp32) in_fp32_.forward(*runs_[k].node->layer, p, runs_[k].workspace);
+    else runs_[k].node->layer->forward(p);
     if (visit) visit(*runs_[k].node->layer, p);
   }
 }
@@ -216,23 +249,27 @@ void Section::backward(int frame, int64_t batch, const Binding& weights, const B
     const std::vector<int>& inputs = run.node->inputs;
     float* spare = arena_.data() + spare_offset_;
     for (size_t j = 0; j < inputs.size(); ++j) {
-      const bool unwritten = run.maker >= 0 && j == 0;  // then it is read from what it is made of, which is kept
+      const bool unwritten = run.maker >= 0 && j == 0;                       // then it is read from what it is made of, which is kept
       if (!unwritten && !values_[inputs[j]].in_frame) x_[j].data = nullptr;  // its place holds something else by now
       const bool assigned = run.wanted[j] && half != Half::weight;
-      dx_[j] = assigned ? gradient(frame, inputs[j], batch) : Tensor{nullptr, shape(inputs[j], batch)};
-      if (assigned && run.adds[j]) dx_[j].data = spare, spare += aligned(dx_[j].shape.count());
+      dx_[j] = assigned ? gradient(frame, inputs[j], batch) : Tensor{nullptr, shape(inputs[j], batch), device_.storage};
+      if (assigned && run.adds[j]) dx_[j].data = spare, spare += place_floats(dx_[j].shape);
     }
     if (!values_[first_ + int(k) + 1].in_frame) p.y.data = nullptr;
     p.dx = {dx_.data(), inputs.size()}, p.adds = run.adds_itself;
     p.dy = gradient(frame, first_ + int(k) + 1, batch);
     if (!run.splits || half != Half::input) p.dweight = gradients.node(k);
-    run.node->layer->backward(p);
+    if (run.in_fp32) in_fp32_.backward(*run.node->layer, p, run.workspace);
+    else run.node->layer->backward(p);
     if (visit) visit(*run.node->layer, p);
     if (half == Half::weight) continue;
     for (size_t j = 0; j < inputs.size(); ++j)
       if (run.adds[j]) {
-        Tensor sum = gradient(frame, inputs[j], batch);
-        map(device_, sum.shape.count(), AddInto{sum.data, dx_[j].data});
+        const Tensor sum = gradient(frame, inputs[j], batch);
+        with_element(device_.storage, [&](auto element) {
+          using T = decltype(element);
+          map(device_, sum.shape.count(), AddInto<T>{sum.as<T>(), dx_[j].as<T>()});
+        });
       }
   }
 }

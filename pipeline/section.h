@@ -5,12 +5,15 @@
 // backward does not read, gradients, the libraries' scratch) lies in one arena that all passes of the stage share, where
 // tensors that are never alive at the same time share their place. All of it is taken in the constructor.
 //
+// Activations and their gradients are stored as the device says (Device::storage).
+//
 // A backward may come in two halves, for which the gradients that the second half reads lie in the frame too.
 #include <functional>
 #include <span>
 #include <vector>
 
 #include "engine/memory.h"
+#include "layers/in_fp32.h"
 #include "models/graph.h"
 
 namespace pipecast {
@@ -83,17 +86,21 @@ class Section {
   struct Run {  // a node of the section
     const Node* node;
     bool splits = false;       // its backward comes in halves
+    bool in_fp32 = false;      // it is given copies in fp32
+    int64_t workspace = 0;     // its own; those copies come after it
     int64_t saved_offset = 0;  // in the frame
     int64_t shared_offset = 0;
-    std::vector<bool> adds;    // per input: its gradient goes to a spare place and is added to what later readers left
-    bool adds_itself = false;  // of the first input: the layer does so
-    std::vector<bool> wanted;  // per input: somebody wants its gradient
-    int maker = -1;            // the node of the section that makes the first input, where that is left unwritten
+    std::vector<bool> adds = {};    // per input: its gradient goes to a spare place and is added to what later readers left
+    bool adds_itself = false;       // of the first input: the layer does so
+    std::vector<bool> wanted = {};  // per input: somebody wants its gradient
+    int maker = -1;                 // the node of the section that makes the first input, where that is left unwritten
   };
 
   Tensor value(int frame, int value, int64_t batch) const;
   Tensor gradient(int frame, int value, int64_t batch) const;
   float* place(const Place&, int frame) const;
+  int64_t place_floats(const Shape& s) const { return aligned(floats_of(device_.storage, s.count())); }
+  Needs prepare(Run&, const std::vector<int64_t>& batches);  // sets how the run is given its tensors
   Binding bind(const Segments&, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const;
   Shape shape(int value, int64_t batch) const { return shapes_[value].batch(batch); }
   // Where the value that an input is read from lies: the input itself, or what it is made of.
@@ -111,6 +118,7 @@ class Section {
   Memory frames_, arena_, shared_;  // shared_: Needs::shared of all layers
   std::vector<Tensor> x_, dx_;      // arguments of the pass that runs
   Normalised normalised_;
+  InFp32 in_fp32_;
 };
 
 }  // namespace pipecast

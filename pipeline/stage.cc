@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/round.h"
 #include "layers/softmax_cross_entropy.h"
 #include "optim/history.h"
 
@@ -28,8 +29,7 @@ const FileTensor* find_saved(std::span<const SafeTensors> stages, const std::str
 }
 
 // The same, as it must be.
-const FileTensor& saved(std::span<const SafeTensors> stages, const std::string& name, const char* type,
-                        const std::vector<int64_t>& shape) {
+const FileTensor& saved(std::span<const SafeTensors> stages, const std::string& name, const char* type, const std::vector<int64_t>& shape) {
   const FileTensor* found = find_saved(stages, name);
   if (!found) throw UsageError("the checkpoint has no tensor '" + name + "': it is of another model or optimizer");
   if (found->type != type || found->shape != shape)
@@ -55,7 +55,7 @@ Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options
     for (const ParameterSpec& spec : section.parameters().specs) parameters.add(spec);
     statistics += section.statistics().total;
     chunk.frames.resize(size_t(c.frames)), chunk.kept.resize(size_t(c.inputs));
-    for (size_t k = 0; k < section.inputs().size(); ++k) chunk.input_floats += aligned(section.input(0, k, most).shape.count());
+    for (size_t k = 0; k < section.inputs().size(); ++k) chunk.input_floats += aligned(section.input(0, k, most).floats());
     chunk.inputs = Memory(d, c.inputs * chunk.input_floats);
     border = std::max({border, section.inputs().size(), section.outputs().size()});
     in_flight += c.frames + c.inputs;
@@ -88,9 +88,12 @@ Stage::Stage(const Graph& graph, const StageOptions& options) : options_(options
     labels_ = Memory(d, int64_t(chunks_.back().frames.size()) * aligned(most));
     host_labels_ = HostMemory(d, most * options_.micro_batches);
     labelled_ = Event(d);
-    host_logits_.resize(size_t(chunks_.back().section.output(0, 0, most).shape.count()));
+    const Tensor logits = chunks_.back().section.output(0, 0, most);
+    host_logits_.resize(size_t(logits.shape.count()));
+    if (d.storage == Storage::bf16) host_rounded_logits_.resize(size_t(logits.shape.count()));
   }
   if (options_.index == 0) uploaded_ = Event(d);
+  if (options_.index == 0 && d.storage == Storage::bf16) images_in_fp32_ = Memory(d, chunks_[0].section.input(0, 0, most).shape.count());
   rates_.resize(max_look_ahead);
   message_.resize(border);
 }
@@ -155,9 +158,7 @@ bool Stage::ready() {
   }
 }
 
-Tag Stage::next_tag(const Instruction& i) const {
-  return {i.minibatch, i.micro, i.chunk + (options_.index == options_.count - 1 ? 1 : 0)};
-}
+Tag Stage::next_tag(const Instruction& i) const { return {i.minibatch, i.micro, i.chunk + (options_.index == options_.count - 1 ? 1 : 0)}; }
 
 Tag Stage::previous_tag(const Instruction& i) const { return {i.minibatch, i.micro, i.chunk - (options_.index == 0 ? 1 : 0)}; }
 
@@ -267,9 +268,12 @@ void Stage::receive_activation(const Instruction& i) {
   }
   Tensor input = section.input(frame, 0, batch);
   if (batch == 0) return;
-  copy(options_.device, input.data, images_.data(), size_t(input.shape.count()) * sizeof(float));
+  const int64_t values = input.shape.count();
+  const bool rounds = input.storage == Storage::bf16;
+  copy(options_.device, rounds ? images_in_fp32_.data() : input.data, images_.data(), size_t(values) * sizeof(float));
   uploaded_.set(options_.device);
-  images_ = images_.subspan(size_t(input.shape.count()));
+  if (rounds) round(options_.device, values, images_in_fp32_.data(), input.as<Bfloat16>());
+  images_ = images_.subspan(size_t(values));
 }
 
 void Stage::load_labels(const Instruction& i, int frame) {
@@ -289,10 +293,9 @@ void Stage::copy_inputs(const Instruction& i, int frame, int slot, bool to_slot)
   float* kept = c.inputs.data() + slot * c.input_floats;
   for (size_t k = 0; k < c.section.inputs().size(); ++k) {
     const Tensor input = c.section.input(frame, k, batch_size(i));
-    const size_t bytes = size_t(input.shape.count()) * sizeof(float);
-    if (to_slot) copy(options_.device, kept, input.data, bytes);
-    else copy(options_.device, input.data, kept, bytes);
-    kept += aligned(input.shape.count());
+    if (to_slot) copy(options_.device, kept, input.data, input.bytes());
+    else copy(options_.device, input.data, kept, input.bytes());
+    kept += aligned(input.floats());
   }
 }
 
@@ -337,8 +340,10 @@ void Stage::forward(const Instruction& i) {
 
   if (feed_.on_logits) {
     const Tensor logits = c.section.output(frame, 0, batch);
-    copy(d, host_logits_.data(), logits.data, size_t(logits.shape.count()) * sizeof(float));
+    const bool rounded = logits.storage == Storage::bf16;
+    copy(d, rounded ? static_cast<void*>(host_rounded_logits_.data()) : host_logits_.data(), logits.data, logits.bytes());
     synchronize(d);
+    if (rounded) std::copy_n(host_rounded_logits_.begin(), logits.shape.count(), host_logits_.begin());
     feed_.on_logits({host_logits_.data(), logits.shape});
   }
   if (!c.frames[size_t(frame)].keep) c.frames[size_t(frame)].used = false;
@@ -353,7 +358,7 @@ void Stage::add_loss(const Instruction& i, int frame) {
   const Tensor logits = c.section.output(frame, 0, batch_size(i));
   load_labels(i, frame);
   if (totals_before_.size()) copy(d, totals_before_.data(), loss_.data(), totals_floats * sizeof(float));
-  softmax_cross_entropy_forward(d, logits.shape.n, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
+  softmax_cross_entropy_forward(d, logits, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
                                 feed_.training ? options_.label_smoothing : 0, loss_.data() + totals_floats,
                                 loss_.data() + totals_floats + most, loss_.data());
 }
@@ -387,25 +392,22 @@ void Stage::backward(const Instruction& i, Half half) {
   if (gradient_is_used_) fill_zero(d, store_.gradient(), size_t(buffers_.n) * sizeof(float)), gradient_is_used_ = false;
   if (half != Half::weight) {
     if (last(i.chunk) && batch > 0) {
-      const Tensor logits = c.section.output(frame, 0, batch);
       const int64_t most = labels_.size() / int64_t(c.frames.size());
-      softmax_cross_entropy_backward(d, batch, logits.shape.c, logits.data, reinterpret_cast<int32_t*>(labels_.data() + frame * most),
+      softmax_cross_entropy_backward(d, c.section.output(frame, 0, batch), reinterpret_cast<int32_t*>(labels_.data() + frame * most),
                                      options_.label_smoothing, 1.f / float(feed_.batches->size(feed_.first_minibatch + i.minibatch)),
-                                     c.section.output_gradient(frame, 0, batch).data);
+                                     c.section.output_gradient(frame, 0, batch));
     }
     measure(i);
   }
   if (batch > 0)
-    replays_.run(key(i, frame), [&] {
-      c.section.backward(frame, batch, weights(i), c.gradient, c.statistic_bindings, pass_options(i), half);
-    });
+    replays_.run(key(i, frame),
+                 [&] { c.section.backward(frame, batch, weights(i), c.gradient, c.statistic_bindings, pass_options(i), half); });
   check_backward({i, half, frame});
   if (half != Half::input) c.frames[size_t(frame)].used = false;
 }
 
 LookAhead Stage::look_ahead(int ahead) {
-  for (int j = 0; j < ahead; ++j)
-    rates_[size_t(j)] = rate_scale_ * options_.schedule.at(updates_ + j, feed_.updates_per_epoch);
+  for (int j = 0; j < ahead; ++j) rates_[size_t(j)] = rate_scale_ * options_.schedule.at(updates_ + j, feed_.updates_per_epoch);
   return {options_.look_ahead, {rates_.data(), size_t(ahead)}, gradient_scale_};
 }
 
@@ -519,8 +521,7 @@ Diverged Stage::fault_in_forward(const Instruction& i, int frame) {
   const int64_t batch = batch_size(i);
   Search search(health_);
   if (first(i.chunk)) {
-    const Tensor images = c.section.input(frame, 0, batch);
-    search.look_at("was given an image", images.shape.count(), images.data);
+    search.look_at("was given an image", c.section.input(frame, 0, batch));
   }
   PassOptions options = pass_options(i);
   options.replay = true;
@@ -553,12 +554,17 @@ LossTotals Stage::totals() {
 }
 
 Stage::MemoryUse Stage::memory() const {
-  MemoryUse use{store_.segments().total * store_.copies(), stash_.size(), store_.segments().total,
-                state_.size() + scratch_.size() + average_.size(), 0, 0};
+  MemoryUse use{store_.segments().total * store_.copies(),
+                stash_.size(),
+                store_.segments().total,
+                state_.size() + scratch_.size() + average_.size(),
+                0,
+                0};
   for (const Chunk& chunk : chunks_) {
     use.frames += chunk.section.frame_floats() * int64_t(chunk.frames.size()) + chunk.inputs.size();
     use.arena += chunk.section.arena_floats();
   }
+  use.arena += images_in_fp32_.size();
   return use;
 }
 

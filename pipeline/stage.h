@@ -38,9 +38,9 @@ struct StageOptions {
   std::vector<ChunkOptions> chunks;  // its own; chunk c is the model's stretch c * count + index
   std::vector<int64_t> batches;      // sizes of the passes it will see
   int micro_batches = 1;
-  bool predicts = false;        // the store holds a second copy
-  bool looks_back = false;      // which is an estimate of earlier weights
-  int stash_slots = 0;          // copies of the weights beside the store's
+  bool predicts = false;    // the store holds a second copy
+  bool looks_back = false;  // which is an estimate of earlier weights
+  int stash_slots = 0;      // copies of the weights beside the store's
   bool splits_backward = false;
   bool deferred_batch_norm = false;  // running statistics are those of whole mini-batches
   LookAheadMode look_ahead = LookAheadMode::paper;
@@ -213,16 +213,18 @@ class Stage {
   Replays<PassKey> replays_;
   ParameterStore store_;
   Memory stash_, statistics_, state_, scratch_, average_;  // scratch_: the optimizer's; average_: see look_back()
-  Memory loss_;    // totals (16 floats), then loss and hit per row
-  Memory statistics_before_, totals_before_;  // NonFinite::skip: what a mini-batch found, what a pass found
-  Memory labels_;  // int32, per frame of the last chunk
+  Memory loss_;                                            // totals (16 floats), then loss and hit per row
+  Memory statistics_before_, totals_before_;               // NonFinite::skip: what a mini-batch found, what a pass found
+  Memory labels_;                                          // int32, per frame of the last chunk
   std::vector<Matrix> matrices_;
   Buffers buffers_;
   std::optional<PredictionMeter> meter_;
   std::vector<InFlight> measured_;  // by place in the meter
-  HostMemory host_labels_;     // int32, of a mini-batch
-  Event uploaded_, labelled_;  // the copies of images and labels so far: then the host may write to their places again
+  HostMemory host_labels_;          // int32, of a mini-batch
+  Event uploaded_, labelled_;       // the copies of images and labels so far: then the host may write to their places again
   std::vector<float> rates_, host_logits_;
+  std::vector<Bfloat16> host_rounded_logits_;
+  Memory images_in_fp32_;  // of a pass, where they are stored otherwise
   std::vector<Tensor> message_;
   std::span<const float> images_;  // of the mini-batch that is being fed
   int64_t label_minibatch_ = -1;
@@ -233,13 +235,13 @@ class Stage {
   int64_t updates_ = 0, looked_back_ = 0;  // looked_back_: the updates when average_ was last brought up to date
   Health health_;
   std::optional<Backward> unchecked_;  // of the gradient at hand, a backward whose share in it nobody has looked at by itself
-  int64_t norm_of_ = -1;  // the update whose gradient's square sum is known
+  int64_t norm_of_ = -1;               // the update whose gradient's square sum is known
   double square_sum_ = std::nan("");
   std::vector<double> square_sums_{std::nan("")};  // see square_sum()
-  int64_t first_update_ = 0;  // updates before the program
-  int64_t skipped_ = 0, left_out_ = 0;  // updates since the last report; see LossTotals
-  float rate_scale_ = 1, gradient_scale_ = 1;  // of the last update
-  bool gradient_is_used_ = true;  // the next backward begins a new sum
+  int64_t first_update_ = 0;                       // updates before the program
+  int64_t skipped_ = 0, left_out_ = 0;             // updates since the last report; see LossTotals
+  float rate_scale_ = 1, gradient_scale_ = 1;      // of the last update
+  bool gradient_is_used_ = true;                   // the next backward begins a new sum
   std::chrono::duration<double> busy_{};
 };
 

@@ -117,8 +117,9 @@ double estimated_seconds(const Layer& layer, const std::vector<Shape>& x, const 
 void check_recordable(const Graph& graph, const TrainerOptions& o) {
   if (o.device != "cuda") throw UsageError("CUDA graphs are recorded on a GPU, not on device '" + o.device + "': leave --cuda-graphs out");
   if (o.deferred_batch_norm)
-    throw UsageError("deferred batch norm counts the samples before each micro-batch, which a recorded pass cannot: leave "
-                     "--cuda-graphs out");
+    throw UsageError(
+        "deferred batch norm counts the samples before each micro-batch, which a recorded pass cannot: leave "
+        "--cuda-graphs out");
   for (const Node& node : graph.nodes())
     if (node.layer->reads_step())
       throw UsageError("layer '" + node.layer->name() + "' (" + node.layer->kind() +
@@ -149,8 +150,7 @@ struct Trainer::Parts {
   // Calls visit(stage, its chunk) for the model's stretches in their order.
   template <class Visit>
   void each_stretch(const Visit& visit) const {
-    for (size_t stretch = 0; stretch < partition.size(); ++stretch)
-      visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
+    for (size_t stretch = 0; stretch < partition.size(); ++stretch) visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
   }
 };
 
@@ -265,7 +265,7 @@ void Trainer::Parts::connect(const std::vector<int64_t>& sizes) {
     for (size_t chunk = 0; chunk < partition.size() / stages.size(); ++chunk) {
       int64_t forward = 0, backward = 0;
       for (int v : stage.section(int(chunk)).outputs()) {
-        const int64_t floats = aligned(shapes[size_t(v)].count());
+        const int64_t floats = aligned(floats_of(stage.device().storage, shapes[size_t(v)].count()));
         forward += floats;
         if (v > 0) backward += floats;
       }
@@ -358,7 +358,7 @@ Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
   feed.training = false;
   if (logits) {
     logits->clear();
-    feed.on_logits = [logits](const Tensor& t) { logits->insert(logits->end(), t.data, t.data + t.shape.count()); };
+    feed.on_logits = [logits](const Tensor& t) { logits->insert(logits->end(), t.as<float>(), t.as<float>() + t.shape.count()); };
   }
   return p.run(data, loader, feed, 0, data.per_epoch());
 }
@@ -451,7 +451,7 @@ std::vector<double> estimated_costs(const Graph& graph, int64_t batch) {
 std::vector<double> measured_costs(const Graph& graph, const TrainerOptions& o) {
   const int threads = o.threads_per_stage();
   std::vector<double> costs = measure_part_updates(graph, *make_optimizer(o.optimizer), o.look_ahead, o.device, threads);
-  const std::vector<PartSeconds> passes = measure_parts(graph, o.pass(), o.device, threads, o.stages, false);
+  const std::vector<PartSeconds> passes = measure_parts(graph, o.pass(), o.device, o.math, threads, o.stages, false);
   for (size_t part = 0; part < costs.size(); ++part) costs[part] += o.micro_batches * (passes[part].forward + passes[part].backward);
   return costs;
 }

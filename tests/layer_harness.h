@@ -208,7 +208,7 @@ class Flight {
   void check_guards() const {
     for (const auto& buffer : buffers_) buffer->get();
   }
-  Guarded& at(const float* data) {
+  Guarded& at(const void* data) {
     for (auto& buffer : buffers_)
       if (buffer->data() == data) return *buffer;
     throw Error("no such buffer");

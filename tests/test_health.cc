@@ -1,6 +1,4 @@
 // A value that is not finite is named where it was made, before it reaches a weight, whatever the method; and left out, it leaves no trace.
-#include "pipeline/health.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -9,6 +7,7 @@
 
 #include "engine/random.h"
 #include "layers/layers.h"
+#include "pipeline/health.h"
 #include "pipeline/trainer.h"
 
 using namespace pipecast;
@@ -35,13 +34,13 @@ class Fragile : public Layer {
 
   void forward(const Pass& p) override {
     copy(p.device, p.y.data, p.x[0].data, size_t(p.y.shape.count()) * sizeof(float));
-    if (is(p, Accident::output) || (p.replay && is(p, Accident::recomputed_output))) spoil(p, p.y.data + p.y.shape.count() / 2);
+    if (is(p, Accident::output) || (p.replay && is(p, Accident::recomputed_output))) spoil(p, p.y.as<float>() + p.y.shape.count() / 2);
   }
   void backward(const Pass& p) override {
     if (p.dx[0].data) {
       copy(p.device, p.dx[0].data, p.dy.data, size_t(p.dy.shape.count()) * sizeof(float));
       // All of it: a part may go no further than the next ReLU, which is no accident then.
-      for (int64_t i = 0; is(p, Accident::input_gradient) && i < p.dy.shape.count(); ++i) spoil(p, p.dx[0].data + i);
+      for (int64_t i = 0; is(p, Accident::input_gradient) && i < p.dy.shape.count(); ++i) spoil(p, p.dx[0].as<float>() + i);
     }
     if (!p.dweight.empty() && is(p, Accident::weight_gradient)) spoil(p, p.dweight[0] + 1);
   }

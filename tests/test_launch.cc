@@ -5,6 +5,7 @@
 
 #include "engine/launch.h"
 #include "engine/memory.h"
+#include "engine/pack.h"
 #include "engine/random.h"
 
 using namespace pipecast;
@@ -56,6 +57,24 @@ struct AddBias {  // y = x + b
   float* y;
   int64_t cols;
   HD void operator()(int64_t r, int64_t c) const { y[r * cols + c] = x[r * cols + c] + bias[c]; }
+};
+
+struct AddPacks {  // y += x, four at a time on a GPU
+  const float* x;
+  float* y;
+  int64_t cols = 0;
+  static constexpr int width = 4;
+  template <int W>
+  HD void at(int64_t i) const {
+    const auto more = load<W>(x + i);
+    auto sum = load<W>(y + i);
+    each<W>([&](int k) { sum.v[k] += more.v[k]; });
+    store(y + i, sum);
+  }
+  template <int W>
+  HD void at(int64_t r, int64_t c) const {
+    at<W>(r * cols + c);
+  }
 };
 
 struct Normalize {  // y = (x - max) / sum
@@ -129,6 +148,33 @@ TEST_CASE("map over rows and columns reaches every element once") {
             CHECK(wrong == 0);
           });
     }
+}
+
+TEST_CASE("map in packs reaches every element once, with rests, and with more elements than threads") {
+  const int64_t threads = 2048 * 256;
+  for (int64_t n : {0, 1, 3, 4, 7, 1022, 100'003, int(4 * threads + 4 * 256 + 6)}) {
+    CAPTURE(n);
+    const std::vector<float> x = random_values(n);
+    everywhere(
+        n,
+        [&](Device d, float* y) {
+          std::fill_n(y, n, 0.f), map(d, n, AddPacks{x.data(), y});
+        },
+        [&](const std::vector<float>& y) { CHECK(y == x); });
+  }
+  // In packs of four, and one by one; fewer and more rows than threads side by side hold.
+  for (auto [n, cols] :
+       {std::pair<int64_t, int64_t>{3, 8}, {7, 10}, {5000, 16}, {threads / 50, 404}, {threads / 50, 101}, {threads + 3, 1}, {2, threads}}) {
+    CAPTURE(n);
+    CAPTURE(cols);
+    const std::vector<float> x = random_values(n * cols);
+    everywhere(
+        n * cols,
+        [&, n = n, cols = cols](Device d, float* y) {
+          std::fill_n(y, n * cols, 0.f), map(d, n, cols, AddPacks{x.data(), y, cols});
+        },
+        [&](const std::vector<float>& y) { CHECK(y == x); });
+  }
 }
 
 TEST_CASE("rows gives every member of the team the sum and the maximum") {

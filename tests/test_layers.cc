@@ -179,8 +179,9 @@ static Loss loss_of(Device device, const Values& logits, const std::vector<int32
   Guarded in(device, logits), t(device, target_bits), loss(device, nothing), hits(device, nothing), totals(device, {10, 20}),
       dlogits(device, Values(logits.size(), NAN));
   const int32_t* targets = reinterpret_cast<const int32_t*>(t.data());
-  softmax_cross_entropy_forward(device, rows, classes, in.data(), targets, smoothing, loss.data(), hits.data(), totals.data());
-  softmax_cross_entropy_backward(device, rows, classes, in.data(), targets, smoothing, 1 / float(rows), dlogits.data());
+  const Shape shape{rows, 1, 1, classes};
+  softmax_cross_entropy_forward(device, {in.data(), shape}, targets, smoothing, loss.data(), hits.data(), totals.data());
+  softmax_cross_entropy_backward(device, {in.data(), shape}, targets, smoothing, 1 / float(rows), {dlogits.data(), shape});
   return {loss.get(), hits.get(), dlogits.get(), totals.get()};
 }
 

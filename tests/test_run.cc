@@ -404,6 +404,20 @@ TEST_CASE("every method trains to a falling, finite loss, the same bits in threa
       sequential.train(batches, 0, 6);
       for (int64_t at = 6; at < 60; at += 18) sequential.train(batches, at, at + 18);
       CHECK(weights_digest(sequential.weights()) == weights_digest(trainer.weights()));
+
+      // With activations in bf16: near it, but not it.
+      const std::string in_fp32 = weights_digest(trainer.weights());
+      o.math = "bf16";
+      Trainer rounded(tiny_graph(true, 3), o);
+      o.executor = "threads";
+      Trainer threads(tiny_graph(true, 3), o);
+      for (Trainer* t : {&rounded, &threads}) {
+        t->train(batches, 0, 6);
+        for (int64_t at = 6; at < 60; at += 18) last = t->train(batches, at, at + 18);
+      }
+      CHECK(last.loss < 0.8 * first.loss);
+      CHECK(weights_digest(rounded.weights()) == weights_digest(threads.weights()));
+      CHECK(weights_digest(rounded.weights()) != in_fp32);
     }
 }
 

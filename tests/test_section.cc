@@ -92,12 +92,12 @@ class Pipeline {
     const int64_t batch = size(pass);
     Section &a = parts_[0]->section, &b = parts_[1]->section;
     const Tensor input = a.input(frame, 0, batch);
-    write(device_, input.data, noise(input.shape.count(), uint64_t(20 + pass)));
+    write(device_, input.as<float>(), noise(input.shape.count(), uint64_t(20 + pass)));
     parts_[0]->forward(frame, batch, options);
     for (size_t i = 0; i < a.outputs().size(); ++i) hand_over(a.output(frame, i, batch), b.input(frame, i, batch));
     parts_[1]->forward(frame, batch, options);
     const Tensor output = b.output(frame, 0, batch);
-    return read(device_, output.data, output.shape.count());
+    return read(device_, output.as<float>(), output.shape.count());
   }
   void backward(int pass, int frame, Half half = Half::both) {
     const PassOptions options{.seed = 7, .step = uint64_t(pass)};
@@ -105,7 +105,7 @@ class Pipeline {
     Section &a = parts_[0]->section, &b = parts_[1]->section;
     if (half != Half::weight) {
       const Tensor gradient = b.output_gradient(frame, 0, batch);
-      write(device_, gradient.data, noise(gradient.shape.count(), uint64_t(40 + pass)));
+      write(device_, gradient.as<float>(), noise(gradient.shape.count(), uint64_t(40 + pass)));
     }
     parts_[1]->backward(frame, batch, options, half);
     if (half != Half::weight)
@@ -122,7 +122,7 @@ class Pipeline {
   static int64_t size(int pass) { return pass == 1 ? most - 1 : most; }
   void hand_over(const Tensor& from, const Tensor& to) {
     REQUIRE(from.shape == to.shape);
-    copy(device_, to.data, from.data, size_t(from.shape.count()) * sizeof(float));
+    copy(device_, to.data, from.data, from.bytes());
   }
   Values both(Values (Piece::*of)() const) const {
     Values all = (*parts_[0].*of)();
@@ -256,9 +256,9 @@ struct Norm {
       if (size == 0) continue;
       const Tensor in = section.input(0, 0, size), out = section.output(0, 0, size);
       const int64_t floats = in.shape.count(), begin = samples * (floats / size);
-      write(device, in.data, {x.begin() + begin, x.begin() + begin + floats});
+      write(device, in.as<float>(), {x.begin() + begin, x.begin() + begin + floats});
       section.forward(0, size, weights, statistics, {.deferred = deferred, .samples_before = samples});
-      const Values part = read(device, out.data, floats);
+      const Values part = read(device, out.as<float>(), floats);
       y.insert(y.end(), part.begin(), part.end());
       samples += size;
     }
@@ -369,8 +369,11 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
   struct Piece {
     Piece(const Graph& graph, int first, int last)
         : section(Device{}, graph, first, last, {batch}, 1),
-          weight(Device{}, section.parameters().total), gradient(Device{}, weight.size()), statistic(Device{}, section.statistics().total),
-          weights(section.bind_parameters(weight.data())), gradients(section.bind_parameters(gradient.data())),
+          weight(Device{}, section.parameters().total),
+          gradient(Device{}, weight.size()),
+          statistic(Device{}, section.statistics().total),
+          weights(section.bind_parameters(weight.data())),
+          gradients(section.bind_parameters(gradient.data())),
           statistics(section.bind_statistics(statistic.data())) {
       initialize(section.parameters(), 3, weight.data());
       initialize(section.statistics(), 3, statistic.data());
@@ -391,8 +394,8 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
     CAPTURE(training);
     const PassOptions options{.training = training};
     const Values x = noise(value, 1), dy = noise(value, 2);
-    auto put = [](Tensor to, const Values& values) { write(Device{}, to.data, values); };
-    auto get = [](Tensor from) { return read(Device{}, from.data, from.shape.count()); };
+    auto put = [](Tensor to, const Values& values) { write(Device{}, to.as<float>(), values); };
+    auto get = [](Tensor from) { return read(Device{}, from.as<float>(), from.shape.count()); };
     put(whole.section.input(0, 0, batch), x), put(before.section.input(0, 0, batch), x);
     whole.section.forward(0, batch, whole.weights, whole.statistics, options);
     before.section.forward(0, batch, before.weights, before.statistics, options);
@@ -459,19 +462,19 @@ TEST_CASE("recorded passes, replayed on other values in the same memory, make th
             write(on.device, piece->weight.data(), noise(piece->weight.size(), ++seed));
             for (size_t i = 0; i < piece->section.inputs().size(); ++i) {
               const Tensor x = piece->section.input(frame, i, batch);
-              write(on.device, x.data, noise(x.shape.count(), seed += 10));
+              write(on.device, x.as<float>(), noise(x.shape.count(), seed += 10));
             }
             run(0, [&] { piece->forward(frame, batch, {}); });
             for (size_t i = 0; i < piece->section.outputs().size(); ++i) {
               const Tensor dy = piece->section.output_gradient(frame, i, batch);
-              if (dy.data) write(on.device, dy.data, noise(dy.shape.count(), seed += 10));
+              if (dy.data) write(on.device, dy.as<float>(), noise(dy.shape.count(), seed += 10));
             }
             run(1, [&] { piece->backward(frame, batch, {}, Half::input); });
             run(2, [&] { piece->backward(frame, batch, {}, Half::weight); });
           }
           for (size_t i = 0; i < plain.section.outputs().size(); ++i) {
             const Tensor a = plain.section.output(frame, i, batch), b = recorded.section.output(frame, i, batch);
-            CHECK(Flight::same(read(on.device, a.data, a.shape.count()), read(on.device, b.data, b.shape.count())));
+            CHECK(Flight::same(read(on.device, a.as<float>(), a.shape.count()), read(on.device, b.as<float>(), b.shape.count())));
           }
           CHECK(Flight::same(plain.gradient_values(), recorded.gradient_values()));
           CHECK(Flight::same(plain.statistic_values(), recorded.statistic_values()));

@@ -201,15 +201,18 @@ TEST_CASE("plan: what it says of every stage is what a trainer takes, and the si
     int micro_batches;
     Recompute recompute;
     const char* optimizer;
+    const char* math = "fp32";
   };
-  for (const Case& c : {Case{"pipeoptim", 1, Recompute::never, "sgd"}, Case{"pipedream", 1, Recompute::never, "adam"},
-                        Case{"gpipe", 3, Recompute::except_last, "sgd"}, Case{"zero-bubble", 2, Recompute::never, "sgd"},
-                        Case{"interleaved", 4, Recompute::always, "adamw"}, Case{"pipemare", 1, Recompute::never, "sgd"}}) {
+  for (const Case& c : {Case{"pipeoptim", 1, Recompute::never, "sgd"}, Case{"pipeoptim", 2, Recompute::never, "sgd", "bf16"},
+                        Case{"pipedream", 1, Recompute::never, "adam"}, Case{"gpipe", 3, Recompute::except_last, "sgd"},
+                        Case{"zero-bubble", 2, Recompute::never, "sgd"}, Case{"interleaved", 4, Recompute::always, "adamw"},
+                        Case{"pipemare", 1, Recompute::never, "sgd"}}) {
     CAPTURE(c.method);
     TrainerOptions o;
     o.stages = 2, o.threads = 2;
     o.method = c.method, o.micro_batches = c.micro_batches, o.recompute = c.recompute;
     o.optimizer.name = c.optimizer;
+    o.math = c.math;
     o.batch = 4;
     const Plan plan = make_plan(make_model("resnet20", {}), o);
     const int64_t before = memory_in_use();
@@ -240,8 +243,7 @@ TEST_CASE("plan: what it says of every stage is what a trainer takes, and the si
       CHECK(p.frames == m.frames);
       CHECK(p.arena == m.arena);
       CHECK(simulation.stages[k].frames == stages[k].frames);
-      CHECK(simulation.stages[k].bytes() ==
-            (m.weights + m.stash + m.gradient + m.state + m.frames + m.arena) * int64_t(sizeof(float)));
+      CHECK(simulation.stages[k].bytes() == (m.weights + m.stash + m.gradient + m.state + m.frames + m.arena) * int64_t(sizeof(float)));
       CHECK(planned.seconds == doctest::Approx(simulation.stages[k].busy_seconds / double(plan.run.setting.minibatches)));
       parameters += planned.parameters;
     }

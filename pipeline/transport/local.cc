@@ -37,7 +37,7 @@ class LocalLink : public Link {
     Place& place = places_[sent_ % link_capacity];
     float* to = memory_.data() + sent_ % link_capacity * floats_;
     place.free.hold_back(device);
-    for (const Tensor& t : tensors) copy(device, to, t.data, size_t(t.shape.count()) * sizeof(float)), to += aligned(t.shape.count());
+    for (const Tensor& t : tensors) copy(device, to, t.data, t.bytes()), to += aligned(t.floats());
     place.full.set(device);
     place.tag = tag;
     std::lock_guard lock(mutex_);
@@ -53,7 +53,7 @@ class LocalLink : public Link {
                   ": the stages' programs do not match");
     const float* from = memory_.data() + received_ % link_capacity * floats_;
     place.full.hold_back(device);
-    for (const Tensor& t : tensors) copy(device, t.data, from, size_t(t.shape.count()) * sizeof(float)), from += aligned(t.shape.count());
+    for (const Tensor& t : tensors) copy(device, t.data, from, t.bytes()), from += aligned(t.floats());
     place.free.set(device);
     std::lock_guard lock(mutex_);
     ++received_;

@@ -1,0 +1,11 @@
+#pragma once
+// Between fp32 and bf16, in the order of the device's stream.
+#include "engine/device.h"
+
+namespace pipecast {
+
+void widen(Device, int64_t n, const Bfloat16* from, float* to);
+void round(Device, int64_t n, const float* from, Bfloat16* to);
+void add_widened(Device, int64_t n, const Bfloat16* from, float* to);  // to += from
+
+}  // namespace pipecast

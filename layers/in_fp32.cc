@@ -1,0 +1,58 @@
+#include "layers/in_fp32.h"
+
+#include <utility>
+
+#include "engine/memory.h"
+#include "engine/round.h"
+
+namespace pipecast {
+
+int64_t InFp32::floats(std::span<const Shape> x, const Shape& y) {
+  int64_t floats = aligned(y.count());
+  for (const Shape& shape : x) floats += aligned(shape.count());
+  return 2 * floats;
+}
+
+Tensor InFp32::place(const Tensor& of) {
+  if (!of.data) return {nullptr, of.shape};
+  return {std::exchange(next_, next_ + aligned(of.shape.count())), of.shape};
+}
+
+Tensor InFp32::copy(const Tensor& of) {
+  const Tensor wide = place(of);
+  if (of.data) widen(device_, of.shape.count(), of.as<Bfloat16>(), wide.as<float>());
+  return wide;
+}
+
+void InFp32::round(const Tensor& wide, const Tensor& to) {
+  if (to.data) pipecast::round(device_, to.shape.count(), wide.as<float>(), to.as<Bfloat16>());
+}
+
+Pass InFp32::begin(const Pass& pass, int64_t workspace) {
+  device_ = pass.device, next_ = pass.workspace + workspace;
+  x_.clear();
+  for (const Tensor& x : pass.x) x_.push_back(copy(x));
+  Pass wide = pass;
+  wide.device.storage = Storage::fp32;
+  wide.x = x_;
+  return wide;
+}
+
+void InFp32::forward(Layer& layer, const Pass& pass, int64_t workspace) {
+  Pass wide = begin(pass, workspace);
+  wide.y = place(pass.y);
+  layer.forward(wide);
+  round(wide.y, pass.y);
+}
+
+void InFp32::backward(Layer& layer, const Pass& pass, int64_t workspace) {
+  Pass wide = begin(pass, workspace);
+  wide.y = copy(pass.y), wide.dy = copy(pass.dy);
+  dx_.clear();
+  for (const Tensor& dx : pass.dx) dx_.push_back(pass.adds && dx_.empty() ? copy(dx) : place(dx));
+  wide.dx = dx_;
+  layer.backward(wide);
+  for (size_t k = 0; k < dx_.size(); ++k) round(dx_[k], pass.dx[k]);
+}
+
+}  // namespace pipecast
