@@ -24,6 +24,13 @@ void check(cudnnStatus_t status, std::source_location where = std::source_locati
   if (status != CUDNN_STATUS_SUCCESS) fail("cuDNN", cudnnGetErrorString(status), where);
 }
 
+// Whether the library knows an algorithm at all, and may say which; any other failure is an error.
+bool knows(cudnnStatus_t status, std::source_location where = std::source_location::current()) {
+  if (CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_NOT_SUPPORTED) return false;
+  check(status, where);
+  return true;
+}
+
 // An object of the library: a handle or a descriptor.
 template <class T, cudnnStatus_t (*create)(T*), cudnnStatus_t (*destroy)(T)>
 class Owned {
@@ -160,19 +167,22 @@ class Library {
     Algorithms chosen;
     int count = 0;
     cudnnConvolutionFwdAlgoPerf_t forward[CUDNN_CONVOLUTION_FWD_ALGO_COUNT];
-    check(cudnnGetConvolutionForwardAlgorithm_v7(h, x_, weight_, operation_, y_, CUDNN_CONVOLUTION_FWD_ALGO_COUNT, &count, forward));
+    if (!knows(cudnnGetConvolutionForwardAlgorithm_v7(h, x_, weight_, operation_, y_, CUDNN_CONVOLUTION_FWD_ALGO_COUNT, &count, forward)))
+      return chosen;
     chosen.forward = choose(d.tf32, forward, count, [&](cudnnConvolutionFwdAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionForwardWorkspaceSize(h, x_, weight_, operation_, y_, algorithm, bytes);
     });
     cudnnConvolutionBwdDataAlgoPerf_t input[CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT];
-    check(
-        cudnnGetConvolutionBackwardDataAlgorithm_v7(h, weight_, y_, operation_, x_, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, &count, input));
+    if (!knows(cudnnGetConvolutionBackwardDataAlgorithm_v7(h, weight_, y_, operation_, x_, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, &count,
+                                                           input)))
+      return chosen;
     chosen.backward_input = choose(d.tf32, input, count, [&](cudnnConvolutionBwdDataAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionBackwardDataWorkspaceSize(h, weight_, y_, operation_, x_, algorithm, bytes);
     });
     cudnnConvolutionBwdFilterAlgoPerf_t weight[CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT];
-    check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(h, x_, y_, operation_, weight_, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, &count,
-                                                        weight));
+    if (!knows(cudnnGetConvolutionBackwardFilterAlgorithm_v7(h, x_, y_, operation_, weight_, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT,
+                                                             &count, weight)))
+      return chosen;
     chosen.backward_weight = choose(d.tf32, weight, count, [&](cudnnConvolutionBwdFilterAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionBackwardFilterWorkspaceSize(h, x_, y_, operation_, weight_, algorithm, bytes);
     });
