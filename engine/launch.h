@@ -7,9 +7,11 @@
 //   scatter  f(i, lane)                 elements may add to memory that others add to
 //
 // A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. In place of it, one for map may have a
-// template at<W>(i) or at<W>(r, c) for the W elements from there on, and `width`, the W that suits a GPU (engine/pack.h). This header,
-// compiled by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA threads on the
-// host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
+// template at<W>(i) or at<W>(r, c) for the W elements from there on, and `width`, the W that suits a GPU; what its pointers point to is then
+// aligned as Memory is (engine/pack.h).
+//
+// This header, compiled by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA
+// threads on the host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
 //
 // Sums are added in an order that depends on the sizes alone, never on the number of threads nor on which of them come first: there
 // are no atomic operations here.

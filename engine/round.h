@@ -1,5 +1,5 @@
 #pragma once
-// Between fp32 and bf16, in the order of the device's stream.
+// Between fp32 and bf16, in the order of the device's stream. Places are aligned as Memory is.
 #include "engine/device.h"
 
 namespace pipecast {

@@ -115,7 +115,7 @@ struct BatchNormGradient {
   const T *x, *y, *dy;
   const float *mean, *scale, *shift;  // of the forward
   int64_t channels;
-  HD const T* output() const { return relu && add ? y : dy; }  // where it can be read
+  HD const T* output() const { return relu && add ? y : dy; }  // y where value() reads it; elsewhere y may be null
   HD static float value(float in, float out, float d, float center, float factor, float offset) {
     const float made = add ? out : fma_(in - center, factor, offset);
     return relu && made <= 0 ? 0 : d;

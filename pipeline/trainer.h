@@ -40,7 +40,7 @@ struct TrainerOptions {
   float label_smoothing = 0;
   uint64_t seed = 1;
   std::string device = "cpu";
-  std::string math = "fp32";         // or "tf32", see DeviceOwner
+  std::string math = "fp32";         // or "tf32" or "bf16", see DeviceOwner
   bool cuda_graphs = false;          // a pass that comes again is given to the GPU by one call, see engine/graph_capture.h
   int threads = 0;                   // in all; 0: as many as the machine has. Each stage gets its share, at least one
   std::string executor = "threads";  // or "sequential"
