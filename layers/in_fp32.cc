@@ -28,26 +28,27 @@ void InFp32::round(const Tensor& wide, const Tensor& to) {
   if (to.data) pipecast::round(device_, to.shape.count(), wide.as<float>(), to.as<Bfloat16>());
 }
 
-Pass InFp32::begin(const Pass& pass, int64_t workspace) {
-  device_ = pass.device, next_ = pass.workspace + workspace;
+Pass InFp32::begin(const Pass& pass, const Needs& needs, bool reads_input) {
+  device_ = pass.device, next_ = pass.workspace + aligned(needs.workspace);
   x_.clear();
-  for (const Tensor& x : pass.x) x_.push_back(copy(x));
+  for (const Tensor& x : pass.x) x_.push_back(reads_input ? copy(x) : Tensor{nullptr, x.shape});
   Pass wide = pass;
   wide.device.storage = Storage::fp32;
   wide.x = x_;
   return wide;
 }
 
-void InFp32::forward(Layer& layer, const Pass& pass, int64_t workspace) {
-  Pass wide = begin(pass, workspace);
+void InFp32::forward(Layer& layer, const Pass& pass, const Needs& needs) {
+  Pass wide = begin(pass, needs, true);
   wide.y = place(pass.y);
   layer.forward(wide);
   round(wide.y, pass.y);
 }
 
-void InFp32::backward(Layer& layer, const Pass& pass, int64_t workspace) {
-  Pass wide = begin(pass, workspace);
-  wide.y = copy(pass.y), wide.dy = copy(pass.dy);
+void InFp32::backward(Layer& layer, const Pass& pass, const Needs& needs) {
+  Pass wide = begin(pass, needs, needs.input);
+  wide.y = needs.output ? copy(pass.y) : Tensor{nullptr, pass.y.shape};
+  wide.dy = copy(pass.dy);
   dx_.clear();
   for (const Tensor& dx : pass.dx) dx_.push_back(pass.adds && dx_.empty() ? copy(dx) : place(dx));
   wide.dx = dx_;

@@ -12,15 +12,15 @@ class InFp32 {
   // The workspace for copies of a layer's inputs, its output and all their gradients, beside what the layer needs itself.
   static int64_t floats(std::span<const Shape> x, const Shape& y);
 
-  // pass.workspace: the layer's own `workspace` floats, then those copies.
-  void forward(Layer&, const Pass& pass, int64_t workspace);
-  void backward(Layer&, const Pass& pass, int64_t workspace);
+  // needs: what the layer's prepare() said. pass.workspace: its own, aligned, then those copies; what backward does not read is not copied.
+  void forward(Layer&, const Pass& pass, const Needs& needs);
+  void backward(Layer&, const Pass& pass, const Needs& needs);
 
  private:
   Tensor place(const Tensor& of);  // for the copy, without values; null for null
   Tensor copy(const Tensor& of);
   void round(const Tensor& wide, const Tensor& to);  // what the layer wrote
-  Pass begin(const Pass& pass, int64_t workspace);
+  Pass begin(const Pass& pass, const Needs& needs, bool reads_input);
 
   Device device_;
   float* next_ = nullptr;  // where the next copy goes

@@ -170,10 +170,10 @@ Needs Section::prepare(Run& run, const std::vector<int64_t>& batches) {
   fp32.storage = Storage::fp32;
   needs = all(fp32);
   run.in_fp32 = true;
-  run.workspace = aligned(needs.workspace);
+  run.needs = needs;
   const int64_t most = *std::max_element(batches.begin(), batches.end());
   for (size_t k = 0; k < x.size(); ++k) x[k] = shape(node.inputs[k], most);
-  needs.workspace = run.workspace + InFp32::floats(x, node.layer->output(x));
+  needs.workspace = aligned(needs.workspace) + InFp32::floats(x, node.layer->output(x));
   return needs;
 }
 
@@ -234,7 +234,7 @@ void Section::forward(int frame, int64_t batch, const Binding& weights, const Bi
                       const Visit& visit) {
   for (size_t k = 0; k < runs_.size(); ++k) {
     const Pass p = pass(k, frame, batch, weights, statistics, options);
-    if (runs_[k].in_fp32) in_fp32_.forward(*runs_[k].node->layer, p, runs_[k].workspace);
+    if (runs_[k].in_fp32) in_fp32_.forward(*runs_[k].node->layer, p, runs_[k].needs);
     else runs_[k].node->layer->forward(p);
     if (visit) visit(*runs_[k].node->layer, p);
   }
@@ -259,7 +259,7 @@ void Section::backward(int frame, int64_t batch, const Binding& weights, const B
     p.dx = {dx_.data(), inputs.size()}, p.adds = run.adds_itself;
     p.dy = gradient(frame, first_ + int(k) + 1, batch);
     if (!run.splits || half != Half::input) p.dweight = gradients.node(k);
-    if (run.in_fp32) in_fp32_.backward(*run.node->layer, p, run.workspace);
+    if (run.in_fp32) in_fp32_.backward(*run.node->layer, p, run.needs);
     else run.node->layer->backward(p);
     if (visit) visit(*run.node->layer, p);
     if (half == Half::weight) continue;

@@ -87,7 +87,7 @@ class Section {
     const Node* node;
     bool splits = false;       // its backward comes in halves
     bool in_fp32 = false;      // it is given copies in fp32
-    int64_t workspace = 0;     // its own; those copies come after it
+    Needs needs = {};          // then, of its own: those copies come after its workspace
     int64_t saved_offset = 0;  // in the frame
     int64_t shared_offset = 0;
     std::vector<bool> adds = {};    // per input: its gradient goes to a spare place and is added to what later readers left
