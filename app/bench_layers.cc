@@ -6,8 +6,8 @@
 
 #include "app/commands.h"
 #include "models/models.h"
-#include "pipeline/layer_times.h"
-#include "pipeline/machine.h"
+#include "pipeline/measure/layer_times.h"
+#include "pipeline/measure/machine.h"
 
 namespace pipecast {
 namespace {

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
-#include "pipeline/machine.h"
-#include "pipeline/measure.h"
+#include "pipeline/measure/machine.h"
+#include "pipeline/measure/measure.h"
 
 namespace pipecast {
 namespace {

@@ -9,8 +9,8 @@
 #include "app/noise.h"
 #include "app/plan_choice.h"
 #include "app/spread.h"
-#include "pipeline/audit.h"
-#include "pipeline/trainer.h"
+#include "pipeline/plan/audit.h"
+#include "pipeline/train/trainer.h"
 
 namespace pipecast {
 namespace {

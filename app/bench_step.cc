@@ -8,9 +8,9 @@
 #include "app/spread.h"
 #include "engine/memory.h"
 #include "models/models.h"
-#include "pipeline/layer_times.h"
-#include "pipeline/machine.h"
-#include "pipeline/trainer.h"
+#include "pipeline/measure/layer_times.h"
+#include "pipeline/measure/machine.h"
+#include "pipeline/train/trainer.h"
 
 namespace pipecast {
 namespace {

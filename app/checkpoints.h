@@ -4,7 +4,7 @@
 #include <future>
 
 #include "app/metrics.h"
-#include "pipeline/checkpoint_store.h"
+#include "pipeline/run/checkpoint_store.h"
 
 namespace pipecast {
 

@@ -16,7 +16,7 @@
 #include "app/config_file.h"
 #include "app/progress.h"
 #include "app/training.h"
-#include "pipeline/checkpoint_store.h"
+#include "pipeline/run/checkpoint_store.h"
 
 namespace pipecast {
 namespace {

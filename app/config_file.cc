@@ -3,7 +3,7 @@
 #include <map>
 #include <sstream>
 
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/error.h"
 
 namespace pipecast {

@@ -6,8 +6,8 @@
 #include "app/config_file.h"
 #include "app/run_folder.h"
 #include "app/weights_file.h"
-#include "engine/safetensors.h"
-#include "pipeline/trainer.h"
+#include "engine/files/safetensors.h"
+#include "pipeline/train/trainer.h"
 
 namespace pipecast {
 namespace {

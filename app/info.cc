@@ -8,7 +8,7 @@
 #include "engine/device.h"
 #include "models/models.h"
 #include "optim/schedule.h"
-#include "pipeline/executor.h"
+#include "pipeline/run/executor.h"
 #include "pipeline/program.h"
 
 namespace pipecast {

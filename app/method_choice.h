@@ -4,10 +4,10 @@
 #include <iostream>
 
 #include "app/options.h"
-#include "pipeline/audit.h"
-#include "pipeline/draw.h"
+#include "pipeline/plan/audit.h"
+#include "pipeline/plan/draw.h"
 #include "pipeline/program.h"
-#include "pipeline/program_file.h"
+#include "pipeline/plan/program_file.h"
 
 namespace pipecast {
 

@@ -1,5 +1,5 @@
 // What a run will take: parts, partition, memory and time per stage, before anything is trained.
-#include "pipeline/plan.h"
+#include "pipeline/measure/plan.h"
 
 #include <iostream>
 

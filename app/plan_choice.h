@@ -4,7 +4,7 @@
 
 #include "app/training_options.h"
 #include "models/models.h"
-#include "pipeline/plan.h"
+#include "pipeline/measure/plan.h"
 
 namespace pipecast {
 

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "engine/sha256.h"
+#include "engine/files/sha256.h"
 
 namespace pipecast {
 namespace {

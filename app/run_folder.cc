@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/error.h"
 
 namespace pipecast {

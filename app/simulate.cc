@@ -1,12 +1,12 @@
 // Throughput, bubble and memory of a pipeline that need not be at hand.
-#include "pipeline/simulate.h"
+#include "pipeline/plan/simulate.h"
 
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/plan_choice.h"
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 
 namespace pipecast {
 namespace {

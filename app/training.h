@@ -6,7 +6,7 @@
 #include "app/run_folder.h"
 #include "app/run_result.h"
 #include "app/training_options.h"
-#include "pipeline/checkpoint_store.h"
+#include "pipeline/run/checkpoint_store.h"
 
 namespace pipecast {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "pipeline/partition.h"
-#include "pipeline/program_file.h"
+#include "pipeline/plan/partition.h"
+#include "pipeline/plan/program_file.h"
 
 namespace pipecast {
 

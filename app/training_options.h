@@ -8,7 +8,7 @@
 #include "app/weights_file.h"
 #include "data/dataset.h"
 #include "models/graph.h"
-#include "pipeline/trainer.h"
+#include "pipeline/train/trainer.h"
 
 namespace pipecast {
 

@@ -8,7 +8,7 @@
 
 #include "data/dataset.h"
 #include "data/picture.h"
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/error.h"
 #include "engine/launch.h"
 

@@ -1,8 +1,8 @@
 // y[n,i,j,o] = sum over a, b, c of x[n, i*stride + a*dilation - padding, j*stride + b*dilation - padding, c] * weight[o,a,b,c] (+ bias[o]).
-// The sums themselves are in engine/convolution.h; here they become a layer.
+// The sums themselves are in engine/convolution/convolution.h; here they become a layer.
 #include <algorithm>
 
-#include "engine/convolution.h"
+#include "engine/convolution/convolution.h"
 #include "layers/bias.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"

@@ -5,7 +5,7 @@
 #include <set>
 
 #include "engine/error.h"
-#include "engine/sha256.h"
+#include "engine/files/sha256.h"
 
 namespace pipecast {
 namespace {

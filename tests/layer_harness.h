@@ -15,7 +15,7 @@
 
 #include "engine/memory.h"
 #include "engine/random.h"
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 #include "layers/layer.h"
 
 namespace pipecast::testing {

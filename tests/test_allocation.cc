@@ -13,7 +13,7 @@
 
 #include "engine/memory.h"
 #include "models/models.h"
-#include "pipeline/trainer.h"
+#include "pipeline/train/trainer.h"
 
 extern "C" void* __libc_malloc(size_t);
 extern "C" void* __libc_calloc(size_t, size_t);

@@ -6,7 +6,7 @@
 #include "layer_harness.h"
 #include "layers/layers.h"
 #include "layers/softmax_cross_entropy.h"
-#include "pipeline/section.h"
+#include "pipeline/run/section.h"
 
 using namespace pipecast;
 using namespace pipecast::testing;

@@ -21,11 +21,11 @@
 #include <map>
 #include <set>
 
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/error.h"
 #include "engine/random.h"
-#include "engine/sha256.h"
-#include "pipeline/checkpoint_store.h"
+#include "engine/files/sha256.h"
+#include "pipeline/run/checkpoint_store.h"
 #include "tests/message_of.h"
 
 using namespace pipecast;

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "engine/convolution.h"
+#include "engine/convolution/convolution.h"
 #include "engine/gemm.h"
 #include "engine/memory.h"
 #include "engine/random.h"

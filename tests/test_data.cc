@@ -19,7 +19,7 @@
 
 #include "data/loader.h"
 #include "data/picture.h"
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/error.h"
 #include "engine/random.h"
 

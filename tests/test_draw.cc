@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "engine/error.h"
-#include "pipeline/draw.h"
+#include "pipeline/plan/draw.h"
 
 using namespace pipecast;
 

@@ -8,15 +8,15 @@
 #include <set>
 
 #include "engine/device.h"
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
 #include "engine/math.h"
 #include "engine/memory.h"
 #include "engine/parameters.h"
 #include "engine/random.h"
-#include "engine/safetensors.h"
-#include "engine/sha256.h"
+#include "engine/files/safetensors.h"
+#include "engine/files/sha256.h"
 #include "tests/message_of.h"
 
 using namespace pipecast;

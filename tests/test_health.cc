@@ -7,8 +7,8 @@
 
 #include "engine/random.h"
 #include "layers/layers.h"
-#include "pipeline/health.h"
-#include "pipeline/trainer.h"
+#include "pipeline/run/health.h"
+#include "pipeline/train/trainer.h"
 
 using namespace pipecast;
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "engine/memory.h"
-#include "pipeline/meter.h"
+#include "pipeline/run/meter.h"
 
 using namespace pipecast;
 

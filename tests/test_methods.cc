@@ -10,7 +10,7 @@
 #include "engine/random.h"
 #include "layers/layers.h"
 #include "models/weights.h"
-#include "pipeline/trainer.h"
+#include "pipeline/train/trainer.h"
 
 using namespace pipecast;
 

@@ -13,7 +13,7 @@
 #include <sstream>
 
 #include "engine/random.h"
-#include "engine/sha256.h"
+#include "engine/files/sha256.h"
 #include "layers/layers.h"
 #include "models/models.h"
 #include "models/weights.h"

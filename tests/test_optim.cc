@@ -6,7 +6,7 @@
 #include <numbers>
 
 #include "engine/memory.h"
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 #include "optim/gradient_norm.h"
 #include "optim/history.h"
 #include "optim/optimizer.h"

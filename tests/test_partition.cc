@@ -5,7 +5,7 @@
 
 #include "engine/error.h"
 #include "engine/random.h"
-#include "pipeline/partition.h"
+#include "pipeline/plan/partition.h"
 
 using namespace pipecast;
 

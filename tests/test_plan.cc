@@ -10,8 +10,8 @@
 #include <tuple>
 
 #include "engine/error.h"
-#include "pipeline/audit.h"
-#include "pipeline/draw.h"
+#include "pipeline/plan/audit.h"
+#include "pipeline/plan/draw.h"
 #include "pipeline/program.h"
 
 using namespace pipecast;

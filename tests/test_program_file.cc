@@ -6,8 +6,8 @@
 #include <random>
 
 #include "engine/error.h"
-#include "pipeline/audit.h"
-#include "pipeline/program_file.h"
+#include "pipeline/plan/audit.h"
+#include "pipeline/plan/program_file.h"
 
 using namespace pipecast;
 

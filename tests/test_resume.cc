@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "pipeline/trainer.h"
+#include "pipeline/train/trainer.h"
 #include "tests/small_run.h"
 
 using namespace pipecast;

@@ -5,11 +5,11 @@
 #include <cmath>
 
 #include "engine/random.h"
-#include "engine/safetensors.h"
+#include "engine/files/safetensors.h"
 #include "layers/layers.h"
 #include "models/models.h"
 #include "models/weights.h"
-#include "pipeline/trainer.h"
+#include "pipeline/train/trainer.h"
 
 using namespace pipecast;
 

@@ -3,7 +3,7 @@
 #include "engine/graph_capture.h"
 #include "layer_harness.h"
 #include "layers/layers.h"
-#include "pipeline/section.h"
+#include "pipeline/run/section.h"
 
 using namespace pipecast;
 using namespace pipecast::testing;

@@ -7,11 +7,11 @@
 #include "engine/error.h"
 #include "engine/memory.h"
 #include "models/models.h"
-#include "pipeline/layer_times.h"
-#include "pipeline/machine.h"
-#include "pipeline/measure.h"
-#include "pipeline/plan.h"
-#include "pipeline/simulate.h"
+#include "pipeline/measure/layer_times.h"
+#include "pipeline/measure/machine.h"
+#include "pipeline/measure/measure.h"
+#include "pipeline/measure/plan.h"
+#include "pipeline/plan/simulate.h"
 
 using namespace pipecast;
 

@@ -11,9 +11,9 @@
 #include <tuple>
 #include <vector>
 
-#include "pipeline/audit.h"
-#include "pipeline/trace.h"
-#include "pipeline/trainer.h"
+#include "pipeline/plan/audit.h"
+#include "pipeline/run/trace.h"
+#include "pipeline/train/trainer.h"
 #include "tests/small_run.h"
 
 using namespace pipecast;

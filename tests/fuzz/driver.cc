@@ -5,7 +5,7 @@
 #include <iostream>
 #include <vector>
 
-#include "engine/durable_file.h"
+#include "engine/files/durable_file.h"
 #include "engine/random.h"
 #include "tests/fuzz/target.h"
 

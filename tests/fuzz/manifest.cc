@@ -1,5 +1,5 @@
 // The manifests of checkpoints.
-#include "pipeline/checkpoint_store.h"
+#include "pipeline/run/checkpoint_store.h"
 #include "tests/fuzz/target.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

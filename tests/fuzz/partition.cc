@@ -1,5 +1,5 @@
 // The first two bytes are the numbers of parts and of stages; the rest is the list that --partition takes.
-#include "pipeline/partition.h"
+#include "pipeline/plan/partition.h"
 
 #include "tests/fuzz/target.h"
 

@@ -1,5 +1,5 @@
 // Files of costs; what is read is simulated where it is small.
-#include "pipeline/plan.h"
+#include "pipeline/measure/plan.h"
 
 #include "tests/fuzz/target.h"
 

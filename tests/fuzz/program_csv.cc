@@ -1,6 +1,6 @@
 // Programs as CSV: what is read is audited too, and written and read again.
-#include "pipeline/audit.h"
-#include "pipeline/program_file.h"
+#include "pipeline/plan/audit.h"
+#include "pipeline/plan/program_file.h"
 #include "tests/fuzz/target.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -1,0 +1,193 @@
+#include "engine/files/safetensors.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "engine/error.h"
+#include "engine/files/json_reader.h"
+
+namespace pipecast {
+
+static_assert(std::endian::native == std::endian::little, "the files are little-endian and are copied as they are");
+
+namespace {
+
+using nlohmann::json;
+constexpr const char* metadata_key = "__metadata__";
+constexpr uint64_t header_limit = 100'000'000;
+
+// Bytes of an element; 0 for a type that the format does not have.
+int64_t element_bytes(const std::string& type) {
+  static const std::map<std::string, int64_t> bytes = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"I16", 2}, {"U16", 2}, {"F16", 2}, {"BF16", 2},
+                                                       {"I32", 4},  {"U32", 4}, {"F32", 4}, {"F64", 8}, {"I64", 8}, {"U64", 8}};
+  auto found = bytes.find(type);
+  return found == bytes.end() ? 0 : found->second;
+}
+
+// Everything that can be wrong with a file, said in one form.
+struct Origin {
+  std::string name;
+  std::string sentence(const std::string& defect) const { return "'" + name + "' is no usable safetensors file: " + defect; }
+  [[noreturn]] void refuse(const std::string& defect) const { throw UsageError(sentence(defect)); }
+};
+
+// One tensor as the header describes it.
+struct Entry {
+  std::string name;
+  FileTensor tensor;  // without bytes
+  int64_t begin = 0, end = 0;
+};
+
+Entry parse_entry(const std::string& name, const json& value, const Origin& origin) {
+  const std::string what = "tensor '" + shown(name) + "'";
+  if (!value.is_object()) origin.refuse(what + " is not described by an object");
+  for (const char* key : {"dtype", "shape", "data_offsets"})
+    if (!value.contains(key)) origin.refuse(what + " has no '" + key + "'");
+  if (value.size() != 3) origin.refuse(what + " has other keys than dtype, shape and data_offsets");
+
+  Entry entry{name, {}, 0, 0};
+  const json &type = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
+  if (!type.is_string() || element_bytes(type) == 0) origin.refuse(what + " has the unknown type " + shown(type.dump()));
+  entry.tensor.type = type;
+  if (!shape.is_array()) origin.refuse(what + " has a shape that is not an array");
+  int64_t bytes = element_bytes(type);
+  for (const json& dimension : shape) {
+    entry.tensor.shape.push_back(size_of_json(dimension, origin.sentence(what + ": a dimension")));
+    if (__builtin_mul_overflow(bytes, entry.tensor.shape.back(), &bytes)) origin.refuse(what + " has a shape too large to exist");
+  }
+  if (!offsets.is_array() || offsets.size() != 2) origin.refuse(what + " has data_offsets that are not two numbers");
+  entry.begin = size_of_json(offsets[0], origin.sentence(what + ": its first offset"));
+  entry.end = size_of_json(offsets[1], origin.sentence(what + ": its last offset"));
+  if (entry.end < entry.begin) origin.refuse(what + " ends before it begins");
+  if (entry.end - entry.begin != bytes)
+    origin.refuse(what + " has " + std::to_string(entry.end - entry.begin) + " bytes of data where its shape needs " +
+                  std::to_string(bytes));
+  return entry;
+}
+
+template <class T>
+FileTensor tensor_of(const char* type, std::vector<int64_t> shape, const T* values) {
+  FileTensor tensor{type, std::move(shape), {}};
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(values);
+  tensor.bytes.assign(bytes, bytes + tensor.count() * int64_t(sizeof(T)));
+  return tensor;
+}
+
+}  // namespace
+
+FileTensor FileTensor::f32(std::vector<int64_t> shape, const float* values) { return tensor_of("F32", std::move(shape), values); }
+FileTensor FileTensor::i64(std::vector<int64_t> shape, const int64_t* values) { return tensor_of("I64", std::move(shape), values); }
+
+int64_t FileTensor::count() const { return std::accumulate(shape.begin(), shape.end(), int64_t(1), std::multiplies<>()); }
+
+std::vector<float> FileTensor::floats() const {
+  if (type != "F32") throw UsageError("a tensor of type " + type + " was found where F32 is needed; convert it to F32");
+  std::vector<float> values(bytes.size() / sizeof(float));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::string& name) {
+  const Origin origin{name};
+  uint64_t header_bytes = 0;
+  if (size < sizeof header_bytes) origin.refuse("it has " + std::to_string(size) + " bytes, too few for the size of a header");
+  std::memcpy(&header_bytes, data, sizeof header_bytes);
+  if (header_bytes > header_limit)
+    origin.refuse("its header claims " + std::to_string(header_bytes) + " bytes, more than the format's limit of 100000000");
+  if (header_bytes > size - sizeof header_bytes)
+    origin.refuse("its header claims " + std::to_string(header_bytes) + " bytes, the file has " + std::to_string(size) + " (truncated?)");
+  const json header = parse_json(reinterpret_cast<const char*>(data) + sizeof header_bytes, header_bytes, origin.sentence("the header"));
+  if (!header.is_object()) origin.refuse("the header is not an object");
+
+  SafeTensors file;
+  std::vector<Entry> entries;
+  for (const auto& [key, value] : header.items()) {
+    if (key != metadata_key) {
+      entries.push_back(parse_entry(key, value, origin));
+      continue;
+    }
+    if (!value.is_object()) origin.refuse("__metadata__ is not an object");
+    for (const auto& [label, text] : value.items()) {
+      if (!text.is_string()) origin.refuse("the metadata '" + shown(label) + "' is not a string");
+      file.metadata[label] = text;
+    }
+  }
+
+  // The data is one block that the tensors fill from its first byte to its last.
+  const uint8_t* block = data + sizeof header_bytes + header_bytes;
+  const int64_t block_bytes = int64_t(size - sizeof header_bytes - header_bytes);
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  int64_t filled = 0;
+  for (Entry& entry : entries) {
+    if (entry.begin != filled) {
+      origin.refuse("tensor '" + shown(entry.name) + "' begins at byte " + std::to_string(entry.begin) + " of the data, where " +
+                    (entry.begin < filled ? "another tensor lies" : "a hole was left") + " (expected " + std::to_string(filled) + ")");
+    }
+    if (entry.end > block_bytes) {
+      origin.refuse("tensor '" + shown(entry.name) + "' ends at byte " + std::to_string(entry.end) + " of the data, of which there are " +
+                    std::to_string(block_bytes) + " (truncated?)");
+    }
+    filled = entry.end;
+    entry.tensor.bytes.assign(block + entry.begin, block + entry.end);
+    file.tensors[entry.name] = std::move(entry.tensor);
+  }
+  if (filled != block_bytes) origin.refuse(std::to_string(block_bytes - filled) + " bytes follow the last tensor");
+  return file;
+}
+
+SafeTensors read_safetensors(const std::string& path) {
+  const std::vector<uint8_t> bytes = read_file(path);
+  return parse_safetensors(bytes.data(), bytes.size(), path);
+}
+
+SerializedTensors serialize_safetensors(const SafeTensors& contents, const std::string& path) {
+  // Wide elements first, then by name: so every tensor is aligned to its element, which some readers ask for.
+  std::vector<const std::pair<const std::string, FileTensor>*> order;
+  for (const auto& item : contents.tensors) {
+    const auto& [name, tensor] = item;
+    if (name == metadata_key || element_bytes(tensor.type) == 0 ||
+        int64_t(tensor.bytes.size()) != tensor.count() * element_bytes(tensor.type))
+      throw Error("cannot write '" + path + "': tensor '" + name +
+                  "' has a reserved name, an unknown type or a size that is not its shape's");
+    order.push_back(&item);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](auto* a, auto* b) { return element_bytes(a->second.type) > element_bytes(b->second.type); });
+
+  SerializedTensors serialized;
+  std::string header;
+  try {
+    json description = json::object();
+    if (!contents.metadata.empty()) description[metadata_key] = contents.metadata;
+    size_t offset = 0;
+    for (const auto* item : order) {
+      const auto& [name, tensor] = *item;
+      description[name] = {{"dtype", tensor.type}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + tensor.bytes.size()}}};
+      offset += tensor.bytes.size();
+      serialized.data.emplace_back(tensor.bytes);
+    }
+    header = description.dump();
+  } catch (const json::exception& error) {
+    throw Error("cannot write '" + path + "': a name or a text in it is not UTF-8: " + error.what());
+  }
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  const uint64_t header_bytes = header.size();
+  serialized.header.assign(reinterpret_cast<const char*>(&header_bytes), sizeof header_bytes).append(header);
+  return serialized;
+}
+
+Pieces SerializedTensors::pieces() const {
+  Pieces pieces = pieces_of(header);
+  pieces.insert(pieces.end(), data.begin(), data.end());
+  return pieces;
+}
+
+void write_safetensors(const std::string& path, const SafeTensors& contents) {
+  write_durably(path, serialize_safetensors(contents, path).pieces());
+}
+
+}  // namespace pipecast

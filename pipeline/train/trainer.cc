@@ -1,0 +1,459 @@
+#include "pipeline/train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <thread>
+
+#include "pipeline/plan/audit.h"
+#include "pipeline/run/gradient_norms.h"
+#include "pipeline/measure/measure.h"
+#include "pipeline/plan/partition.h"
+#include "pipeline/run/transport/local.h"
+
+namespace pipecast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// The sizes of all passes: mini-batches cut into micro-batches.
+std::vector<int64_t> pass_sizes(const std::vector<int64_t>& batches, int micro_batches) {
+  std::set<int64_t> sizes;
+  for (int64_t batch : batches) {
+    for (int m = 0; m < micro_batches; ++m) sizes.insert(batch * (m + 1) / micro_batches - batch * m / micro_batches);
+  }
+  sizes.erase(0);
+  return {sizes.begin(), sizes.end()};
+}
+
+// Copies the segments of a stage out of, or into, the model's flat buffer; `next` walks the model's segments.
+template <class Copy>
+void each_segment(const Segments& stage, const Segments& model, size_t& next, const Copy& copy) {
+  for (size_t k = 0; k < stage.specs.size(); ++k, ++next) copy(stage.offsets[k], model.offsets[next], stage.specs[k].count());
+}
+
+// What a run of mini-batches is trained by.
+std::vector<Program> programs_of(const TrainerOptions& o, Setting setting, int64_t updates_per_epoch) {
+  if (!o.programs.empty()) {
+    const int64_t length = minibatches(o.programs);
+    std::vector<Program> programs(o.programs.size());
+    for (size_t k = 0; k < programs.size(); ++k)
+      for (int64_t begin = 0; begin < setting.minibatches; begin += length) append(programs[k], o.programs[k], begin);
+    return programs;
+  }
+  setting.stages = o.stages, setting.micro_batches = o.micro_batches, setting.look_ahead = o.look_ahead;
+  setting.chunks = o.chunks, setting.recompute = o.recompute;
+  setting.synchronous = std::llround(o.synchronous_epochs * double(updates_per_epoch));
+  setting.rescale = std::llround(o.rescale_epochs * double(updates_per_epoch));
+  setting.lag_rates = o.lag_rates;
+  return make_programs(find_method(o.method), setting);
+}
+
+// By mini-batch: the updates that all stages have done when the last has its loss. A stage forwards a mini-batch before the next one does,
+// so what stands before that in its program is done, however far it has come since.
+std::vector<int64_t> updates_before_loss(const std::vector<Program>& programs, int micro_batches) {
+  const int last_chunk = chunks(programs) - 1;
+  std::vector<int64_t> updates(size_t(minibatches(programs)), std::numeric_limits<int64_t>::max());
+  for (const Program& program : programs) {
+    int64_t steps = 0;
+    for (const Instruction& i : program) {
+      steps += i.operation == Operation::step;
+      if (i.operation != Operation::forward || i.chunk != last_chunk || i.micro != micro_batches - 1) continue;
+      updates[size_t(i.minibatch)] = std::min(updates[size_t(i.minibatch)], steps);
+    }
+  }
+  return updates;
+}
+
+// What a stage can carry out.
+void check(const std::vector<Program>& programs, const TrainerOptions& o) {
+  const std::unique_ptr<Optimizer> optimizer = make_optimizer(o.optimizer);
+  for (const Program& program : programs) {
+    bool adding = false;  // a gradient is being added up
+    for (const Instruction& i : program) {
+      const std::string by = o.programs.empty() ? "method " + o.method : "the program file";
+      if (i.operation == Operation::predict && i.ahead > max_look_ahead)
+        throw UsageError(by + " predicts " + std::to_string(i.ahead) + " updates ahead; at most " + std::to_string(max_look_ahead) +
+                         " are possible: use fewer stages or another method");
+      if (i.operation == Operation::step && i.ahead > 0 && !optimizer->compensates())
+        throw UsageError(by + " compensates for the delay of gradients, which optimizer " + o.optimizer.name +
+                         " does not know how to do: use sgd with momentum, adam or adamw");
+      if (i.micro >= o.micro_batches)
+        throw UsageError(by + " has micro-batch " + std::to_string(i.micro) + " and the run " + std::to_string(o.micro_batches) +
+                         " of them: give --micro-batches " + std::to_string(i.micro + 1));
+      if (is_backward(i.operation)) adding = true;
+      if (i.operation == Operation::step) adding = false;
+      if (i.operation == Operation::predict && i.ahead > 0 && adding && optimizer->looks_at_gradient(o.look_ahead))
+        throw UsageError(by + " predicts between the backwards of one update, when the gradient is not whole, and " + o.optimizer.name +
+                         " with look-ahead " + to_string(o.look_ahead) + " reads it: use another look-ahead");
+    }
+  }
+}
+
+// Of the forward and both gradients of a layer, at rates of a common host core, of which only the proportions matter. `bench layers`
+// shows what they are like: every value is moved once in each of the three. A 3x3 convolution of whole vectors of channels goes by
+// Winograd's algorithm in a third of the time of a direct one, but its weights, transformed on their way and with gradients that are
+// summed in pieces, cost like thirty values each. On images of 2 x 2 more than half of the kernel lies outside.
+double estimated_seconds(const Layer& layer, const std::vector<Shape>& x, const Shape& y, bool wants_gradient) {
+  constexpr double flops_per_second = 120e9, bytes_per_second = 10e9;
+  double moved = double(y.count()), speed = 1;
+  for (const Shape& input : x) moved += double(input.count());
+  for (const ParameterSpec& spec : layer.parameters()) {
+    const bool is_kernel = spec.shape.size() == 4 && spec.shape[1] == 3 && spec.shape[2] == 3 && spec.shape[3] >= 16 && y.h == x[0].h;
+    const bool is_winograd = is_kernel && y.h >= 3;
+    moved += (is_winograd ? 10 : 1) * double(spec.count());
+    if (is_kernel) speed = is_winograd ? 3 : 2;
+  }
+  const double seconds = layer.flops(x) / (speed * flops_per_second) + moved * sizeof(float) / bytes_per_second;
+  return (wants_gradient ? 3 : 2) * seconds;
+}
+
+// A recorded pass is repeated with the arguments of the first.
+void check_recordable(const Graph& graph, const TrainerOptions& o) {
+  if (o.device != "cuda") throw UsageError("CUDA graphs are recorded on a GPU, not on device '" + o.device + "': leave --cuda-graphs out");
+  if (o.deferred_batch_norm)
+    throw UsageError(
+        "deferred batch norm counts the samples before each micro-batch, which a recorded pass cannot: leave "
+        "--cuda-graphs out");
+  for (const Node& node : graph.nodes())
+    if (node.layer->reads_step())
+      throw UsageError("layer '" + node.layer->name() + "' (" + node.layer->kind() +
+                       ") does something else in every pass, which a recorded pass cannot: leave --cuda-graphs out");
+}
+
+}  // namespace
+
+struct Trainer::Parts {
+  Graph graph;
+  TrainerOptions options;
+  std::vector<int> partition = {};
+  std::unique_ptr<Optimizer> optimizer = nullptr;
+  std::vector<std::unique_ptr<DeviceOwner>> devices = {};
+  std::vector<std::unique_ptr<Link>> links = {};
+  std::unique_ptr<GradientNorms> norms = nullptr;
+  std::vector<std::unique_ptr<Stage>> stages = {};
+  std::vector<Program> programs = {};
+  Trace* trace = nullptr;
+  std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
+  double train_seconds = 0;
+  int64_t samples = 0;                // of the running program, whose losses are summed so far
+  std::vector<int64_t> updates = {};  // by mini-batch of the program: see updates_before_loss()
+  int64_t updated = 0;                // of them that of the mini-batch whose loss is the newest
+
+  void connect(const std::vector<int64_t>& sizes);
+  Outcome run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end);
+  // Calls visit(stage, its chunk) for the model's stretches in their order.
+  template <class Visit>
+  void each_stretch(const Visit& visit) const {
+    for (size_t stretch = 0; stretch < partition.size(); ++stretch) visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
+  }
+};
+
+int TrainerOptions::threads_per_stage() const {
+  return std::max(1, (threads > 0 ? threads : int(std::thread::hardware_concurrency())) / stages);
+}
+
+RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64_t> batch_sizes) {
+  const std::vector<Part>& model_parts = graph.parts();
+  if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
+  if (o.micro_batches < 1) throw UsageError("the number of micro-batches is " + std::to_string(o.micro_batches) + ": give at least 1");
+  if (o.stages < 1) throw UsageError("the number of stages is " + std::to_string(o.stages) + ": give at least 1");
+  if (!(o.clip_norm >= 0) || !(o.synchronous_epochs >= 0) || !(o.rescale_epochs >= 0))
+    throw UsageError("the norm to clip gradients to and the epochs of a synchronous beginning and of rescaling must not be negative");
+  if (o.cuda_graphs) check_recordable(graph, o);
+  find_method(o.method);
+  o.schedule.validate();
+  if (!o.programs.empty()) {
+    if (int(o.programs.size()) != o.stages)
+      throw UsageError("the program file has " + std::to_string(o.programs.size()) + " stages and the run " + std::to_string(o.stages));
+    audit(o.programs);
+  }
+
+  RunLayout layout;
+  // Frames and copies do not grow any more once the pipeline is full.
+  Setting setting;
+  setting.minibatches = o.programs.empty() ? 4 * o.stages + 4 : minibatches(o.programs);
+  layout.programs = programs_of(o, setting, 0);
+  check(layout.programs, o);
+  const int chunks = pipecast::chunks(layout.programs), stretches = chunks * o.stages;
+  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, o.pass()), stretches) : o.partition;
+  int given = 0;
+  for (int count : layout.partition) given += count;
+  if (int(layout.partition.size()) != stretches || given != int(model_parts.size()))
+    throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(layout.partition.size()) +
+                     " stretches; model " + graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
+                     std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
+  if (batch_sizes.empty()) batch_sizes = {o.batch};
+  for (int k = 0; k < o.stages; ++k) {
+    const Program& program = layout.programs[size_t(k)];
+    StageOptions s;
+    s.index = k, s.count = o.stages;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const auto stretch = layout.partition.begin() + chunk * o.stages + k;
+      const int part = std::accumulate(layout.partition.begin(), stretch, 0);
+      s.chunks.push_back({model_parts[size_t(part)].first, model_parts[size_t(part + *stretch - 1)].last,
+                          std::max(1, frames_needed(program, chunk)), inputs_needed(program, chunk)});
+    }
+    s.batches = pass_sizes(batch_sizes, o.micro_batches);
+    s.micro_batches = o.micro_batches;
+    s.predicts = predicts(program), s.looks_back = looks_back(program), s.stash_slots = stash_slots(program);
+    s.splits_backward = splits_backward(program), s.deferred_batch_norm = o.deferred_batch_norm;
+    s.look_ahead = o.look_ahead;
+    s.schedule = o.schedule;
+    s.clip_norm = o.clip_norm, s.non_finite = o.non_finite;
+    s.label_smoothing = o.label_smoothing;
+    s.seed = o.seed;
+    s.cuda_graphs = o.cuda_graphs;
+    layout.stages.push_back(std::move(s));
+  }
+  return layout;
+}
+
+Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch_sizes)
+    : parts_(std::make_unique<Parts>(Parts{std::move(graph), std::move(options)})) {
+  Parts& p = *parts_;
+  const TrainerOptions& o = p.options;
+  p.optimizer = make_optimizer(o.optimizer);
+  RunLayout layout = resolve(p.graph, o, std::move(batch_sizes));
+  p.partition = layout.partition;
+  const int before = threads();
+  set_threads(o.threads_per_stage());
+  if ((o.clip_norm > 0 || o.non_finite == NonFinite::skip) && o.stages > 1 && is_synchronous(layout.programs))
+    p.norms = std::make_unique<GradientNorms>(o.stages);
+  std::vector<Stage*> stages;
+  for (StageOptions& s : layout.stages) {
+    p.devices.push_back(std::make_unique<DeviceOwner>(o.device, o.math));
+    s.device = p.devices.back()->get();
+    s.optimizer = p.optimizer.get();
+    s.all_norms = p.norms.get();
+    p.stages.push_back(std::make_unique<Stage>(p.graph, s));
+    stages.push_back(p.stages.back().get());
+  }
+  set_threads(before);
+  p.connect(layout.stages.front().batches);
+  auto stop = [&p] {
+    for (auto& link : p.links) link->close();
+    if (p.norms) p.norms->close();
+  };
+  p.executor = make_executor(o.executor, stages, stop, o.threads_per_stage());
+  p.each_stretch([&o](const Stage& stage, int chunk) {
+    const Device d = stage.device();
+    const auto begin = [&](const Segments& segments, float* place) {
+      if (!d.gpu) return initialize(segments, o.seed, place);
+      std::vector<float> values(size_t(segments.total));
+      initialize(segments, o.seed, values.data());
+      copy(d, place, values.data(), values.size() * sizeof(float));
+      synchronize(d);
+    };
+    begin(stage.section(chunk).parameters(), stage.latest(chunk));
+    begin(stage.section(chunk).statistics(), stage.statistics(chunk));
+  });
+}
+
+// Links from every stage to the next, and with several chunks from the last to the first.
+void Trainer::Parts::connect(const std::vector<int64_t>& sizes) {
+  const std::vector<Shape> shapes = graph.shapes(sizes.back());
+  const bool ring = partition.size() > stages.size();
+  for (size_t k = 0; k + (ring ? 0 : 1) < stages.size(); ++k) {
+    Stage &stage = *stages[k], &next = *stages[(k + 1) % stages.size()];
+    int64_t activations = 0, gradients = 0;
+    for (size_t chunk = 0; chunk < partition.size() / stages.size(); ++chunk) {
+      int64_t forward = 0, backward = 0;
+      for (int v : stage.section(int(chunk)).outputs()) {
+        const int64_t floats = aligned(floats_of(stage.device().storage, shapes[size_t(v)].count()));
+        forward += floats;
+        if (v > 0) backward += floats;
+      }
+      activations = std::max(activations, forward), gradients = std::max(gradients, backward);
+    }
+    const Device d = devices[k]->get();
+    links.push_back(local_link(d, activations));
+    stage.activations_out = next.activations_in = links.back().get();
+    links.push_back(local_link(d, gradients));
+    stage.gradients_in = next.gradients_out = links.back().get();
+  }
+}
+
+Trainer::~Trainer() = default;
+
+Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end) {
+  std::vector<std::unique_ptr<Batches>> batches;
+  for (size_t k = 0; k < stages.size(); ++k) {
+    batches.push_back(std::make_unique<Batches>(data));
+    feed.batches = batches.back().get();
+    feed.loader = &loader;
+    feed.first_minibatch = begin;
+    feed.track = feed.training && trace ? &trace->track(int(k)) : nullptr;
+    stages[k]->begin(programs[k], feed);
+  }
+  const auto start = Clock::now();
+  samples = 0;
+  executor->run();
+  for (auto& device : devices) synchronize(device->get());
+  Outcome outcome;
+  outcome.seconds = seconds_since(start);
+  for (int64_t index = begin; index < end; ++index) outcome.samples += data.size(index);
+  const LossTotals totals = stages.back()->totals();
+  const double summed = double(outcome.samples - totals.left_out);
+  if (outcome.samples > 0) outcome.loss = totals.loss / summed, outcome.accuracy = totals.hits / summed;
+  return outcome;
+}
+
+Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t)>& progress) {
+  Parts& p = *parts_;
+  check_minibatches(end - begin);
+  Setting setting;
+  setting.minibatches = end - begin, setting.done = begin;
+  p.programs = programs_of(p.options, setting, data.per_epoch());
+  p.updates = updates_before_loss(p.programs, p.options.micro_batches);
+  if (p.trace) p.trace->expect(p.programs, begin);
+  Loader loader(data, begin, end, p.devices.front()->get());
+  Feed feed;
+  feed.updates_per_epoch = data.per_epoch();
+  feed.on_minibatch = [&](int64_t minibatch) {
+    p.samples += data.size(begin + minibatch);
+    p.updated = p.updates[size_t(minibatch)];
+    if (progress) progress(minibatch + 1);
+  };
+  Outcome outcome = p.run(data, loader, feed, begin, end);
+  p.train_seconds += outcome.seconds;
+  return outcome;
+}
+
+void Trainer::check_minibatches(int64_t count) const {
+  const std::vector<Program>& programs = parts_->options.programs;
+  if (!programs.empty() && count % minibatches(programs) != 0)
+    throw UsageError("the program is for " + std::to_string(minibatches(programs)) + " mini-batches and " + std::to_string(count) +
+                     " are trained from one evaluation or checkpoint to the next: make the one a multiple of the other");
+}
+
+void Trainer::record(Trace* trace) { parts_->trace = trace; }
+
+double Trainer::mean_loss() {
+  if (parts_->samples == 0) return 0;
+  const LossTotals totals = parts_->stages.back()->totals();
+  return totals.loss / double(parts_->samples - totals.left_out);
+}
+
+double Trainer::gradient_norm() const {
+  double sum = 0;
+  for (const auto& stage : parts_->stages) sum += stage->square_sum(parts_->updated);
+  return std::sqrt(sum);
+}
+
+Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
+  Parts& p = *parts_;
+  p.programs.clear();
+  Setting setting;
+  setting.stages = p.options.stages, setting.micro_batches = p.options.micro_batches;
+  setting.chunks = int(p.partition.size()) / p.options.stages;
+  for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(setting, data.per_epoch(), k));
+  Loader loader(data, 0, data.per_epoch(), p.devices.front()->get());
+  Feed feed;
+  feed.training = false;
+  if (logits) {
+    logits->clear();
+    feed.on_logits = [logits](const Tensor& t) { logits->insert(logits->end(), t.as<float>(), t.as<float>() + t.shape.count()); };
+  }
+  return p.run(data, loader, feed, 0, data.per_epoch());
+}
+
+Weights Trainer::weights() const {
+  const Parts& p = *parts_;
+  Weights w{p.graph.parameters(), p.graph.statistics(), {}, {}};
+  w.parameter_values.resize(w.parameters.total), w.statistic_values.resize(w.statistics.total);
+  size_t parameter = 0, statistic = 0;
+  p.each_stretch([&](const Stage& stage, int chunk) {
+    const Device d = stage.device();
+    each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t from, int64_t to, int64_t count) {
+      copy(d, w.parameter_values.data() + to, stage.latest(chunk) + from, size_t(count) * sizeof(float));
+    });
+    each_segment(stage.section(chunk).statistics(), w.statistics, statistic, [&](int64_t from, int64_t to, int64_t count) {
+      copy(d, w.statistic_values.data() + to, stage.statistics(chunk) + from, size_t(count) * sizeof(float));
+    });
+    synchronize(d);
+  });
+  return w;
+}
+
+void Trainer::set_weights(const Weights& w) {
+  const Parts& p = *parts_;
+  size_t parameter = 0, statistic = 0;
+  p.each_stretch([&](const Stage& stage, int chunk) {
+    const Device d = stage.device();
+    each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t to, int64_t from, int64_t count) {
+      copy(d, stage.latest(chunk) + to, w.parameter_values.data() + from, size_t(count) * sizeof(float));
+    });
+    each_segment(stage.section(chunk).statistics(), w.statistics, statistic, [&](int64_t to, int64_t from, int64_t count) {
+      copy(d, stage.statistics(chunk) + to, w.statistic_values.data() + from, size_t(count) * sizeof(float));
+    });
+    synchronize(d);
+  });
+}
+
+std::vector<SafeTensors> Trainer::save() const {
+  std::vector<SafeTensors> stages;
+  for (const auto& stage : parts_->stages) stages.push_back(stage->save());
+  return stages;
+}
+
+void Trainer::restore(const std::vector<SafeTensors>& stages) {
+  if (stages.empty()) throw UsageError("the checkpoint has no stages");
+  for (auto& stage : parts_->stages) stage->restore(stages);
+}
+
+int64_t Trainer::updates() const { return parts_->stages.back()->updates(); }
+const Graph& Trainer::graph() const { return parts_->graph; }
+const TrainerOptions& Trainer::options() const { return parts_->options; }
+const std::vector<int>& Trainer::partition() const { return parts_->partition; }
+
+std::vector<StageSummary> Trainer::summaries() {
+  Parts& p = *parts_;
+  std::vector<StageSummary> summaries;
+  for (auto& stage : p.stages) {
+    const StageReport report = stage->report();
+    StageSummary s;
+    for (const ParameterSpec& spec : stage->store().segments().specs) s.parameters += spec.count();
+    s.copies = stage->copies(), s.frames = stage->frames();
+    s.busy_share = p.train_seconds > 0 ? report.busy_seconds / p.train_seconds : 0;
+    s.prediction_error = report.prediction.relative();
+    s.skipped_updates = report.skipped_updates;
+    s.memory = stage->memory();
+    summaries.push_back(s);
+  }
+  for (size_t stretch = 0, part = 0; stretch < p.partition.size(); part += size_t(p.partition[stretch++]))
+    summaries[stretch % summaries.size()].parts.push_back({int(part), p.partition[stretch]});
+  p.train_seconds = 0;
+  return summaries;
+}
+
+std::vector<double> estimated_costs(const Graph& graph, int64_t batch) {
+  const std::vector<Shape> shapes = graph.shapes(batch);
+  std::vector<double> costs;
+  for (const Part& part : graph.parts()) {
+    double seconds = 0;
+    for (int i = part.first; i < part.last; ++i) {
+      std::vector<Shape> x;
+      bool wants_gradient = false;  // the model's input needs none
+      for (int v : graph.nodes()[i].inputs) x.push_back(shapes[v]), wants_gradient |= v > 0;
+      seconds += estimated_seconds(*graph.nodes()[i].layer, x, shapes[i + 1], wants_gradient);
+    }
+    costs.push_back(seconds);
+  }
+  return costs;
+}
+
+std::vector<double> measured_costs(const Graph& graph, const TrainerOptions& o) {
+  const int threads = o.threads_per_stage();
+  std::vector<double> costs = measure_part_updates(graph, *make_optimizer(o.optimizer), o.look_ahead, o.device, threads);
+  const std::vector<PartSeconds> passes = measure_parts(graph, o.pass(), o.device, o.math, threads, o.stages, false);
+  for (size_t part = 0; part < costs.size(); ++part) costs[part] += o.micro_batches * (passes[part].forward + passes[part].backward);
+  return costs;
+}
+
+}  // namespace pipecast
