@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "engine/device.h"
 #include "models/models.h"
 #include "pipeline/measure/layer_times.h"
 #include "pipeline/measure/machine.h"

@@ -64,7 +64,7 @@ class BenchPipelineCommand : public Command {
   void run(const Options&) override {
     std::vector<Entry> entries = read_methods();
     const Dataset data = noise_pictures(base_.batch, image_);
-    const Batches batches(data, data.train, base_.batch, true, {}, 1);
+    const Batches batches(data.train, {.batch = base_.batch, .shuffle = true, .seed = 1});
     const ModelOptions model{data.image, data.classes};
     Partitions partitions;
     for (Entry& entry : entries) prepare(entry, model, partitions);

@@ -41,7 +41,7 @@ class BenchStepCommand : public Command {
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
     const Dataset data = noise_pictures(trainer_.batch, image_);
-    const Batches batches(data, data.train, trainer_.batch, true, {}, 1);
+    const Batches batches(data.train, {.batch = trainer_.batch, .shuffle = true, .seed = 1});
     Trainer trainer(make_model(model_, {data.image, data.classes}), trainer_);
 
     using Clock = std::chrono::steady_clock;

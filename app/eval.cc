@@ -12,10 +12,16 @@
 namespace pipecast {
 namespace {
 
-// Logits and labels of the pictures in the order of the file.
-void write_logits(const std::string& path, const std::vector<float>& logits, const Pictures& pictures) {
-  const std::vector<int64_t> labels(pictures.labels.begin(), pictures.labels.end());
-  const int64_t n = pictures.size();
+// Logits and labels of the samples in the order in which they were evaluated.
+void write_logits(const std::string& path, const std::vector<float>& logits, const Batches& batches, const InputSpec& label) {
+  std::vector<int64_t> labels;
+  std::vector<int32_t> of_batch;
+  for (int64_t index = 0; index < batches.per_epoch(); ++index) {
+    of_batch.resize(size_t(batches.size(index)));
+    batches.read(index, batches.column(label), of_batch.data());
+    labels.insert(labels.end(), of_batch.begin(), of_batch.end());
+  }
+  const int64_t n = int64_t(labels.size());
   SafeTensors file;
   file.tensors["logits"] = FileTensor::f32({n, int64_t(logits.size()) / n}, logits.data());
   file.tensors["labels"] = FileTensor::i64({n}, labels.data());
@@ -58,14 +64,14 @@ class EvalCommand : public Command {
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
     mistakes.report();
     named.options.image = dataset.image;
-    const Batches batches(dataset, dataset.test, trainer_.batch, false, {}, 0);
+    const Batches batches(dataset.test, {.batch = trainer_.batch});
     if (trainer_.threads == 0) trainer_.threads = threads();
-    Trainer trainer(make_model(named.model, named.options), trainer_, {batches.size(0), batches.size(batches.per_epoch() - 1)});
+    Trainer trainer(make_model(named.model, named.options), trainer_, batches.shapes());
     trainer.set_weights(named.weights);
 
     std::vector<float> logits;
     const Outcome outcome = trainer.evaluate(batches, logits_.empty() ? nullptr : &logits);
-    if (!logits_.empty()) write_logits(logits_, logits, dataset.test);
+    if (!logits_.empty()) write_logits(logits_, logits, batches, {"label", {{1, 1, 1, 1}, Storage::int32}});
     if (json_)
       std::cout << nlohmann::ordered_json{{"model", named.model},
                                           {"data", data_},

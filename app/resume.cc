@@ -22,15 +22,9 @@ const Change* find(const std::vector<Change>& changes, const std::string& option
   return found == changes.end() ? nullptr : &*found;
 }
 
-// All labels and every 16th picture: enough to tell data sets apart, in milliseconds.
 std::string digest(const Dataset& dataset) {
-  constexpr int64_t every = 16;
   Sha256 digest;
-  const size_t bytes = size_t(dataset.image.count());
-  for (const Pictures* pictures : {&dataset.train, &dataset.test}) {
-    digest.add(pictures->labels.data(), pictures->labels.size() * sizeof(int32_t));
-    for (int64_t i = 0; i < pictures->size(); i += every) digest.add(pictures->pixels.data() + size_t(i) * bytes, bytes);
-  }
+  dataset.train->add_to(digest), dataset.test->add_to(digest);
   return digest.hex();
 }
 
@@ -47,8 +41,8 @@ Json identity(const Dataset& dataset, const TrainingOptions& options) {
   Json identity = {{"data set", dataset.name},
                    {"picture", {dataset.image.h, dataset.image.w, dataset.image.c}},
                    {"classes", dataset.classes},
-                   {"training pictures", dataset.train.size()},
-                   {"test pictures", dataset.test.size()},
+                   {"training pictures", dataset.train->size()},
+                   {"test pictures", dataset.test->size()},
                    {"digest of the data set", digest(dataset)}};
   if (!options.program.empty()) {
     std::stringstream text;

@@ -107,7 +107,12 @@ class Run {
   Metrics& metrics() { return metrics_; }
 
   void go_on_from(const Json& description) {
-    at_.each([&](const char* name, auto& value) { value = description.at("progression").at(name); });
+    at_.each([&](const char* name, auto& value) {
+      const Json& saved = description.at("progression").at(name);  // null: not a number
+      if constexpr (std::is_floating_point_v<std::remove_reference_t<decltype(value)>>)
+        value = saved.is_null() ? std::nan("") : saved.get<double>();
+      else value = saved;
+    });
     metrics_.cut(description.at("metrics_bytes"));
     seconds_before_ = at_.seconds;
   }
@@ -355,7 +360,7 @@ Json describe(const TrainingOptions& options, const Dataset& dataset, const Grap
                     {"memory_mebibytes", memory_mebibytes(stage)}});
   }
   std::cout << format("%s with %lld parameters on %s: %lld training and %lld test images\n", options.model.c_str(), (long long)(parameters),
-                      dataset.name.c_str(), (long long)(dataset.train.size()), (long long)(dataset.test.size()))
+                      dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
             << (dataset.skipped > 0 ? format("%lld bad samples left out\n", (long long)(dataset.skipped)) : "")
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),
@@ -376,6 +381,12 @@ Json origin_of(const Dataset& dataset, const TrainingOptions& training, const Op
           {"identity", identity(dataset, training)}};
 }
 
+std::vector<PassShape> shapes_of(const Batches& train, const Batches& test) {
+  std::vector<PassShape> shapes = train.shapes();
+  for (const PassShape& shape : test.shapes()) shapes.push_back(shape);
+  return shapes;
+}
+
 Json description_of(const Checkpoint& checkpoint) {
   Json description = Json::parse(checkpoint.description, nullptr, false);
   if (!description.is_object() || description.value("format", Json()) != description_format)
@@ -390,11 +401,13 @@ Json description_of(const Checkpoint& checkpoint) {
 Training::Training(TrainingOptions& options, bool resumed)
     : options_(options),
       input_(options.resolve(resumed)),
-      train_(input_.dataset, input_.dataset.train, options.trainer.batch, true, parse_augmentation(options.augment), options.trainer.seed,
-             options.drop_last),
-      test_(input_.dataset, input_.dataset.test, options.trainer.batch, false, {}, options.trainer.seed),
-      trainer_(std::move(*input_.graph), options.trainer,
-               {train_.size(0), train_.size(train_.per_epoch() - 1), test_.size(0), test_.size(test_.per_epoch() - 1)}) {
+      train_(input_.dataset.train, {.batch = options.trainer.batch,
+                                    .shuffle = true,
+                                    .augmentation = parse_augmentation(options.augment),
+                                    .seed = options.trainer.seed,
+                                    .drop_last = options.drop_last}),
+      test_(input_.dataset.test, {.batch = options.trainer.batch}),
+      trainer_(std::move(*input_.graph), options.trainer, shapes_of(train_, test_)) {
   if (input_.start) trainer_.set_weights(input_.start->weights);
   if (options.trainer.programs.empty()) return;
   const Stops stops(options, train_.per_epoch());

@@ -25,7 +25,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("epochs", epochs, "N", "passes over the training images", int64_t(1));
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short");
-  o.number("label-smoothing", trainer.label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);
+  o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);
   o.group("Pipeline");
   o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1);
   o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
@@ -97,11 +97,9 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   const std::vector<std::string> executors = executor_names();
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
     mistakes.add(unknown_name("executor", trainer.executor, executors));
-  if (trainer.label_smoothing >= 1)
-    mistakes.add(format("label smoothing is %g: it must be at least 0 and below 1", trainer.label_smoothing));
   mistakes.check([&] {
     input.dataset = load_dataset(data, bad_samples_mode(bad_samples));
-    model_options = {input.dataset.image, input.dataset.classes};
+    model_options = {input.dataset.image, input.dataset.classes, label_smoothing};
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();

@@ -33,6 +33,7 @@ struct TrainingOptions {
   int64_t trace = 0;  // declared by the command that trains a single run
   int checkpoint_keep = 2;
   double stop_above = 0;
+  float label_smoothing = 0;
   bool drop_last = false, cut_layers = false;
   TrainerOptions trainer;
 

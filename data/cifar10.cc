@@ -2,7 +2,7 @@
 // The official files hold 10,000 records each; any whole number is accepted, so that a subset is a data set too.
 #include <filesystem>
 
-#include "data/dataset.h"
+#include "data/pictures.h"
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
 
@@ -24,7 +24,7 @@ fs::path find_folder(const std::string& directory) {
   return !fs::exists(fs::path(directory) / "data_batch_1.bin", ignored) && fs::is_directory(inner, ignored) ? inner : fs::path(directory);
 }
 
-void append_file(const fs::path& path, BadSamples bad_samples, Dataset& dataset, Pictures& pictures) {
+void append_file(const fs::path& path, BadSamples bad_samples, PictureSet& dataset, Pictures& pictures) {
   const std::string file = "CIFAR-10 file '" + path.string() + "'";
   std::error_code failure;
   if (!fs::exists(path, failure))
@@ -61,9 +61,9 @@ int64_t append_cifar10(std::string_view bytes, const std::string& path, BadSampl
   return skipped;
 }
 
-Dataset load_cifar10(const std::string& directory, BadSamples bad_samples) {
+PictureSet load_cifar10(const std::string& directory, BadSamples bad_samples) {
   const fs::path folder = find_folder(directory);
-  Dataset dataset{.name = "cifar10",
+  PictureSet dataset{.name = "cifar10",
                   .image = {1, 32, 32, channels},
                   .classes = classes,
                   .train = {},

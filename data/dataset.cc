@@ -1,14 +1,18 @@
 #include "data/dataset.h"
 
+#include "data/pictures.h"
 #include "engine/error.h"
 
 namespace pipecast {
 
 const std::vector<DatasetFormat>& dataset_formats() {
   static const std::vector<DatasetFormat> formats = {
-      {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)", load_cifar10},
-      {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size", load_folder},
-      {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed", generate_shapes},
+      {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)",
+       [](const std::string& argument, BadSamples bad) { return dataset_of(load_cifar10(argument, bad)); }},
+      {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size",
+       [](const std::string& argument, BadSamples bad) { return dataset_of(load_folder(argument, bad)); }},
+      {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
+       [](const std::string& argument, BadSamples) { return dataset_of(generate_shapes(argument)); }},
   };
   return formats;
 }

@@ -1,29 +1,58 @@
 #pragma once
-// data/: one file per data-set format, augmentation, and the loader that keeps ahead of training.
+// data/: one file per data-set format, the samples that it yields as named columns, mini-batches of them, and the loader that reads ahead.
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "engine/tensor.h"
 
 namespace pipecast {
 
-// Labelled pictures in memory, one byte per channel, NHWC.
-struct Pictures {
-  std::vector<uint8_t> pixels;
-  std::vector<int32_t> labels;
-  int64_t size() const { return int64_t(labels.size()); }
+class Sha256;
+
+// What training does to pictures.
+struct Augmentation {
+  bool crop = false;  // pad by 4 black pixels on every side (before normalising), then cut out the old size at a random place
+  bool flip = false;  // left to right, half of the time
+  bool any() const { return crop || flip; }
+};
+Augmentation parse_augmentation(const std::string&);  // "crop,flip", "crop", "none" or ""; throws UsageError
+
+// How samples of one mini-batch are read.
+struct Reading {
+  int64_t length = 1;  // positions of each sample where a column is a sequence; what a sample lacks is padded with zeros
+  Augmentation augmentation;
+  uint64_t seed = 0;
+  int64_t epoch = 0;
+  // Of the first sample, in the order of the epoch. Random numbers belong to the place, so that no sample depends on the batch size.
+  int64_t place = 0;
+};
+
+// The samples of a data set's training or test part, as named columns. Reading them is thread-safe.
+class Samples {
+ public:
+  virtual ~Samples() = default;
+  virtual int64_t size() const = 0;
+  virtual const std::vector<InputSpec>& columns() const = 0;
+  // The lengths that mini-batches come in, ascending (buckets); each sample fits into the last one. {1} where no column is a sequence.
+  virtual std::vector<int64_t> lengths() const { return {1}; }
+  virtual int64_t length(int64_t /*sample*/) const { return 1; }
+  // Assigns the column of these samples, one after another: columns()[column].of({samples.size(), reading.length}).
+  virtual void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const = 0;
+  // Throws UsageError for an augmentation that does not apply.
+  virtual void check(const Augmentation&) const {}
+  // Adds enough of the samples to tell data sets apart, in milliseconds.
+  virtual void add_to(Sha256&) const = 0;
 };
 
 struct Dataset {
   std::string name;
-  Shape image;  // n = 1
-  int64_t classes = 0;
-  Pictures train, test;
-  // Per channel, of pixel / 255: what normalising subtracts and divides by.
-  std::vector<float> mean, deviation;
+  // What a model for it is made with; 0 or 1 x 1 x 1 where it does not apply.
+  Shape image;             // n = 1
+  int64_t classes = 0;     // of the label
+  int64_t vocabulary = 0;  // of the tokens
+  std::shared_ptr<const Samples> train, test;
   int64_t skipped = 0;  // bad samples left out
 };
 
@@ -40,14 +69,5 @@ struct DatasetFormat {
   Dataset (*load)(const std::string& argument, BadSamples);  // what follows the colon
 };
 const std::vector<DatasetFormat>& dataset_formats();  // a format is its file and its row in dataset.cc
-
-// One per file:
-Dataset load_cifar10(const std::string& directory, BadSamples);  // data_batch_*.bin, test_batch.bin: label byte, 3072 bytes RGB planar
-Dataset load_folder(const std::string& directory, BadSamples);   // train/CLASS/*.png or *.jpg, and val or test the same
-Dataset generate_shapes(const std::string& train_size, BadSamples);  // 10 kinds of shape, place, size, colours at random; "" = 2000
-
-// Their readers over memory. `file` stands for the file in messages.
-int64_t append_cifar10(std::string_view bytes, const std::string& file, BadSamples, Pictures&);  // returns how many were skipped
-std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file);  // class by picture, both names
 
 }  // namespace pipecast

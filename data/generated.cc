@@ -6,7 +6,7 @@
 #include <charconv>
 #include <cstdlib>
 
-#include "data/dataset.h"
+#include "data/pictures.h"
 #include "engine/error.h"
 #include "engine/random.h"
 
@@ -77,7 +77,7 @@ Pictures draw_all(int64_t count, uint32_t purpose) {
 
 }  // namespace
 
-Dataset generate_shapes(const std::string& train_size, BadSamples) {
+PictureSet generate_shapes(const std::string& train_size) {
   int64_t size = 2000;
   if (!train_size.empty()) {
     const char* end = train_size.data() + train_size.size();

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "data/dataset.h"
+#include "data/pictures.h"
 #include "data/picture.h"
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
@@ -132,7 +132,7 @@ int64_t decode(const std::vector<Sample>& samples, const Shape& shape, BadSample
 }
 
 // Of pixel / 255 over all pictures. The sums are whole numbers: the same bits in whatever order.
-void describe(Dataset& dataset) {
+void describe(PictureSet& dataset) {
   const std::vector<uint8_t>& pixels = dataset.train.pixels;
   const size_t channels = size_t(dataset.image.c);
   const double count = double(pixels.size() / channels);
@@ -165,7 +165,7 @@ std::map<std::string, std::string> parse_annotations(std::string_view text, cons
   return class_of;
 }
 
-Dataset load_folder(const std::string& directory, BadSamples bad_samples) {
+PictureSet load_folder(const std::string& directory, BadSamples bad_samples) {
   if (directory.empty()) throw UsageError("data set folder needs a folder: folder:DIR" + layout);
   const fs::path root = directory;
   std::error_code ignored;  // what cannot be looked at is not there
@@ -177,7 +177,7 @@ Dataset load_folder(const std::string& directory, BadSamples bad_samples) {
   std::vector<std::string> classes;
   for (const fs::path& folder : folders(root / "train")) classes.push_back(folder.filename().string());
   const std::vector<Sample> training = samples(root / "train", classes), testing = samples(test, classes);
-  Dataset dataset{.name = "folder",
+  PictureSet dataset{.name = "folder",
                   .image = first_shape(training, bad_samples),
                   .classes = int64_t(classes.size()),
                   .train = {},

@@ -19,7 +19,6 @@ namespace pipecast {
 DeviceOwner::DeviceOwner(const std::string& name, const std::string& math) {
   if (name != "cpu" && name != "cuda") throw UsageError(unknown_name("device", name, {"cpu", "cuda"}));
   if (math != "fp32" && math != "tf32" && math != "bf16") throw UsageError(unknown_name("math", math, {"fp32", "tf32", "bf16"}));
-  if (math == "bf16") device_.storage = Storage::bf16;
   if (name == "cpu") {
     if (math == "tf32") throw UsageError("math 'tf32': the host computes in fp32 only; use 'fp32', 'bf16', or device 'cuda'");
     return;
@@ -49,6 +48,8 @@ DeviceOwner::DeviceOwner(const std::string& name, const std::string& math) {
       "device 'cuda': this binary was built without CUDA; build with -Dcuda=enabled where the CUDA toolkit is installed, or use 'cpu'");
 #endif
 }
+
+Storage activation_storage(const std::string& math) { return math == "bf16" ? Storage::bf16 : Storage::fp32; }
 
 DeviceOwner::~DeviceOwner() {
 #ifdef PIPECAST_CUDA

@@ -26,8 +26,7 @@ struct Device {
   bool gpu = false;
   Stream stream = nullptr;
   float* scratch = nullptr;
-  bool tf32 = false;                // see DeviceOwner
-  Storage storage = Storage::fp32;  // of activations and their gradients
+  bool tf32 = false;  // see DeviceOwner
 };
 constexpr int64_t device_scratch_floats = 1 << 20;
 
@@ -45,6 +44,9 @@ class DeviceOwner {
  private:
   Device device_;
 };
+
+// The type of activations and their gradients that `math` means.
+Storage activation_storage(const std::string& math);
 
 bool gpu_present();
 

@@ -94,6 +94,12 @@ struct HostTeam {
 
 namespace host {
 
+// Not inlined: as a part of two callers, one for a single thread and one for several, a sum could be compiled in two ways, with bits of its own.
+template <class F>
+[[gnu::noinline]] void some_rows(const F& f, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r) f(HostTeam{}, r);
+}
+
 // One row in blocks of 16 columns: a constant width lets the compiler keep a block in vector registers.
 template <class F>
 inline void row(const F& f, int64_t r, int64_t cols) {
@@ -324,9 +330,7 @@ void rows(Device d, int64_t n, F f) {
   if (d.gpu) return launch(rows_kernel<F>, dim3(unsigned((n + 7) / 8)), dim3(32, 8), d.stream, n, f);
 #endif
   (void)d;
-  parallel(n, 16, [f](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) f(HostTeam{}, r);
-  });
+  parallel(n, 16, [&f](int64_t begin, int64_t end) { host::some_rows(f, begin, end); });
 }
 
 // f.done(c, the K sums of f(r, c) over r in [0, n)) for every column c. f returns Sums<K>.

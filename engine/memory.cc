@@ -107,8 +107,8 @@ HostMemory::HostMemory(Device device, int64_t floats) {
 int64_t memory_in_use() { return in_use; }
 int64_t memory_peak() { return peak; }
 
-Layout lay_out(const std::vector<Lifetime>& tensors) {
-  Layout layout{std::vector<int64_t>(tensors.size(), 0), 0};
+Placement place(const std::vector<Lifetime>& tensors) {
+  Placement placement{std::vector<int64_t>(tensors.size(), 0), 0};
   std::vector<size_t> order(tensors.size());
   std::iota(order.begin(), order.end(), size_t(0));
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return tensors[a].floats > tensors[b].floats; });
@@ -121,14 +121,14 @@ Layout lay_out(const std::vector<Lifetime>& tensors) {
     for (size_t j : placed) {
       const Lifetime& neighbour = tensors[j];
       if (neighbour.last < tensor.first || tensor.last < neighbour.first) continue;
-      if (offset + aligned(tensor.floats) <= layout.offsets[j]) break;
-      offset = std::max(offset, layout.offsets[j] + aligned(neighbour.floats));
+      if (offset + aligned(tensor.floats) <= placement.offsets[j]) break;
+      offset = std::max(offset, placement.offsets[j] + aligned(neighbour.floats));
     }
-    layout.offsets[i] = offset;
-    layout.total = std::max(layout.total, offset + aligned(tensor.floats));
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), offset, [&](int64_t o, size_t j) { return o < layout.offsets[j]; }), i);
+    placement.offsets[i] = offset;
+    placement.total = std::max(placement.total, offset + aligned(tensor.floats));
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), offset, [&](int64_t o, size_t j) { return o < placement.offsets[j]; }), i);
   }
-  return layout;
+  return placement;
 }
 
 }  // namespace pipecast

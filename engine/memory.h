@@ -52,11 +52,11 @@ struct Lifetime {
   int first = 0, last = 0;
 };
 // Offsets (in floats) such that no two tensors alive at the same time overlap; `total` is what they need together.
-struct Layout {
+struct Placement {
   std::vector<int64_t> offsets;
   int64_t total = 0;
 };
 // Largest first, each at the lowest offset that is free during its life.
-Layout lay_out(const std::vector<Lifetime>&);
+Placement place(const std::vector<Lifetime>&);
 
 }  // namespace pipecast

@@ -1,5 +1,6 @@
 #pragma once
-// How activations and their gradients are stored. Weights, their gradients, statistics and every sum are fp32 whatever it is.
+// The types of tensors. Activations and their gradients are fp32, or bf16 where a run says so; what counts or points (labels, tokens,
+// lengths) is int32. Weights, their gradients, statistics and every sum are fp32.
 #include <bit>
 #include <cstdint>
 
@@ -7,7 +8,10 @@
 
 namespace pipecast {
 
-enum class Storage : uint8_t { fp32, bf16 };
+enum class Storage : uint8_t { fp32, bf16, int32 };
+constexpr const char* to_string(Storage storage) {
+  return storage == Storage::fp32 ? "fp32" : storage == Storage::bf16 ? "bf16" : "int32";
+}
 
 // The upper half of a float. Kernels read it as the float that it is, and round what they write to the nearest, ties to even.
 struct Bfloat16 {
@@ -27,12 +31,17 @@ struct Bfloat16 {
 constexpr int64_t floats_of(Storage storage, int64_t elements) { return storage == Storage::bf16 ? (elements + 1) / 2 : elements; }
 constexpr int64_t bytes_of(Storage storage, int64_t elements) { return elements * (storage == Storage::bf16 ? 2 : 4); }
 
+// Of these three types and no other.
 template <class T>
-inline constexpr Storage storage_of = Storage::fp32;
+extern const Storage storage_of;
+template <>
+inline constexpr Storage storage_of<float> = Storage::fp32;
 template <>
 inline constexpr Storage storage_of<Bfloat16> = Storage::bf16;
+template <>
+inline constexpr Storage storage_of<int32_t> = Storage::int32;
 
-// Calls body with an element of the type that is stored: what a layer launches its kernels in.
+// Calls body with an element of the type of an activation (fp32 or bf16): what a layer launches its kernels in.
 template <class Body>
 void with_element(Storage storage, const Body& body) {
   if (storage == Storage::bf16) body(Bfloat16());

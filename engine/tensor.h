@@ -1,5 +1,6 @@
 #pragma once
-// A tensor is a pointer, a shape and how its elements are stored: dense, NHWC (channels last). Features are (n, 1, 1, c).
+// A tensor is a pointer, a shape and the type of its elements: dense, NHWC (channels last). Features are (n, 1, 1, c). A sequence is an
+// image of width 1: (n, time, 1, c).
 #include <cstdint>
 #include <string>
 
@@ -20,6 +21,46 @@ inline std::string to_string(const Shape& s) {
   return std::to_string(s.n) + "x" + std::to_string(s.h) + "x" + std::to_string(s.w) + "x" + std::to_string(s.c);
 }
 
+// How large a pass is: its samples, and the positions of each where inputs are sequences (padded to a common length); else 1.
+struct PassShape {
+  int64_t samples, length;
+  PassShape(int64_t n = 1, int64_t l = 1) : samples(n), length(l) {}
+  auto operator<=>(const PassShape&) const = default;
+};
+inline std::string to_string(const PassShape& s) {
+  return std::to_string(s.samples) + (s.length > 1 ? " x " + std::to_string(s.length) : "");
+}
+
+// What a value of a model is.
+struct TensorSpec {
+  Shape shape;
+  Storage storage = Storage::fp32;
+  bool differentiable = true;  // a gradient may flow to it: an activation, which a run may store in bf16. All others keep their type
+
+  TensorSpec(Shape s = {}, Storage t = Storage::fp32, bool d = true) : shape(s), storage(t), differentiable(d && t != Storage::int32) {}
+  bool operator==(const TensorSpec&) const = default;
+};
+
+// The spec as a run stores it whose activations are of this type.
+inline TensorSpec stored(TensorSpec spec, Storage activations) {
+  if (spec.differentiable) spec.storage = activations;
+  return spec;
+}
+
+// An input of a model and a column of a data set, which find each other by the name.
+struct InputSpec {
+  std::string name;       // "image", "label", "tokens", "length", "target"
+  TensorSpec sample;      // n = 1
+  bool sequence = false;  // its height is the length of the pass
+
+  TensorSpec of(const PassShape& pass) const {
+    TensorSpec spec = sample;
+    spec.shape.n = pass.samples;
+    if (sequence) spec.shape.h = pass.length;
+    return spec;
+  }
+};
+
 struct Tensor {
   void* data = nullptr;
   Shape shape;
@@ -29,12 +70,12 @@ struct Tensor {
   int64_t floats() const { return floats_of(storage, shape.count()); }  // of memory
   template <class T>
   T* as() const {
-    if (storage_of<T> != storage) throw Error("a tensor of " + to_string(shape) + " is not stored in the type that it is read in");
+    if (storage_of<T> != storage) throw Error("a tensor of " + to_string(shape) + " is " + to_string(storage) + " and is read as " + to_string(storage_of<T>));
     return static_cast<T*>(data);
   }
 };
 
-// What a tensor that nobody wrote is made of: max(0, (x - mean) * scale + shift) of another tensor x. A value per channel each.
+// What a tensor that was not written is made of: max(0, (x - mean) * scale + shift) of another tensor x. A value per channel each.
 struct Normalised {
   const float *mean = nullptr, *scale = nullptr, *shift = nullptr;
 };

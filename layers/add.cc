@@ -23,13 +23,13 @@ class Add : public Layer {
   using Layer::Layer;
   const char* kind() const override { return "add"; }
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     bool same = x.size() >= 2;
-    for (const Shape& shape : x) same = same && shape == x[0];
+    for (const TensorSpec& more : x) same = same && more == x[0];
     if (!same) refuse(*this, x, "two or more of one shape");
     return x[0];
   }
-  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
 
   void forward(const Pass& p) override {
     const int64_t n = p.y.shape.count();

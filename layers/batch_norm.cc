@@ -178,9 +178,9 @@ class BatchNorm : public Layer {
   BatchNorm(std::string name, BatchNormOptions options) : Layer(std::move(name)), options_(options) {}
   const char* kind() const override { return "batch_norm"; }
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     const size_t inputs = options_.add ? 2 : 1;
-    if (x.size() != inputs || x[0].c != options_.channels || x.back() != x[0])
+    if (x.size() != inputs || x[0].shape.c != options_.channels || x.back() != x[0])
       refuse(*this, x, (options_.add ? "two of one shape, with " : "one of ") + std::to_string(options_.channels) + " channels");
     return x[0];
   }
@@ -193,7 +193,7 @@ class BatchNorm : public Layer {
             {"num_batches_tracked", {}, {Initial::constant, 0}, true}};
   }
   // Saved: mean, inverse, scale, shift. Workspace: backward's scale, average, slope. Shared: see Running.
-  Needs prepare(Device, std::span<const Shape>) override {
+  Needs prepare(Device, std::span<const TensorSpec>) override {
     const int64_t channels = options_.channels;
     const bool reads_output = options_.relu && options_.add;
     return {.input = true, .output = reads_output, .bf16 = true, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
@@ -205,11 +205,11 @@ class BatchNorm : public Layer {
   }
 
   void forward(const Pass& p) override {
-    with_element(p.device.storage, [&](auto element) { forward_of<decltype(element)>(p); });
+    with_element(p.x[0].storage, [&](auto element) { forward_of<decltype(element)>(p); });
   }
   // Of a forward in training.
   void backward(const Pass& p) override {
-    with_element(p.device.storage, [&](auto element) { backward_of<decltype(element)>(p); });
+    with_element(p.x[0].storage, [&](auto element) { backward_of<decltype(element)>(p); });
   }
 
  private:

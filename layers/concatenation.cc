@@ -26,18 +26,18 @@ class Concatenation : public Layer {
   using Layer::Layer;
   const char* kind() const override { return "concatenation"; }
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     bool fit = x.size() >= 2;
-    Shape y = fit ? x[0] : Shape{};
+    Shape y = fit ? x[0].shape : Shape{};
     y.c = 0;
-    for (const Shape& shape : x) {
-      fit = fit && shape.n == x[0].n && shape.h == x[0].h && shape.w == x[0].w;
-      y.c += shape.c;
+    for (const TensorSpec& more : x) {
+      fit = fit && more.shape.n == x[0].shape.n && more.shape.h == x[0].shape.h && more.shape.w == x[0].shape.w;
+      y.c += more.shape.c;
     }
     if (!fit) refuse(*this, x, "two or more that differ in their channels only");
     return y;
   }
-  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
 
   void forward(const Pass& p) override {
     int64_t offset = 0;

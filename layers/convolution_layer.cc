@@ -15,14 +15,14 @@ class Convolution : public Layer {
   Convolution(std::string name, ConvolutionOptions options) : Layer(std::move(name)), options_(options) {}
   const char* kind() const override { return "convolution"; }
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     const ConvolutionOptions& o = options_;
     const int64_t reach = o.dilation * (o.kernel - 1) + 1 - 2 * o.padding;
-    if (x.size() != 1 || x[0].c != o.in || x[0].h < reach || x[0].w < reach)
+    if (x.size() != 1 || x[0].shape.c != o.in || x[0].shape.h < reach || x[0].shape.w < reach)
       refuse(*this, x,
              "one of " + std::to_string(o.in) + " channels and at least " + std::to_string(std::max<int64_t>(reach, 1)) +
                  " pixels in height and width");
-    return shape(x[0]).out();
+    return shape(x[0].shape).out();
   }
   // Weight: fan-out, as torchvision initializes its ResNets; bias: PyTorch's default.
   std::vector<ParameterSpec> parameters() const override {
@@ -33,21 +33,21 @@ class Convolution : public Layer {
     if (o.bias) specs.push_back({"bias", {o.out}, {Initial::uniform, 1 / std::sqrt(area * float(o.in / o.groups))}});
     return specs;
   }
-  Needs prepare(Device device, std::span<const Shape> x) override {
+  Needs prepare(Device device, std::span<const TensorSpec> x) override {
     Needs needs{.input = true, .bf16 = true};
-    with_element(device.storage, [&](auto element) {
+    with_element(x[0].storage, [&](auto element) {
       using T = decltype(element);
-      const Planned* planned = find(device, x[0]);
-      if (!planned) planned = &plans_.emplace_back(make_plan<T>(device, x[0]));
+      const Planned* planned = find(device, x[0].shape, x[0].storage);
+      if (!planned) planned = &plans_.emplace_back(make_plan<T>(device, x[0].shape));
       const auto& plan = planned->template plan<T>();
       if (plan) needs.workspace = plan->workspace();
-      else needs.bf16 = x[0].n == 0;  // an empty batch has no passes
+      else needs.bf16 = x[0].shape.n == 0;  // an empty batch has no passes
     });
     return needs;
   }
-  double flops(std::span<const Shape> x) const override { return shape(x[0]).flops(); }
-  std::string implementation(Device device, std::span<const Shape> x) const override {
-    const Planned* planned = find(device, x[0]);
+  double flops(std::span<const TensorSpec> x) const override { return shape(x[0].shape).flops(); }
+  std::string implementation(Device device, std::span<const TensorSpec> x) const override {
+    const Planned* planned = find(device, x[0].shape, x[0].storage);
     if (!planned) return "";
     return planned->fp32 ? planned->fp32->implementation() : planned->bf16 ? planned->bf16->implementation() : "";
   }
@@ -59,10 +59,10 @@ class Convolution : public Layer {
   }
 
   void forward(const Pass& p) override {
-    with_element(p.device.storage, [&](auto element) { forward_of<decltype(element)>(p); });
+    with_element(p.x[0].storage, [&](auto element) { forward_of<decltype(element)>(p); });
   }
   void backward(const Pass& p) override {
-    with_element(p.device.storage, [&](auto element) { backward_of<decltype(element)>(p); });
+    with_element(p.x[0].storage, [&](auto element) { backward_of<decltype(element)>(p); });
   }
 
  private:
@@ -104,7 +104,7 @@ class Convolution : public Layer {
 
   template <class T>
   Planned make_plan(Device device, const Shape& in) const {
-    Planned planned{device.gpu, device.storage, in};
+    Planned planned{device.gpu, storage_of<T>, in};
     if constexpr (storage_of<T> == Storage::fp32) planned.fp32 = plan_convolution(device, shape(in));
     else if (in.n > 0) planned.bf16 = plan_convolution_bf16(device, shape(in));
     return planned;
@@ -113,14 +113,14 @@ class Convolution : public Layer {
     const ConvolutionOptions& o = options_;
     return {in, o.out, o.kernel, o.kernel, o.stride, o.padding, o.dilation, o.groups};
   }
-  const Planned* find(Device device, const Shape& in) const {
+  const Planned* find(Device device, const Shape& in, Storage storage) const {
     for (const Planned& planned : plans_)
-      if (planned.gpu == device.gpu && planned.storage == device.storage && planned.in == in) return &planned;
+      if (planned.gpu == device.gpu && planned.storage == storage && planned.in == in) return &planned;
     return nullptr;
   }
   template <class T>
   ConvolutionPlanOf<T>& plan(const Pass& p) const {
-    if (const Planned* planned = find(p.device, p.x[0].shape))
+    if (const Planned* planned = find(p.device, p.x[0].shape, p.x[0].storage))
       if (const auto& plan = planned->template plan<T>()) return *plan;
     throw Error("convolution '" + name() + "' has no plan for " + to_string(p.x[0].shape) + "; call prepare() with that shape first");
   }

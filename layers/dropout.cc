@@ -25,11 +25,11 @@ class DropoutLayer : public Layer {
   DropoutLayer(std::string name, float rate) : Layer(std::move(name)), rate_(rate) {}
   const char* kind() const override { return "dropout"; }
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     if (x.size() != 1) refuse(*this, x, "one");
     return x[0];
   }
-  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
   bool reads_step() const override { return true; }
 
   void forward(const Pass& p) override { apply(p, p.x[0].as<float>(), p.y); }

@@ -7,33 +7,35 @@
 
 namespace pipecast {
 
-int64_t InFp32::floats(std::span<const Shape> x, const Shape& y) {
-  int64_t floats = aligned(y.count());
-  for (const Shape& shape : x) floats += aligned(shape.count());
-  return 2 * floats;
+int64_t InFp32::floats(std::span<const TensorSpec> x, const TensorSpec& y) {
+  int64_t floats = 0;
+  const auto add = [&](const TensorSpec& spec) { floats += spec.storage == Storage::bf16 ? 2 * aligned(spec.shape.count()) : 0; };
+  add(y);
+  for (const TensorSpec& spec : x) add(spec);
+  return floats;
 }
 
 Tensor InFp32::place(const Tensor& of) {
+  if (of.storage != Storage::bf16) return of;
   if (!of.data) return {nullptr, of.shape};
   return {std::exchange(next_, next_ + aligned(of.shape.count())), of.shape};
 }
 
 Tensor InFp32::copy(const Tensor& of) {
   const Tensor wide = place(of);
-  if (of.data) widen(device_, of.shape.count(), of.as<Bfloat16>(), wide.as<float>());
+  if (of.data && of.storage == Storage::bf16) widen(device_, of.shape.count(), of.as<Bfloat16>(), wide.as<float>());
   return wide;
 }
 
 void InFp32::round(const Tensor& wide, const Tensor& to) {
-  if (to.data) pipecast::round(device_, to.shape.count(), wide.as<float>(), to.as<Bfloat16>());
+  if (to.data && to.storage == Storage::bf16) pipecast::round(device_, to.shape.count(), wide.as<float>(), to.as<Bfloat16>());
 }
 
 Pass InFp32::begin(const Pass& pass, const Needs& needs, bool reads_input) {
   device_ = pass.device, next_ = pass.workspace + aligned(needs.workspace);
   x_.clear();
-  for (const Tensor& x : pass.x) x_.push_back(reads_input ? copy(x) : Tensor{nullptr, x.shape});
+  for (const Tensor& x : pass.x) x_.push_back(reads_input ? copy(x) : Tensor{nullptr, x.shape, x.storage == Storage::bf16 ? Storage::fp32 : x.storage});
   Pass wide = pass;
-  wide.device.storage = Storage::fp32;
   wide.x = x_;
   return wide;
 }

@@ -1,6 +1,7 @@
 #pragma once
 // Passes of a layer that computes in fp32 only (see Needs::bf16) over tensors that are stored in bf16: it is given fp32 copies of what
-// it reads, and what it writes is rounded. So bf16 asks nothing of a layer; one that memory bounds has kernels that read and write it.
+// it reads, and what it writes is rounded; tensors that are not bf16 it is given as they are. So bf16 asks nothing of a layer; one that memory
+// bounds has kernels that read and write it.
 #include <vector>
 
 #include "layers/layer.h"
@@ -10,7 +11,7 @@ namespace pipecast {
 class InFp32 {
  public:
   // The workspace for copies of a layer's inputs, its output and all their gradients, beside what the layer needs itself.
-  static int64_t floats(std::span<const Shape> x, const Shape& y);
+  static int64_t floats(std::span<const TensorSpec> x, const TensorSpec& y);  // as they are stored
 
   // needs: what the layer's prepare() said. pass.workspace: its own, aligned, then those copies; what backward does not read is not copied.
   void forward(Layer&, const Pass& pass, const Needs& needs);

@@ -29,11 +29,18 @@ std::unique_ptr<Layer> max_pool(std::string name, PoolOptions);
 std::unique_ptr<Layer> average_pool(std::string name, PoolOptions);  // padding counts, as PyTorch's default has it
 std::unique_ptr<Layer> global_average_pool(std::string name);        // (n, h, w, c) -> (n, 1, 1, c)
 
-// y = x * weight^T + bias over (n, 1, 1, in) or, flattened in NHWC order, (n, h, w, c) with h*w*c = in.
+// y = x * weight^T + bias over (n, h, w, in), pixel by pixel (or position in time), or over (n, h, w, c) with h*w*c = in, flattened in NHWC
+// order, which gives (n, 1, 1, out).
 std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, bool bias = true);
 
 std::unique_ptr<Layer> add(std::string name);          // y = x[0] + x[1] (+ ...): two or more inputs of one shape
 std::unique_ptr<Layer> concatenation(std::string name);  // along the channels, two or more inputs
 std::unique_ptr<Layer> dropout(std::string name, float rate);  // y = x * keep / (1 - rate); the mask is replayed in backward
+
+struct SoftmaxCrossEntropyOptions {
+  float label_smoothing = 0;  // share of the target that is spread over all classes (Szegedy et al. 2016), in training only
+};
+// Losses. Inputs: the logits (n, h, w, classes) and the label of each row (n, h, w, 1), int32 in [0, classes). Means: loss, accuracy.
+std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions = {});
 
 }  // namespace pipecast

@@ -1,4 +1,5 @@
-// y = x * weight^T + bias, x: n x in, weight: out x in.
+// y = x * weight^T + bias, x: rows x in, weight: out x in. The rows are the pixels, or positions in time, where x has `in` channels; else the
+// samples, whose values are taken as one row.
 // dx = dy * weight; dweight += dy^T * x; dbias += column sums of dy.
 #include "engine/gemm.h"
 #include "layers/bias.h"
@@ -13,9 +14,11 @@ class Linear : public Layer {
   Linear(std::string name, int64_t in, int64_t out, bool bias) : Layer(std::move(name)), in_(in), out_(out), bias_(bias) {}
   const char* kind() const override { return "linear"; }
 
-  Shape output(std::span<const Shape> x) const override {
-    if (x.size() != 1 || x[0].count() != x[0].n * in_) refuse(*this, x, "one of " + std::to_string(in_) + " features per example");
-    return {x[0].n, 1, 1, out_};
+  TensorSpec output(std::span<const TensorSpec> x) const override {
+    const Shape in = x.empty() ? Shape{} : x[0].shape;
+    if (x.size() == 1 && in.c == in_) return Shape{in.n, in.h, in.w, out_};
+    if (x.size() != 1 || in.h * in.w * in.c != in_) refuse(*this, x, "one of " + std::to_string(in_) + " channels, or features per sample");
+    return Shape{in.n, 1, 1, out_};
   }
   std::vector<ParameterSpec> parameters() const override {
     Initial initial{Initial::uniform, 1 / std::sqrt(float(in_))};
@@ -23,17 +26,17 @@ class Linear : public Layer {
     if (bias_) specs.push_back({"bias", {out_}, initial});
     return specs;
   }
-  Needs prepare(Device, std::span<const Shape>) override { return {.input = true}; }
-  double flops(std::span<const Shape> x) const override { return 2.0 * double(x[0].n) * double(in_ * out_); }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {.input = true}; }
+  double flops(std::span<const TensorSpec> x) const override { return 2.0 * double(output(x).shape.rows()) * double(in_ * out_); }
   bool splits() const override { return true; }
 
   void forward(const Pass& p) override {
-    const int64_t n = p.y.shape.n;
+    const int64_t n = p.y.shape.rows();
     gemm(p.device, false, true, n, out_, in_, p.x[0].as<float>(), p.weight[0], 0, p.y.as<float>());
     if (bias_) map(p.device, n, out_, BiasForward<float>{p.weight[1], p.y.as<float>(), out_});
   }
   void backward(const Pass& p) override {
-    const int64_t n = p.dy.shape.n;
+    const int64_t n = p.dy.shape.rows();
     if (!p.dweight.empty()) {
       gemm(p.device, true, false, out_, in_, n, p.dy.as<float>(), p.x[0].as<float>(), 1, p.dweight[0]);
       if (bias_) columns<1>(p.device, n, out_, BiasBackward<float>{p.dy.as<float>(), p.dweight[1], out_});

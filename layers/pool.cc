@@ -130,11 +130,11 @@ class Pool : public Layer {
  public:
   Pool(std::string name, PoolOptions options) : Layer(std::move(name)), options_(options) {}
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     const int64_t smallest = std::max<int64_t>(1, options_.kernel - 2 * options_.padding);
-    if (x.size() != 1 || x[0].h < smallest || x[0].w < smallest)
+    if (x.size() != 1 || x[0].shape.h < smallest || x[0].shape.w < smallest)
       refuse(*this, x, "one of at least " + std::to_string(smallest) + " pixels in height and width");
-    return windows(x[0]).out;
+    return windows(x[0].shape).out;
   }
 
  protected:
@@ -152,7 +152,7 @@ class MaxPool : public Pool {
  public:
   using Pool::Pool;
   const char* kind() const override { return "max_pool"; }
-  Needs prepare(Device, std::span<const Shape> x) override { return {.saved = output(x).count()}; }
+  Needs prepare(Device, std::span<const TensorSpec> x) override { return {.saved = output(x).shape.count()}; }
 
   void forward(const Pass& p) override {
     rows(p.device, p.y.shape.rows(), MaxPoolForward{windows(p.x[0].shape), p.x[0].as<float>(), p.y.as<float>(), p.saved});
@@ -167,7 +167,7 @@ class AveragePool : public Pool {
  public:
   using Pool::Pool;
   const char* kind() const override { return "average_pool"; }
-  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
 
   void forward(const Pass& p) override {
     rows(p.device, p.y.shape.rows(), AveragePoolForward{windows(p.x[0].shape), p.x[0].as<float>(), p.y.as<float>()});

@@ -46,21 +46,21 @@ class Relu : public Layer {
   using Layer::Layer;
   const char* kind() const override { return "relu"; }
 
-  Shape output(std::span<const Shape> x) const override {
+  TensorSpec output(std::span<const TensorSpec> x) const override {
     if (x.size() != 1) refuse(*this, x, "one");
     return x[0];
   }
-  Needs prepare(Device, std::span<const Shape>) override { return {.output = true, .bf16 = true}; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {.output = true, .bf16 = true}; }
 
   void forward(const Pass& p) override {
-    with_element(p.device.storage, [&](auto element) {
+    with_element(p.x[0].storage, [&](auto element) {
       using T = decltype(element);
       map(p.device, p.y.shape.count(), ReluForward<T>{p.x[0].as<T>(), p.y.as<T>()});
     });
   }
   void backward(const Pass& p) override {
     if (!p.dx[0].data) return;
-    with_element(p.device.storage, [&](auto element) {
+    with_element(p.x[0].storage, [&](auto element) {
       using T = decltype(element);
       map(p.device, p.y.shape.count(), ReluBackward<T>{p.y.as<T>(), p.dy.as<T>(), p.dx[0].as<T>()});
     });

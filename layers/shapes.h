@@ -4,9 +4,10 @@
 
 namespace pipecast {
 
-[[noreturn]] inline void refuse(const Layer& layer, std::span<const Shape> x, const std::string& wants) {
+[[noreturn]] inline void refuse(const Layer& layer, std::span<const TensorSpec> x, const std::string& wants) {
   std::string given;
-  for (const Shape& shape : x) given += (given.empty() ? "" : ", ") + to_string(shape);
+  for (const TensorSpec& spec : x)
+    given += (given.empty() ? "" : ", ") + to_string(spec.shape) + (spec.storage == Storage::int32 ? " int32" : "");
   throw UsageError(std::string(layer.kind()) + " '" + layer.name() + "' cannot take " + std::to_string(x.size()) +
                    (x.size() == 1 ? " input (" : " inputs (") + given + "): it wants " + wants);
 }

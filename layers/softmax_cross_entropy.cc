@@ -1,9 +1,9 @@
 // Per row, with p = softmax(logits) and q = (1 - smoothing) * onehot(target) + smoothing / classes:
 //   loss = -sum q * log p = log sum exp(logits) - sum q * logits;    dlogits = scale * (p - q)
 // All of it relative to the row's largest logit, which keeps it exact for logits of any size.
-#include "layers/softmax_cross_entropy.h"
-
 #include "engine/math.h"
+#include "layers/layers.h"
+#include "layers/shapes.h"
 
 namespace pipecast {
 namespace {
@@ -37,7 +37,8 @@ struct SoftmaxCrossEntropyBackward {
   const int32_t* target;
   T* dlogits;
   int64_t classes;
-  float smoothing, scale;
+  float smoothing;
+  const float* scale_at;
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
     const T* z = logits + r * classes;
@@ -45,7 +46,7 @@ struct SoftmaxCrossEntropyBackward {
     const int64_t t = target[r];
     const float largest = team.max(classes, [&](int64_t c) { return float(z[c]); });
     const float sum = team.sum(classes, [&](int64_t c) { return exp_(z[c] - largest); });
-    const float elsewhere = smoothing / float(classes), here = elsewhere + 1 - smoothing;
+    const float elsewhere = smoothing / float(classes), here = elsewhere + 1 - smoothing, scale = *scale_at;
     team.each(classes, [&](int64_t c) { dz[c] = scale * (exp_(z[c] - largest) / sum - (c == t ? here : elsewhere)); });
   }
 };
@@ -57,24 +58,53 @@ struct Totals {
   HD void done(int64_t, Sums<2> sums) const { totals[0] += sums.v[0], totals[1] += sums.v[1]; }
 };
 
+class SoftmaxCrossEntropy : public Layer {
+ public:
+  SoftmaxCrossEntropy(std::string name, SoftmaxCrossEntropyOptions options) : Layer(std::move(name)), options_(options) {}
+  const char* kind() const override { return "softmax_cross_entropy"; }
+
+  TensorSpec output(std::span<const TensorSpec> x) const override {
+    const bool two = x.size() == 2 && x[0].differentiable && x[1].storage == Storage::int32;
+    Shape row = two ? x[0].shape : Shape{};
+    row.c = 1;
+    if (!two || x[1].shape != row) refuse(*this, x, "the logits, and an int32 label for each of their rows");
+    return {row, Storage::fp32, false};
+  }
+  // Workspace: whether each row is a hit.
+  Needs prepare(Device, std::span<const TensorSpec> x) override { return {.input = true, .bf16 = true, .workspace = x[0].shape.rows()}; }
+  std::vector<std::string> means() const override { return {"loss", "accuracy"}; }
+  void count(std::span<const Tensor> x, double* counts) const override { counts[0] = counts[1] = double(x[0].shape.rows()); }
+
+  void forward(const Pass& p) override {
+    const int64_t rows = p.y.shape.rows(), classes = p.x[0].shape.c;
+    float *row_loss = p.y.as<float>(), *row_hit = p.workspace;
+    with_element(p.x[0].storage, [&](auto element) {
+      using T = decltype(element);
+      pipecast::rows(p.device, rows,
+                     SoftmaxCrossEntropyForward<T>{p.x[0].as<T>(), p.x[1].as<int32_t>(), row_loss, row_hit, classes,
+                                                   p.training ? options_.label_smoothing : 0});
+    });
+    if (!p.replay) columns<2>(p.device, rows, 1, Totals{row_loss, row_hit, p.sums});
+  }
+  void backward(const Pass& p) override {
+    with_element(p.x[0].storage, [&](auto element) {
+      using T = decltype(element);
+      rows(p.device, p.y.shape.rows(),
+           SoftmaxCrossEntropyBackward<T>{p.x[0].as<T>(), p.x[1].as<int32_t>(), p.dx[0].as<T>(), p.x[0].shape.c, options_.label_smoothing,
+                                          p.scale});
+    });
+  }
+
+ private:
+  SoftmaxCrossEntropyOptions options_;
+};
+
 }  // namespace
 
-void softmax_cross_entropy_forward(Device d, const Tensor& logits, const int32_t* target, float smoothing, float* row_loss, float* row_hit,
-                                   float* totals) {
-  const int64_t rows = logits.shape.n, classes = logits.shape.c;
-  with_element(logits.storage, [&](auto element) {
-    using T = decltype(element);
-    pipecast::rows(d, rows, SoftmaxCrossEntropyForward<T>{logits.as<T>(), target, row_loss, row_hit, classes, smoothing});
-  });
-  columns<2>(d, rows, 1, Totals{row_loss, row_hit, totals});
-}
-
-void softmax_cross_entropy_backward(Device d, const Tensor& logits, const int32_t* target, float smoothing, float scale,
-                                    const Tensor& dlogits) {
-  with_element(logits.storage, [&](auto element) {
-    using T = decltype(element);
-    rows(d, logits.shape.n, SoftmaxCrossEntropyBackward<T>{logits.as<T>(), target, dlogits.as<T>(), logits.shape.c, smoothing, scale});
-  });
+std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions options) {
+  require(options.label_smoothing >= 0 && options.label_smoothing < 1, "softmax_cross_entropy", name,
+          "label smoothing is " + std::to_string(options.label_smoothing) + "; give a share in [0, 1)");
+  return std::make_unique<SoftmaxCrossEntropy>(std::move(name), options);
 }
 
 }  // namespace pipecast

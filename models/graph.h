@@ -1,20 +1,25 @@
 #pragma once
 // models/: one file per network family, built from layers.
 //
-// A model is a list of nodes in the order they run. A node applies a layer to earlier values; value 0 is the model's input
-// and node i makes value i + 1. A value may be read by several nodes, and from any distance: where a pipeline cuts the list,
-// every value that is made before the cut and read after it crosses the boundary.
+// A model is a list of nodes in the order they run. A node applies a layer to earlier values and makes one. The other values are the model's
+// inputs, which have names: a data set yields the columns that a model asks for. A value may be read by several nodes, and from any distance.
+// The last node of a model in training is its loss.
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "layers/layer.h"
+#include "engine/tensor.h"
 
 namespace pipecast {
+
+class Layer;
+struct ParameterSpec;
+struct Segments;
 
 struct Node {
   std::unique_ptr<Layer> layer;
   std::vector<int> inputs;  // values
+  int value = 0;            // that it makes
 };
 
 // A stretch of nodes that the partitioner does not cut: [first, last).
@@ -25,35 +30,58 @@ struct Part {
 
 class Graph {
  public:
-  explicit Graph(std::string name, Shape input) : name_(std::move(name)), input_(input.batch(1)) {}
+  explicit Graph(std::string name);
+  // With an input "image" of this shape (n = 1), value 0.
+  Graph(std::string name, Shape image);
+  ~Graph();
+  Graph(Graph&&) noexcept;
+  Graph& operator=(Graph&&) noexcept;
 
-  int input() const { return 0; }
+  // An input and the value that it is. One that was declared before must be declared alike, and is the same value.
+  int input(InputSpec spec);
   // Nodes added from here on belong to a new part. It comes before the first add().
   void part(std::string name);
   // Lets a pipeline cut between layers as well: every part is cut before each layer that has arithmetic to do but its first. A
   // part is then called by its first layer.
   void cut_parts_by_layer();
-  // Appends a node and returns the value it makes. The last node's value is the model's output. No two layers share a name.
+  // Appends a node and returns the value that it makes. The last node's value is the model's output. No two layers share a name.
   int add(std::unique_ptr<Layer> layer, std::vector<int> inputs);
 
+  struct Value {
+    int node = -1;  // that makes it; -1: it is an input
+    int input = -1;
+  };
+
   const std::string& name() const { return name_; }
-  Shape input_shape() const { return input_; }  // n = 1
+  const std::vector<InputSpec>& inputs() const { return inputs_; }
   const std::vector<Node>& nodes() const { return nodes_; }
   const std::vector<Part>& parts() const { return parts_; }
-  // Shapes of all values for a batch size; shapes(b)[0] is the input's.
-  std::vector<Shape> shapes(int64_t batch) const;
+  const std::vector<Value>& values() const { return values_; }
+  bool is_input(int value) const { return values_[size_t(value)].node < 0; }
+  const InputSpec& input_of(int value) const { return inputs_[size_t(values_[size_t(value)].input)]; }
+  // Whether the value is made by a node, and a gradient flows to it.
+  bool has_gradient(int value, const std::vector<TensorSpec>& specs) const {
+    return !is_input(value) && specs[size_t(value)].differentiable;
+  }
+  // What all values are in a pass of this shape. Activations are fp32 here; see stored().
+  std::vector<TensorSpec> specs(const PassShape&) const;
+
+  // The loss, if the last layer is one; else null. What it is taken of, its first input, is the model's prediction.
+  const Layer* loss() const;
+  int prediction() const;
 
   // All trained tensors, and all statistics, by full name ("bn1.weight"), in the order of the nodes.
-  Segments parameters() const { return collect(0, int(nodes_.size()), &Layer::parameters); }
-  Segments statistics() const { return collect(0, int(nodes_.size()), &Layer::statistics); }
+  Segments parameters() const;
+  Segments statistics() const;
   // The same for the nodes [first, last).
   Segments collect(int first, int last, std::vector<ParameterSpec> (Layer::*of)() const) const;
 
  private:
   std::string name_;
-  Shape input_;
+  std::vector<InputSpec> inputs_;
   std::vector<Node> nodes_;
   std::vector<Part> parts_;
+  std::vector<Value> values_;
 };
 
 }  // namespace pipecast

@@ -1,5 +1,7 @@
 #include "models/models.h"
 
+#include "layers/layers.h"
+
 namespace pipecast {
 
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
@@ -18,6 +20,11 @@ const std::vector<ModelEntry>& model_entries() {
       {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }},
   };
   return entries;
+}
+
+void add_classifier_loss(Graph& graph, int logits, float label_smoothing) {
+  const int label = graph.input({"label", {{1, 1, 1, 1}, Storage::int32}});
+  graph.add(softmax_cross_entropy("loss", {.label_smoothing = label_smoothing}), {logits, label});
 }
 
 Graph make_model(const std::string& name, const ModelOptions& options) {

@@ -10,10 +10,14 @@ namespace pipecast {
 struct ModelOptions {
   Shape image = {1, 32, 32, 3};
   int64_t classes = 10;
+  float label_smoothing = 0;  // of the loss, in training
 };
 
 // Throws UsageError, with the nearest known name, for an unknown model.
 Graph make_model(const std::string& name, const ModelOptions&);
+
+// Appends the loss of a classifier to the last part: softmax cross-entropy of the logits (n, 1, 1, classes) with the input "label".
+void add_classifier_loss(Graph&, int logits, float label_smoothing);
 
 struct ModelEntry {
   std::string name, summary;

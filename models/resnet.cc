@@ -27,7 +27,7 @@ class ResNet {
 
   void stem(int64_t channels, int64_t kernel, int64_t stride) {
     graph_.part("stem");
-    value_ = convolution_and_norm("conv1", "bn1", graph_.input(), channels_, channels, kernel, stride, {.relu = true});
+    value_ = convolution_and_norm("conv1", "bn1", value_, channels_, channels, kernel, stride, {.relu = true});
     channels_ = channels;
   }
 
@@ -42,10 +42,11 @@ class ResNet {
     }
   }
 
-  Graph head(int64_t classes) {
+  Graph head(const ModelOptions& options) {
     graph_.part("head");
     value_ = graph_.add(global_average_pool("avgpool"), {value_});
-    graph_.add(linear("fc", channels_, classes), {value_});
+    value_ = graph_.add(linear("fc", channels_, options.classes), {value_});
+    add_classifier_loss(graph_, value_, options.label_smoothing);
     return std::move(graph_);
   }
 
@@ -84,7 +85,7 @@ class ResNet {
   }
 
   Graph graph_;
-  int value_ = 0;     // the last one made
+  int value_ = 0;     // the last one made; at first the image
   int64_t channels_;  // of value_
 };
 
@@ -102,7 +103,7 @@ Graph cifar_resnet(int depth, const ModelOptions& options) {
   net.group("layer1", blocks, 16, 1, false);
   net.group("layer2", blocks, 32, 2, false);
   net.group("layer3", blocks, 64, 2, false);
-  return net.head(options.classes);
+  return net.head(options);
 }
 
 // Table 1: blocks per group; from 50 layers on, bottlenecks.
@@ -120,7 +121,7 @@ Graph imagenet_resnet(int depth, const ModelOptions& options) {
   net.stem(64, 7, 2);
   net.max_pool({.kernel = 3, .stride = 2, .padding = 1});
   for (int i = 0; i < 4; ++i) net.group("layer" + std::to_string(i + 1), blocks[size_t(i)], int64_t(64) << i, i == 0 ? 1 : 2, depth >= 50);
-  return net.head(options.classes);
+  return net.head(options);
 }
 
 }  // namespace pipecast

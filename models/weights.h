@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/files/safetensors.h"
+#include "engine/parameters.h"
 #include "models/graph.h"
 
 namespace pipecast {

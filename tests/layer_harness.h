@@ -87,6 +87,8 @@ class Guarded {
   Memory memory_;
 };
 
+inline std::vector<TensorSpec> specs_of(const std::vector<Shape>& shapes) { return {shapes.begin(), shapes.end()}; }
+
 // What a pass reads and what it makes, on the host, in the order of the layer's inputs, parameters and statistics.
 struct Given {
   std::vector<Shape> shapes;
@@ -107,7 +109,7 @@ inline Given some_given(Layer& layer, std::vector<Shape> shapes, uint64_t seed =
     given.statistics.push_back(noise(spec.count(), ++seed));
     for (float& v : given.statistics.back()) v = spec.counter ? 3 : 0.5f + std::abs(v);
   }
-  given.dy = noise(layer.output(shapes).count(), ++seed);
+  given.dy = noise(layer.output(specs_of(shapes)).shape.count(), ++seed);
   given.shapes = std::move(shapes);
   return given;
 }
@@ -118,10 +120,10 @@ class Flight {
  public:
   // wanted: which inputs somebody wants the gradient of.
   Flight(Layer& layer, Device device, const Given& given, bool training = true, std::vector<bool> wanted = {})
-      : layer_(layer), given_(given), needs_(layer.prepare(device, given.shapes)) {
+      : layer_(layer), given_(given), needs_(layer.prepare(device, specs_of(given.shapes))) {
     auto buffer = [&](Values values) { return &buffers_.emplace_back(std::make_unique<Guarded>(device, std::move(values)))->data()[0]; };
     auto nothing = [&](int64_t n) { return buffer(Values(size_t(n), NAN)); };
-    const Shape out = layer.output(given.shapes);
+    const Shape out = layer.output(specs_of(given.shapes)).shape;
     for (size_t i = 0; i < given.x.size(); ++i) {
       x_.push_back({buffer(given.x[i]), given.shapes[i]});
       dx_.push_back({wanted.empty() || wanted[i] ? nothing(given.shapes[i].count()) : nullptr, given.shapes[i]});
@@ -431,7 +433,7 @@ inline void check_golden(const std::string& name, Layer& layer, bool training = 
   }
   given.dy = values("dy");
   expected.y = values("y");
-  const Shape out = layer.output(given.shapes);
+  const Shape out = layer.output(specs_of(given.shapes)).shape;
   CHECK(std::vector<int64_t>{out.n, out.h, out.w, out.c} == tensor("y").shape);
   for (const TestDevice& on : test_devices())
     check_close(name + " on " + on.name, training ? run(layer, on.device, given) : evaluate(layer, on.device, given), expected, 2e-6);

@@ -2,10 +2,10 @@
 // A model and pictures that train in milliseconds.
 #include <string>
 
-#include "data/dataset.h"
 #include "engine/random.h"
 #include "layers/layers.h"
-#include "models/graph.h"
+#include "models/models.h"
+#include "picture_batches.h"
 
 namespace pipecast::testing {
 
@@ -22,13 +22,13 @@ inline Graph small_graph(int blocks, bool with_dropout = false) {
   }
   g.part("head");
   x = g.add(global_average_pool("pool"), {x});
-  g.add(linear("fc", 3, 4), {x});
+  add_classifier_loss(g, g.add(linear("fc", 3, 4), {x}), 0);
   return g;
 }
 
 // `count` pictures of 4 x 4 x 2 in four classes.
-inline Dataset noise(int64_t count) {
-  Dataset d{"noise", {1, 4, 4, 2}, 4, {}, {}, {.5f, .5f}, {.25f, .25f}};
+inline PictureSet noise(int64_t count) {
+  PictureSet d{"noise", {1, 4, 4, 2}, 4, {}, {}, {.5f, .5f}, {.25f, .25f}};
   const Random random{3, purpose("noise"), 0};
   for (int64_t i = 0; i < count; ++i) d.train.labels.push_back(int32_t(random.below(1000000 + i, 4)));
   for (int64_t i = 0; i < count * d.image.count(); ++i) d.train.pixels.push_back(uint8_t(random.below(i, 256)));

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <new>
 
+#include "picture_batches.h"
 #include "engine/memory.h"
 #include "models/models.h"
 #include "pipeline/train/trainer.h"
@@ -72,9 +73,10 @@ void operator delete(void* p) noexcept { free(p); }
 void operator delete(void* p, size_t) noexcept { free(p); }
 
 using namespace pipecast;
+using testing::PictureBatches;
 
 TEST_CASE("training allocates nothing after its first steps") {
-  Dataset data = load_dataset("generated:60");
+  PictureSet data = generate_shapes("60");
   for (std::string executor : {"sequential", "threads"})
     for (std::string optimizer : {"sgd", "adamw"}) {
       TrainerOptions o;
@@ -83,7 +85,7 @@ TEST_CASE("training allocates nothing after its first steps") {
       o.optimizer.name = optimizer;
       o.schedule.rate = 0.001f;
       Trainer trainer(make_model("resnet20", {}), o);
-      Batches batches(data, data.train, o.batch, true, {.crop = true, .flip = true}, 1);
+      PictureBatches batches(data, data.train, o.batch, true, {.crop = true, .flip = true}, 1);
       Trace trace(o.stages, 0, 15);
       if (optimizer == "adamw") trainer.record(&trace);  // nor with somebody looking on
       int64_t memory = 0, held = 0, held_at_end = 0;

@@ -4,8 +4,8 @@
 #include <optional>
 
 #include "layer_harness.h"
+#include "section_values.h"
 #include "layers/layers.h"
-#include "layers/softmax_cross_entropy.h"
 #include "pipeline/run/section.h"
 
 using namespace pipecast;
@@ -64,7 +64,8 @@ struct RoundedPass {
   RoundedPass(Device device, const Graph& graph, const Values& x, const Values& dy, const Binding& weights, const Binding& gradients,
               const Binding& statistics, int64_t batch) {
     const auto& nodes = graph.nodes();
-    const std::vector<Shape> shapes = graph.shapes(batch);
+    std::vector<Shape> shapes;
+    for (const TensorSpec& spec : graph.specs(batch)) shapes.push_back(spec.shape);
     std::vector<std::optional<Guarded>> values(shapes.size()), slopes(shapes.size());
     std::vector<std::unique_ptr<Guarded>> saved, workspace;
     auto round = [](Guarded& tensor) { tensor.set(rounded(tensor.get())); };
@@ -85,7 +86,7 @@ struct RoundedPass {
     for (size_t i = 0; i < nodes.size(); ++i) {
       std::vector<Shape> of;
       for (int v : nodes[i].inputs) of.push_back(shapes[size_t(v)]);
-      const Needs needs = nodes[i].layer->prepare(device, of);
+      const Needs needs = nodes[i].layer->prepare(device, specs_of(of));
       saved.push_back(nothing(needs.saved)), workspace.push_back(nothing(needs.workspace));
       values[i + 1].emplace(device, Values(size_t(shapes[i + 1].count()), NAN));
       nodes[i].layer->forward(pass_of(i, inputs));
@@ -162,20 +163,18 @@ TEST_CASE("bf16: a section's pass is that of fp32, rounded where it is written")
       // Gradients that are not rounded where they should be are off by 1e-3.
       const bool gpu = on.name == "cuda";
       const double of_outputs = gpu ? 0.02 : 1e-3, of_sums = gpu ? 0.02 : 1e-4;
-      Device device = on.device;
+      const Device device = on.device;
       const int64_t batch = 3;
       const Graph graph = everything();
-      device.storage = Storage::bf16;
-      Section section(device, graph, 0, int(graph.nodes().size()), {batch - 1, batch}, 2, halves);
-      device.storage = Storage::fp32;
+      Section section(device, graph, 0, int(graph.nodes().size()), {batch - 1, batch}, 2, {Storage::bf16, halves});
       const int64_t parameters = section.parameters().total, statistics = section.statistics().total;
       Values variances = noise(statistics, 3);
       for (float& v : variances) v = 0.5f + std::abs(v);
       const Guarded weight(device, noise(parameters, 2));
       const Guarded gradient(device, noise(parameters, 4)), expected_gradient(device, noise(parameters, 4));
       const Guarded statistic(device, variances), expected_statistic(device, variances);
-      const Values x = noise(section.input(0, 0, batch).shape.count(), 5);
-      const Values dy = noise(section.output(0, 0, batch).shape.count(), 6);
+      const Values x = noise(input_of(section, 0, 0, batch).shape.count(), 5);
+      const Values dy = noise(output_of(section, 0, 0, batch).shape.count(), 6);
 
       const RoundedPass expected(device, graph, x, dy, section.bind_parameters(weight.data()),
                                  section.bind_parameters(expected_gradient.data()), section.bind_statistics(expected_statistic.data()),
@@ -185,10 +184,10 @@ TEST_CASE("bf16: a section's pass is that of fp32, rounded where it is written")
       const Binding weights = section.bind_parameters(weight.data()), gradients = section.bind_parameters(gradient.data());
       const Binding bound = section.bind_statistics(statistic.data());
       const int frame = 1;
-      write(device, section.input(frame, 0, batch), x);
+      write(device, input_of(section, frame, 0, batch), x);
       section.forward(frame, batch, weights, bound, options);
-      check_near("y", read(device, section.output(frame, 0, batch)), expected.y, of_outputs);
-      write(device, section.output_gradient(frame, 0, batch), dy);
+      check_near("y", read(device, output_of(section, frame, 0, batch)), expected.y, of_outputs);
+      write(device, output_gradient_of(section, frame, 0, batch), dy);
       for (Half half : halves ? std::vector<Half>{Half::input, Half::weight} : std::vector<Half>{Half::both})
         section.backward(frame, batch, weights, gradients, bound, options, half);
       check_near("weights' gradients", gradient.get(), expected_gradient.get(), of_sums);
@@ -206,19 +205,25 @@ TEST_CASE("bf16: the loss of rounded logits, and its gradient rounded") {
     const Device d = on.device;
     Memory labels(d, rows);
     copy(d, labels.data(), target.data(), target.size() * sizeof(int32_t));
-    const auto* targets = reinterpret_cast<const int32_t*>(labels.data());
     Guarded wide(d, logits), slope(d, logits), rows_of(d, Values(3 * rows)), rows_of_bf16(d, Values(3 * rows));
     Memory narrow(d, shape.count()), narrow_slope(d, shape.count());
     const Tensor z{narrow.data(), shape, Storage::bf16}, dz{narrow_slope.data(), shape, Storage::bf16};
     write(d, z, logits);
-    auto loss = [&](const Tensor& of, Guarded& to) {
-      softmax_cross_entropy_forward(d, of, targets, 0.1f, to.data(), to.data() + rows, to.data() + 2 * rows);
+    const auto layer = softmax_cross_entropy("loss", {.label_smoothing = 0.1f});
+    Guarded scale(d, {0.25f});
+    auto run = [&](const Tensor& of, Guarded& to, const Tensor& gradient) {
+      const Tensor x[] = {of, {labels.data(), {rows, 1, 1, 1}, Storage::int32}};
+      const Tensor dx[] = {gradient, {}};
+      Pass p;
+      p.device = d, p.x = x, p.y = {to.data(), {rows, 1, 1, 1}}, p.workspace = to.data() + rows, p.sums = to.data() + 2 * rows;
+      p.scale = scale.data();
+      layer->forward(p);
+      p.dx = dx;
+      layer->backward(p);
     };
-    loss({wide.data(), shape}, rows_of);
-    loss(z, rows_of_bf16);
+    run({wide.data(), shape}, rows_of, {slope.data(), shape});
+    run(z, rows_of_bf16, dz);
     CHECK(Flight::same(rows_of.get(), rows_of_bf16.get()));
-    softmax_cross_entropy_backward(d, {wide.data(), shape}, targets, 0.1f, 0.25f, {slope.data(), shape});
-    softmax_cross_entropy_backward(d, z, targets, 0.1f, 0.25f, dz);
     CHECK(Flight::same(read(d, dz), rounded(slope.get())));
   }
 }

@@ -115,7 +115,7 @@ class BadUsage(CommandTest):
                 self.refuse([*TRAIN, f"--{option}={value}"], f"option --{option}: ", " number")
         self.refuse([*TRAIN, "--lr", "-1"], "learning rate is -1")
         self.refuse([*TRAIN, "--momentum", "1.5"], "momentum is 1.5")
-        self.refuse([*TRAIN, "--label-smoothing", "1"], "label smoothing is 1")
+        self.refuse([*TRAIN, "--label-smoothing", "1"], "label smoothing is 1.0")
 
     def test_names(self):
         for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
@@ -694,7 +694,7 @@ class Bench(CommandTest):
 
     def test_layers(self):
         result = json.loads(self.succeed("bench", "layers", *self.SMALL))
-        self.assertEqual(len(result["layers"]), 44)
+        self.assertEqual(len(result["layers"]), 45)  # the loss is one of them
         self.assertEqual({kind["kind"]: kind["layers"] for kind in result["kinds"]},
                          {"batch_norm": 21, "convolution": 21, "global_average_pool": 1, "linear": 1})
         for layer in result["layers"]:

@@ -17,6 +17,7 @@
 #include <numeric>
 #include <set>
 
+#include "picture_batches.h"
 #include "data/loader.h"
 #include "data/picture.h"
 #include "engine/files/durable_file.h"
@@ -24,6 +25,7 @@
 #include "engine/random.h"
 
 using namespace pipecast;
+using testing::PictureBatches;
 namespace fs = std::filesystem;
 
 namespace {
@@ -122,9 +124,18 @@ void check_has(const std::string& text, std::initializer_list<std::string> parts
   }
 }
 
+// What the format yields before it becomes columns.
+PictureSet load_pictures(const std::string& format_and_path, BadSamples bad_samples = BadSamples::fail) {
+  const size_t colon = format_and_path.find(':');
+  const std::string format = format_and_path.substr(0, colon);
+  const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
+  if (format == "cifar10") return load_cifar10(argument, bad_samples);
+  return format == "folder" ? load_folder(argument, bad_samples) : generate_shapes(argument);
+}
+
 // Pictures whose first pixel holds the picture's number, so that it can be recognised.
-Dataset numbered(int64_t size, Shape image = {1, 6, 5, 3}) {
-  Dataset dataset{.name = "numbered", .image = image, .classes = 10, .train = {}, .test = {}, .mean = {}, .deviation = {}, .skipped = 0};
+PictureSet numbered(int64_t size, Shape image = {1, 6, 5, 3}) {
+  PictureSet dataset{.name = "numbered", .image = image, .classes = 10, .train = {}, .test = {}, .mean = {}, .deviation = {}, .skipped = 0};
   for (int64_t c = 0; c < image.c; ++c) {
     dataset.mean.push_back(.4f + .1f * float(c));
     dataset.deviation.push_back(.2f + .03f * float(c));
@@ -137,15 +148,15 @@ Dataset numbered(int64_t size, Shape image = {1, 6, 5, 3}) {
   return dataset;
 }
 
-float normalised(const Dataset& dataset, int byte, int64_t c) {
+float normalised(const PictureSet& dataset, int byte, int64_t c) {
   return (float(byte) / 255 - dataset.mean[size_t(c)]) / dataset.deviation[size_t(c)];
 }
 
 // Which picture of numbered() an image without augmentation is.
-int number(const Dataset& dataset, float first) { return int(std::lround((first * dataset.deviation[0] + dataset.mean[0]) * 255)); }
+int number(const PictureSet& dataset, float first) { return int(std::lround((first * dataset.deviation[0] + dataset.mean[0]) * 255)); }
 
 // All images of one epoch, mini-batch after mini-batch.
-std::vector<float> epoch_images(const Dataset& dataset, Batches batches, int64_t epoch) {
+std::vector<float> epoch_images(const PictureSet& dataset, PictureBatches batches, int64_t epoch) {
   std::vector<float> all(size_t(dataset.train.size() * dataset.image.count()), NAN);
   float* to = all.data();
   for (int64_t b = 0; b < batches.per_epoch(); ++b) {
@@ -157,7 +168,7 @@ std::vector<float> epoch_images(const Dataset& dataset, Batches batches, int64_t
   return all;
 }
 
-std::vector<int> epoch_order(const Dataset& dataset, const Batches& batches, int64_t epoch) {
+std::vector<int> epoch_order(const PictureSet& dataset, const PictureBatches& batches, int64_t epoch) {
   const std::vector<float> images = epoch_images(dataset, batches, epoch);
   std::vector<int> order;
   for (size_t i = 0; i < images.size(); i += size_t(dataset.image.count())) order.push_back(number(dataset, images[i]));
@@ -169,7 +180,7 @@ std::vector<int> epoch_order(const Dataset& dataset, const Batches& batches, int
 TEST_CASE("cifar10: every byte arrives where it belongs") {
   TemporaryFolder folder;
   write_cifar10(folder.path);
-  const Dataset dataset = load_dataset("cifar10:" + folder.path.string());
+  const PictureSet dataset = load_pictures("cifar10:" + folder.path.string());
   CHECK(dataset.name == "cifar10");
   CHECK(dataset.image == Shape{1, 32, 32, 3});
   CHECK(dataset.classes == 10);
@@ -199,9 +210,9 @@ TEST_CASE("cifar10: the folder or its parent") {
   TemporaryFolder parent;
   fs::create_directory(parent.path / "cifar-10-batches-bin");
   write_cifar10(parent.path / "cifar-10-batches-bin");
-  CHECK(load_dataset("cifar10:" + parent.path.string()).train.size() == 15);
-  CHECK(load_dataset("cifar10:" + (parent.path / "cifar-10-batches-bin").string()).train.size() == 15);
-  CHECK(load_dataset("cifar10:" + parent.path.string() + "/").train.size() == 15);
+  CHECK(load_pictures("cifar10:" + parent.path.string()).train.size() == 15);
+  CHECK(load_pictures("cifar10:" + (parent.path / "cifar-10-batches-bin").string()).train.size() == 15);
+  CHECK(load_pictures("cifar10:" + parent.path.string() + "/").train.size() == 15);
 }
 
 TEST_CASE("cifar10: what is wrong is named") {
@@ -249,7 +260,7 @@ TEST_CASE("cifar10: bad labels are skipped and counted where that is asked for")
   bytes[record] = 10;
   write(folder.path / files[2], bytes);
   check_has(load_error(folder.path), {"record 1", "label 10", "--bad-samples skip"});
-  const Dataset dataset = load_dataset("cifar10:" + folder.path.string(), BadSamples::skip);
+  const PictureSet dataset = load_pictures("cifar10:" + folder.path.string(), BadSamples::skip);
   CHECK(dataset.skipped == 1);
   CHECK(dataset.train.size() == 14);
   CHECK(dataset.train.pixels.size() == 14 * (record - 1));
@@ -259,7 +270,7 @@ TEST_CASE("cifar10: bad labels are skipped and counted where that is asked for")
   bytes.pop_back();  // a truncated file is more than a bad sample
   write(folder.path / files[2], bytes);
   check_has(usage_error([&] { load_dataset("cifar10:" + folder.path.string(), BadSamples::skip); }), {"truncated"});
-  CHECK(load_dataset("generated:40", BadSamples::skip).skipped == 0);
+  CHECK(load_pictures("generated:40", BadSamples::skip).skipped == 0);
   CHECK(bad_samples_mode("fail") == BadSamples::fail);
   CHECK(bad_samples_mode("skip") == BadSamples::skip);
   check_has(usage_error([] { bad_samples_mode("skpi"); }), {"'skpi'", "did you mean 'skip'?"});
@@ -300,7 +311,7 @@ TEST_CASE("cifar10: the real one") {
     MESSAGE("skipped: set PIPECAST_CIFAR10 to a folder with CIFAR-10 (binary version)");
     return;
   }
-  const Dataset dataset = load_dataset(std::string("cifar10:") + folder);
+  const PictureSet dataset = load_pictures(std::string("cifar10:") + folder);
   for (const Pictures* pictures : {&dataset.train, &dataset.test}) {
     std::vector<int64_t> counts(10);
     for (int32_t label : pictures->labels) ++counts[size_t(label)];
@@ -316,7 +327,7 @@ TEST_CASE("cifar10: the real one") {
 TEST_CASE("folder: PNG to the byte, JPEG nearly, classes by name, mean and deviation of what was read") {
   TemporaryFolder folder;
   write_folder(folder.path);
-  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  const PictureSet dataset = load_pictures("folder:" + folder.path.string());
   CHECK(dataset.image == Shape{1, 6, 8, 3});
   CHECK(dataset.classes == 2);
   CHECK(dataset.skipped == 0);
@@ -352,7 +363,7 @@ TEST_CASE("folder: grey, transparent and deep pictures become red, green and blu
   }
   // A channel that never changes is divided by 1.
   for (const char* path : {"train/cat/1.png", "train/cat/2.PNG", "train/dog/1.png"}) write(folder.path / path, png(Bytes(6 * 8 * 3, 51)));
-  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  const PictureSet dataset = load_pictures("folder:" + folder.path.string());
   CHECK(dataset.mean[0] == doctest::Approx(.2));
   CHECK(dataset.deviation == std::vector<float>{1, 1, 1});
 }
@@ -367,7 +378,7 @@ TEST_CASE("folder: Tiny-ImageNet's layout") {
   write(folder.path / "test/images/test_0.JPEG", png(picture_pixels(5)));  // without a class
   auto annotate = [&](const std::string& text) { write(folder.path / "val/val_annotations.txt", Bytes(text.begin(), text.end())); };
   annotate("val_1.JPEG\tn01\t0\t0\t9\t9\nval_0.JPEG\tn02\t0\t0\t9\t9\n");
-  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  const PictureSet dataset = load_pictures("folder:" + folder.path.string());
   CHECK(dataset.train.labels == std::vector<int32_t>{0, 1});
   CHECK(dataset.test.labels == std::vector<int32_t>{1, 0});
   CHECK(dataset.test.pixels[0] == picture_pixels(3)[0]);
@@ -410,7 +421,7 @@ TEST_CASE("folder: what is wrong is named") {
   for (const Bytes& damaged : {bytes, Bytes{'n', 'o'}, Bytes{}}) {
     write(path, damaged);
     check_has(folder_error(folder.path), {path.string(), "--bad-samples skip"});
-    const Dataset dataset = load_dataset("folder:" + folder.path.string(), BadSamples::skip);
+    const PictureSet dataset = load_pictures("folder:" + folder.path.string(), BadSamples::skip);
     CHECK(dataset.skipped == 1);
     CHECK(dataset.train.labels == std::vector<int32_t>{0, 1});
     CHECK(Bytes(dataset.train.pixels.begin() + 144, dataset.train.pixels.end()) == picture_pixels(3));
@@ -502,11 +513,11 @@ TEST_CASE("dataset: unknown formats and the table") {
 }
 
 TEST_CASE("generated: sizes, balance, the same pictures every time") {
-  CHECK(load_dataset("generated").train.size() == 2000);
-  CHECK(load_dataset("generated:").test.size() == 500);
+  CHECK(load_pictures("generated").train.size() == 2000);
+  CHECK(load_pictures("generated:").test.size() == 500);
   for (const char* wrong : {"9", "1000001", "-20", "20x", "x", " 20", "2e3", "99999999999999999999", "20:30"})
     check_has(usage_error([&] { load_dataset(std::string("generated:") + wrong); }), {in_quotes(wrong), "from 10 to 1000000"});
-  const Dataset small = load_dataset("generated:100"), again = load_dataset("generated:100"), large = load_dataset("generated:1003");
+  const PictureSet small = load_pictures("generated:100"), again = load_pictures("generated:100"), large = load_pictures("generated:1003");
   CHECK(small.classes == 10);
   CHECK(small.test.size() == 25);
   CHECK(small.train.pixels == again.train.pixels);
@@ -526,12 +537,12 @@ TEST_CASE("generated: sizes, balance, the same pictures every time") {
 
 TEST_CASE("generated: the same bytes on every machine") {
   uint32_t hash = 2166136261u;  // FNV-1a
-  for (uint8_t byte : load_dataset("generated:100").train.pixels) hash = (hash ^ byte) * 16777619u;
+  for (uint8_t byte : load_pictures("generated:100").train.pixels) hash = (hash ^ byte) * 16777619u;
   CHECK(hash == 1417470778u);
 }
 
 TEST_CASE("generated: mean and deviation describe the pictures") {
-  const Dataset dataset = load_dataset("generated");
+  const PictureSet dataset = load_pictures("generated");
   for (size_t c = 0; c < 3; ++c) {
     double sum = 0, squares = 0;
     const double n = double(dataset.train.pixels.size() / 3);
@@ -545,13 +556,13 @@ TEST_CASE("generated: mean and deviation describe the pictures") {
 }
 
 TEST_CASE("generated: a linear model learns the training pictures by heart and next to nothing else") {
-  const Dataset dataset = load_dataset("generated:1000");
+  const PictureSet dataset = load_pictures("generated:1000");
   constexpr int64_t classes = 10, features = 3072, batch = 20;
   std::vector<float> w(size_t(classes * features), 0), images(size_t(batch * features));
   std::vector<int32_t> labels(static_cast<size_t>(batch));
-  Batches train(dataset, dataset.train, batch, true, {}, 1), test(dataset, dataset.test, batch, false, {}, 1);
+  PictureBatches train(dataset, dataset.train, batch, true, {}, 1), test(dataset, dataset.test, batch, false, {}, 1);
   // One pass of softmax regression: the share of right answers, and a step of size `rate` per mini-batch.
-  const auto pass = [&](Batches& batches, int64_t epoch, float rate) {
+  const auto pass = [&](PictureBatches& batches, int64_t epoch, float rate) {
     int64_t right = 0, count = 0;
     for (int64_t b = 0; b < batches.per_epoch(); ++b) {
       const int64_t index = epoch * batches.per_epoch() + b, n = batches.size(index);
@@ -598,43 +609,43 @@ TEST_CASE("augmentation: names") {
 }
 
 TEST_CASE("batches: counts, also when the last is short") {
-  const Dataset dataset = numbered(23);
-  const Batches five(dataset, dataset.train, 5, true, {}, 1), all(dataset, dataset.train, 100, true, {}, 1),
+  const PictureSet dataset = numbered(23);
+  const PictureBatches five(dataset, dataset.train, 5, true, {}, 1), all(dataset, dataset.train, 100, true, {}, 1),
       exact(dataset, dataset.train, 23, true, {}, 1), one(dataset, dataset.train, 1, true, {}, 1);
   CHECK(five.per_epoch() == 5);
   CHECK((five.size(0) == 5 && five.size(4) == 3 && five.size(5) == 5 && five.size(9) == 3));
   CHECK((all.per_epoch() == 1 && all.size(0) == 23 && all.size(7) == 23));
   CHECK((exact.per_epoch() == 1 && exact.size(1) == 23));
   CHECK((one.per_epoch() == 23 && one.size(22) == 1 && one.size(23) == 1));
-  const Batches dropped(dataset, dataset.train, 5, true, {}, 1, true), only(dataset, dataset.train, 100, true, {}, 1, true);
+  const PictureBatches dropped(dataset, dataset.train, 5, true, {}, 1, true), only(dataset, dataset.train, 100, true, {}, 1, true);
   CHECK((dropped.per_epoch() == 4 && dropped.size(3) == 5 && dropped.size(4) == 5));
   CHECK((only.per_epoch() == 1 && only.size(1) == 23));
-  check_has(usage_error([&] { Batches(dataset, dataset.train, 0, true, {}, 1); }), {"batch size 0"});
-  check_has(usage_error([&] { Batches(dataset, dataset.test, 5, true, {}, 1); }), {"no pictures"});
+  check_has(usage_error([&] { PictureBatches(dataset, dataset.train, 0, true, {}, 1); }), {"batch size 0"});
+  check_has(usage_error([&] { PictureBatches(dataset, dataset.test, 5, true, {}, 1); }), {"no samples"});
 }
 
 TEST_CASE("batches: an order is a permutation, another one in every epoch and for every seed, whatever the batch size") {
-  const Dataset dataset = numbered(200);
-  const Batches batches(dataset, dataset.train, 7, true, {}, 1);
+  const PictureSet dataset = numbered(200);
+  const PictureBatches batches(dataset, dataset.train, 7, true, {}, 1);
   std::vector<int> identity(200);
   std::iota(identity.begin(), identity.end(), 0);
   std::set<std::vector<int>> orders{identity};
   for (int64_t epoch = 0; epoch < 5; ++epoch) {
     const std::vector<int> order = epoch_order(dataset, batches, epoch);
-    CHECK(order == epoch_order(dataset, Batches(dataset, dataset.train, 7, true, {}, 1), epoch));
-    CHECK(order == epoch_order(dataset, Batches(dataset, dataset.train, 64, true, {}, 1), epoch));
+    CHECK(order == epoch_order(dataset, PictureBatches(dataset, dataset.train, 7, true, {}, 1), epoch));
+    CHECK(order == epoch_order(dataset, PictureBatches(dataset, dataset.train, 64, true, {}, 1), epoch));
     CHECK(orders.insert(order).second);
-    CHECK(orders.insert(epoch_order(dataset, Batches(dataset, dataset.train, 7, true, {}, 2), epoch)).second);
+    CHECK(orders.insert(epoch_order(dataset, PictureBatches(dataset, dataset.train, 7, true, {}, 2), epoch)).second);
     std::vector<int> sorted = order;
     std::sort(sorted.begin(), sorted.end());
     CHECK(sorted == identity);
   }
-  CHECK(epoch_order(dataset, Batches(dataset, dataset.train, 7, false, {}, 1), 3) == identity);
+  CHECK(epoch_order(dataset, PictureBatches(dataset, dataset.train, 7, false, {}, 1), 3) == identity);
 }
 
 TEST_CASE("batches: every picture comes first equally often") {
-  const Dataset dataset = numbered(5);
-  Batches batches(dataset, dataset.train, 1, true, {}, 3);
+  const PictureSet dataset = numbered(5);
+  PictureBatches batches(dataset, dataset.train, 1, true, {}, 3);
   std::vector<std::vector<int>> counts(5, std::vector<int>(5));
   std::vector<float> image(size_t(dataset.image.count()));
   for (int64_t index = 0; index < 5 * 2000; ++index) {
@@ -646,9 +657,9 @@ TEST_CASE("batches: every picture comes first equally often") {
 }
 
 TEST_CASE("batches: labels belong to the images, in any order of asking") {
-  const Dataset dataset = numbered(53);
-  Batches batches(dataset, dataset.train, 8, true, {}, 5);
-  Batches others = batches;
+  const PictureSet dataset = numbered(53);
+  PictureBatches batches(dataset, dataset.train, 8, true, {}, 5);
+  PictureBatches others = batches;
   std::vector<float> images(size_t(8 * dataset.image.count()));
   for (int64_t index : {0, 6, 7, 3, 20, 20, 1, 13}) {
     std::vector<int32_t> labels(9, -1);
@@ -667,10 +678,10 @@ TEST_CASE("batches: crop and flip, pixel by pixel") {
     for (int mode = 0; mode < 4; ++mode) {
       const Augmentation augmentation{.crop = bool(mode & 1), .flip = bool(mode & 2)};
       INFO(to_string(shape), " mode ", mode);
-      const Dataset dataset = numbered(60, shape);
-      const std::vector<float> plain = epoch_images(dataset, Batches(dataset, dataset.train, 60, true, {}, 9), 2);
-      const std::vector<float> images = epoch_images(dataset, Batches(dataset, dataset.train, 13, true, augmentation, 9), 2);
-      CHECK(std::memcmp(images.data(), epoch_images(dataset, Batches(dataset, dataset.train, 60, true, augmentation, 9), 2).data(),
+      const PictureSet dataset = numbered(60, shape);
+      const std::vector<float> plain = epoch_images(dataset, PictureBatches(dataset, dataset.train, 60, true, {}, 9), 2);
+      const std::vector<float> images = epoch_images(dataset, PictureBatches(dataset, dataset.train, 13, true, augmentation, 9), 2);
+      CHECK(std::memcmp(images.data(), epoch_images(dataset, PictureBatches(dataset, dataset.train, 60, true, augmentation, 9), 2).data(),
                         images.size() * sizeof(float)) == 0);
       const Random random{9, purpose("augment"), 2};
       int64_t wrong = 0;
@@ -703,57 +714,58 @@ TEST_CASE("batches: crop and flip, pixel by pixel") {
 
 TEST_CASE("batches: all offsets and both directions come, equally often; the order of the files is never augmented") {
   // A picture of one bright pixel in the middle shows where it went.
-  Dataset dataset{.name = "point", .image = {1, 9, 10, 1}, .classes = 1, .train = {}, .test = {}, .mean = {0}, .deviation = {1}, .skipped = 0};
+  PictureSet dataset{.name = "point", .image = {1, 9, 10, 1}, .classes = 1, .train = {}, .test = {}, .mean = {0}, .deviation = {1}, .skipped = 0};
   constexpr int64_t n = 16200;
   dataset.train.labels.assign(size_t(n), 0);
   dataset.train.pixels.assign(size_t(n * 90), 0);
   for (int64_t i = 0; i < n; ++i) dataset.train.pixels[size_t(i * 90 + 4 * 10 + 4)] = 255;  // row 4, column 4; mirrored: column 5
   std::vector<float> images(size_t(n * 90));
-  Batches(dataset, dataset.train, n, true, {true, true}, 4).images(0, images.data());
+  PictureBatches(dataset, dataset.train, n, true, {true, true}, 4).images(0, images.data());
   std::vector<int> counts(90);
   for (size_t j = 0; j < images.size(); ++j) counts[j % 90] += images[j] == 1;
   CHECK(std::accumulate(counts.begin(), counts.end(), 0) == n);
   // Columns 1 to 8 are reached both ways, 0 and 9 one way.
   for (int j = 0; j < 90; ++j) CHECK(std::abs(counts[size_t(j)] - (j % 10 == 0 || j % 10 == 9 ? 100 : 200)) < 75);
-  Batches(dataset, dataset.train, n, false, {true, true}, 4).images(0, images.data());
+  PictureBatches(dataset, dataset.train, n, false, {true, true}, 4).images(0, images.data());
   int64_t moved = 0;
   for (int64_t i = 0; i < n; ++i) moved += images[size_t(i * 90 + 44)] != 1;
   CHECK(moved == 0);
 }
 
-TEST_CASE("loader: the images of Batches, in turn, over epochs, for any number ahead") {
-  const Dataset dataset = numbered(23);
-  const Batches batches(dataset, dataset.train, 5, true, {true, true}, 6);
+TEST_CASE("loader: the columns of mini-batches, in turn, over epochs, for any number ahead") {
+  const PictureSet dataset = numbered(23);
+  const PictureBatches batches(dataset, dataset.train, 5, true, {true, true}, 6);
   for (int ahead : {1, 2, 3, 50}) {
-    Batches direct = batches;
-    Loader loader(batches, 3, 18, {}, ahead);
+    PictureBatches direct = batches;
+    Loader loader(batches, testing::only_images(dataset), 3, 18, {}, ahead);
     std::vector<float> expected(size_t(5 * dataset.image.count()));
     for (int64_t index = 3; index < 18; ++index) {
-      const std::span<const float> images = loader.next();
+      CHECK(loader.next() == direct.shape(index));
+      const Tensor images = loader.column(0);
       if (index % 4 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // time to overwrite what is being read
       direct.images(index, expected.data());
-      REQUIRE(int64_t(images.size()) == direct.size(index) * dataset.image.count());
-      CHECK(std::equal(images.begin(), images.end(), expected.begin()));
+      REQUIRE(images.shape == dataset.image.batch(direct.size(index)));
+      CHECK(std::equal(images.as<float>(), images.as<float>() + images.shape.count(), expected.begin()));
     }
     CHECK_THROWS_AS(loader.next(), Error);
   }
 }
 
 TEST_CASE("loader: ends at any time") {
-  const Dataset dataset = load_dataset("generated:200");
-  const Batches batches(dataset, dataset.train, 20, true, {true, true}, 6);
+  const PictureSet dataset = load_pictures("generated:200");
+  const PictureBatches batches(dataset, dataset.train, 20, true, {true, true}, 6);
   const auto start = std::chrono::steady_clock::now();
   for (int taken = 0; taken < 20; ++taken) {
-    Loader loader(batches, 0, 1'000'000'000);
+    Loader loader(batches, testing::only_images(dataset), 0, 1'000'000'000);
     for (int i = 0; i < taken; ++i) loader.next();
   }
-  { Loader nothing(batches, 7, 7); }
+  { Loader nothing(batches, testing::only_images(dataset), 7, 7); }
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
 }
 
 TEST_CASE("loader: what the thread throws arrives") {
-  const Dataset dataset = numbered(23);
-  Loader loader(Batches(dataset, dataset.train, 5, true, {}, 6), -1, 10);
+  const PictureSet dataset = numbered(23);
+  Loader loader(PictureBatches(dataset, dataset.train, 5, true, {}, 6), testing::only_images(dataset), -1, 10);
   CHECK_THROWS_WITH_AS(loader.next(), doctest::Contains("mini-batch -1"), Error);
   CHECK_THROWS_AS(loader.next(), Error);  // again, not a wait without end
 }
@@ -816,7 +828,7 @@ TEST_CASE("download_cifar10: all or nothing") {
   const std::string lenient = "PATH=" + in_quotes(bin) + ":\"$PATH\" " + run;
   CHECK(shell(lenient + in_quotes(dest) + url, output) == 0);
   CHECK(std::distance(fs::directory_iterator(dest), fs::directory_iterator()) == 1);
-  CHECK(load_dataset("cifar10:" + dest.string()).train.size() == 15);
+  CHECK(load_pictures("cifar10:" + dest.string()).train.size() == 15);
   CHECK(shell(run + in_quotes(dest) + url, output) == 0);
   check_has(output, {"already there"});
 

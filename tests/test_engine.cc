@@ -239,7 +239,7 @@ TEST_CASE("a layout never lets two living tensors overlap, and reuses what is fr
       tensor.last = tensor.first + int(random.below(element++, 6));
       together += aligned(tensor.floats);
     }
-    const Layout layout = lay_out(tensors);
+    const Placement layout = place(tensors);
     REQUIRE(layout.offsets.size() == tensors.size());
     int wrong = 0;
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -267,11 +267,11 @@ TEST_CASE("a layout never lets two living tensors overlap, and reuses what is fr
   CHECK(reused < 0.5 * plain);
 
   // One after another: all share the place of the largest.
-  const Layout chain = lay_out({{100, 0, 0}, {30, 1, 1}, {0, 0, 9}, {64, 2, 5}});
+  const Placement chain = place({{100, 0, 0}, {30, 1, 1}, {0, 0, 9}, {64, 2, 5}});
   CHECK(chain.total == 112);
   CHECK(chain.offsets == std::vector<int64_t>{0, 0, 0, 0});
-  CHECK(lay_out({{1, 0, 1}, {1, 1, 2}}).total == 32);
-  CHECK(lay_out({}).total == 0);
+  CHECK(place({{1, 0, 1}, {1, 1, 2}}).total == 32);
+  CHECK(place({}).total == 0);
 }
 
 TEST_CASE("segments are aligned and found by name") {

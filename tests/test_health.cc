@@ -5,12 +5,15 @@
 #include <cstring>
 #include <limits>
 
+#include "picture_batches.h"
 #include "engine/random.h"
 #include "layers/layers.h"
+#include "models/models.h"
 #include "pipeline/run/health.h"
 #include "pipeline/train/trainer.h"
 
 using namespace pipecast;
+using testing::PictureBatches;
 
 namespace {
 
@@ -27,9 +30,9 @@ class Fragile : public Layer {
  public:
   Fragile(std::string name, Accident accident, bool splits) : Layer(std::move(name)), accident_(accident), splits_(splits) {}
   const char* kind() const override { return "fragile"; }
-  Shape output(std::span<const Shape> x) const override { return x[0]; }
+  TensorSpec output(std::span<const TensorSpec> x) const override { return x[0]; }
   std::vector<ParameterSpec> parameters() const override { return {{"weight", {3}, {Initial::constant, 1}}}; }
-  Needs prepare(Device, std::span<const Shape>) override { return {}; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
   bool splits() const override { return splits_; }
 
   void forward(const Pass& p) override {
@@ -73,13 +76,13 @@ Graph fragile_graph(Accident accident = {}, bool splits = false) {
     x = g.add(add(part + ".add"), {x, skip});
   }
   x = g.add(global_average_pool("pool"), {x});
-  g.add(linear("fc", 4, 5), {x});
+  add_classifier_loss(g, g.add(linear("fc", 4, 5), {x}), 0);
   return g;
 }
 
-Dataset noise_data(int64_t count, float deviation = 0.25f) {
+PictureSet noise_data(int64_t count, float deviation = 0.25f) {
   const Shape image{1, 6, 6, 3};
-  Dataset d{"noise", image, 5, {}, {}, {}, {}};
+  PictureSet d{"noise", image, 5, {}, {}, {}, {}};
   Random random{7, purpose("noise"), 0};
   d.mean.assign(size_t(image.c), 0.5f), d.deviation.assign(size_t(image.c), deviation);
   for (int64_t i = 0; i < count; ++i) d.train.labels.push_back(int32_t(random.below(uint64_t(1000000 + i), 5)));
@@ -110,11 +113,11 @@ int stage_of(const Way& way, int part) { return part / (parts / (way.stages * st
 
 // The fault that ends a training of 12 mini-batches.
 Diverged fault_of(const Way& way, const std::string& executor, const Accident& accident, Recompute recompute = Recompute::never) {
-  const Dataset data = noise_data(40);
+  const PictureSet data = noise_data(40);
   TrainerOptions o = options(way, executor);
   o.recompute = recompute;
   Trainer trainer(fragile_graph(accident, way.method == "zero-bubble"), o);
-  Batches batches(data, data.train, o.batch, true, {}, 1);
+  PictureBatches batches(data, data.train, o.batch, true, {}, 1);
   try {
     trainer.train(batches, 0, 4);  // so that the number of a mini-batch is not that of the program
     trainer.train(batches, 4, 12);
@@ -186,11 +189,11 @@ TEST_CASE("a forward that goes wrong when it is made again is named as that") {
 }
 
 TEST_CASE("weights, images and sums that are not finite are told from what layers make") {
-  const Dataset data = noise_data(40);
+  const PictureSet data = noise_data(40);
   for (std::string executor : {"threads", "sequential"}) {
     TrainerOptions o = options({"vanilla"}, executor);
     Trainer trainer(fragile_graph(), o);
-    Batches batches(data, data.train, o.batch, true, {}, 1);
+    PictureBatches batches(data, data.train, o.batch, true, {}, 1);
     trainer.train(batches, 0, 3);
     Weights weights = trainer.weights();
     weights.parameter_values[size_t(weights.parameters.offsets[size_t(weights.parameters.find("part2.last.bias"))])] = INFINITY;
@@ -199,10 +202,10 @@ TEST_CASE("weights, images and sums that are not finite are told from what layer
                          doctest::Contains("part2.last on stage 2 was given a bias that is not finite in the forward of mini-batch 3;"),
                          Diverged);
 
-    const Dataset constant = noise_data(8, 0);  // divides by no deviation
+    const PictureSet constant = noise_data(8, 0);  // divides by no deviation
     Trainer blind(fragile_graph(), o);
-    CHECK_THROWS_WITH_AS(blind.train(Batches(constant, constant.train, o.batch, true, {}, 1), 0, 2),
-                         doctest::Contains("stage 0 was given an image that is not finite in the forward of mini-batch 0;"), Diverged);
+    CHECK_THROWS_WITH_AS(blind.train(PictureBatches(constant, constant.train, o.batch, true, {}, 1), 0, 2),
+                         doctest::Contains("stage 0 was given an input 'image' that is not finite in the forward of mini-batch 0;"), Diverged);
   }
   // Finite, and too large to be squared.
   const Diverged diverged = fault_of({"vanilla"}, "threads", {Accident::weight_gradient, 1, 5, 1e30f});
@@ -211,7 +214,7 @@ TEST_CASE("weights, images and sums that are not finite are told from what layer
 }
 
 TEST_CASE("an update that is left out changes no weight, no statistic and no mean, and training goes on") {
-  const Dataset data = noise_data(40);
+  const PictureSet data = noise_data(40);
   constexpr int64_t minibatch = 6;
   for (const Way& way : ways)
     for (std::string executor : {"threads", "sequential"})
@@ -226,7 +229,7 @@ TEST_CASE("an update that is left out changes no weight, no statistic and no mea
           o.look_ahead = LookAheadMode::released;  // reads the last gradient
           o.deferred_batch_norm = way.micro_batches > 1;
           Trainer trainer(fragile_graph({kind, 1, minibatch * way.micro_batches}, way.method == "zero-bubble"), o);
-          Batches batches(data, data.train, o.batch, true, {}, 1);
+          PictureBatches batches(data, data.train, o.batch, true, {}, 1);
           trainer.train(batches, 0, minibatch);
           const Weights before = trainer.weights();
           trainer.summaries();
@@ -264,13 +267,13 @@ TEST_CASE("an update that is left out changes no weight, no statistic and no mea
 }
 
 TEST_CASE("leaving updates out does not repair weights, and changes nothing where nothing goes wrong") {
-  const Dataset data = noise_data(40);
+  const PictureSet data = noise_data(40);
   for (std::string method : {"pipeoptim", "gpipe"}) {
     TrainerOptions o = options({method, 4, 2});
     auto train = [&](NonFinite mode) {
       o.non_finite = mode;
       Trainer trainer(fragile_graph(), o);
-      trainer.train(Batches(data, data.train, o.batch, true, {}, 1), 0, 10);
+      trainer.train(PictureBatches(data, data.train, o.batch, true, {}, 1), 0, 10);
       return trainer.weights();
     };
     const Weights stop = train(NonFinite::stop), skip = train(NonFinite::skip);
@@ -282,19 +285,19 @@ TEST_CASE("leaving updates out does not repair weights, and changes nothing wher
     Weights weights = trainer.weights();
     weights.parameter_values[size_t(weights.parameters.offsets[size_t(weights.parameters.find("part2.conv.weight"))])] = NAN;
     trainer.set_weights(weights);
-    CHECK_THROWS_WITH_AS(trainer.train(Batches(data, data.train, o.batch, true, {}, 1), 0, 10),
+    CHECK_THROWS_WITH_AS(trainer.train(PictureBatches(data, data.train, o.batch, true, {}, 1), 0, 10),
                          doctest::Contains("stage 2 has weights that are not finite before the update of mini-batch"), Diverged);
   }
 }
 
 TEST_CASE("the norm of the gradient is that of one update on all stages") {
-  const Dataset data = noise_data(80);
+  const PictureSet data = noise_data(80);
   constexpr int64_t minibatches = 8;
   for (const Way& way : {Way{"vanilla", 1}, Way{"vanilla"}, Way{"gpipe", 4, 4}, Way{"interleaved", 2, 4, 2}, Way{"pipedream-2bw", 2, 4}}) {
     CAPTURE(way.method);
     TrainerOptions o = options(way);
     o.optimizer.momentum = 0, o.optimizer.weight_decay = 0;
-    const Batches batches(data, data.train, o.batch, true, {}, 1);
+    const PictureBatches batches(data, data.train, o.batch, true, {}, 1);
     // What each update moved the weights by: the first updates of a program do not depend on how many follow.
     std::vector<double> norms;
     std::vector<float> before;

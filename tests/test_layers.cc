@@ -3,7 +3,6 @@
 
 #include "layer_harness.h"
 #include "layers/layers.h"
-#include "layers/softmax_cross_entropy.h"
 
 // The harness counts what a layer allocates. Not inlined: g++ would take the malloc of one for a mistake in the other.
 [[gnu::noinline]] void* operator new(size_t bytes) {
@@ -177,11 +176,16 @@ static Loss loss_of(Device device, const Values& logits, const std::vector<int32
   std::transform(target.begin(), target.end(), target_bits.begin(), [](int32_t t) { return std::bit_cast<float>(t); });
   const Values nothing(target.size(), NAN);
   Guarded in(device, logits), t(device, target_bits), loss(device, nothing), hits(device, nothing), totals(device, {10, 20}),
-      dlogits(device, Values(logits.size(), NAN));
-  const int32_t* targets = reinterpret_cast<const int32_t*>(t.data());
-  const Shape shape{rows, 1, 1, classes};
-  softmax_cross_entropy_forward(device, {in.data(), shape}, targets, smoothing, loss.data(), hits.data(), totals.data());
-  softmax_cross_entropy_backward(device, {in.data(), shape}, targets, smoothing, 1 / float(rows), {dlogits.data(), shape});
+      dlogits(device, Values(logits.size(), NAN)), scale(device, {1 / float(rows)});
+  const auto layer = softmax_cross_entropy("loss", {.label_smoothing = smoothing});
+  const Tensor x[] = {{in.data(), {rows, 1, 1, classes}}, {t.data(), {rows, 1, 1, 1}, Storage::int32}};
+  const Tensor dx[] = {{dlogits.data(), x[0].shape}, {nullptr, x[1].shape, Storage::int32}};
+  Pass p;
+  p.device = device, p.x = x, p.y = {loss.data(), {rows, 1, 1, 1}}, p.workspace = hits.data(), p.sums = totals.data();
+  p.scale = scale.data();
+  layer->forward(p);
+  p.dx = dx;
+  layer->backward(p);
   return {loss.get(), hits.get(), dlogits.get(), totals.get()};
 }
 
@@ -240,7 +244,7 @@ TEST_CASE("of equal logits the first is the guess") {
 TEST_CASE("wrong shapes and options are refused in one sentence") {
   const std::vector<Shape> one = {{2, 5, 5, 3}}, two = {{2, 5, 5, 3}, {2, 5, 4, 3}};
   auto refuses = [](const Layer& layer, const std::vector<Shape>& x, const char* message) {
-    CHECK_THROWS_WITH_AS(layer.output(x), message, UsageError);
+    CHECK_THROWS_WITH_AS(layer.output(specs_of(x)), message, UsageError);
   };
   refuses(*relu("r"), two, "relu 'r' cannot take 2 inputs (2x5x5x3, 2x5x4x3): it wants one");
   refuses(*dropout("d", 0.5f), two, "dropout 'd' cannot take 2 inputs (2x5x5x3, 2x5x4x3): it wants one");
@@ -250,7 +254,7 @@ TEST_CASE("wrong shapes and options are refused in one sentence") {
   refuses(*batch_norm("bn1", {.channels = 4}), one, "batch_norm 'bn1' cannot take 1 input (2x5x5x3): it wants one of 4 channels");
   refuses(*batch_norm("bn2", {.channels = 3, .add = true}), two,
           "batch_norm 'bn2' cannot take 2 inputs (2x5x5x3, 2x5x4x3): it wants two of one shape, with 3 channels");
-  refuses(*linear("fc", 74, 10), one, "linear 'fc' cannot take 1 input (2x5x5x3): it wants one of 74 features per example");
+  refuses(*linear("fc", 74, 10), one, "linear 'fc' cannot take 1 input (2x5x5x3): it wants one of 74 channels, or features per sample");
   refuses(*convolution("conv", {.in = 4, .out = 8}), one,
           "convolution 'conv' cannot take 1 input (2x5x5x3): it wants one of 4 channels and at least 1 pixels in height and width");
   refuses(*convolution("conv", {.in = 3, .out = 8, .kernel = 7}), one,

@@ -7,12 +7,15 @@
 #include <cmath>
 #include <numbers>
 
+#include "picture_batches.h"
 #include "engine/random.h"
 #include "layers/layers.h"
+#include "models/models.h"
 #include "models/weights.h"
 #include "pipeline/train/trainer.h"
 
 using namespace pipecast;
+using testing::PictureBatches;
 
 namespace {
 
@@ -26,11 +29,12 @@ Graph chain(const std::vector<int64_t>& widths) {
     g.part("part" + std::to_string(k));
     x = g.add(linear("fc" + std::to_string(k), widths[k], widths[k + 1], false), {x});
   }
+  add_classifier_loss(g, x, 0);
   return g;
 }
 
-Dataset points(int64_t count, int64_t features, int64_t classes) {
-  Dataset d{"points",
+PictureSet points(int64_t count, int64_t features, int64_t classes) {
+  PictureSet d{"points",
             {1, 1, 1, features},
             classes,
             {},
@@ -191,7 +195,7 @@ Choices choose(const Case& c, int stages, int k, int64_t i, int m, int64_t fill)
 }
 
 // All weights, stage after stage, after `updates` mini-batches.
-Vector direct(const Case& c, const std::vector<int64_t>& widths, const Dataset& data, const std::vector<Vector>& initial) {
+Vector direct(const Case& c, const std::vector<int64_t>& widths, const PictureSet& data, const std::vector<Vector>& initial) {
   const int stages = int(widths.size()) - 1, last = stages - 1;
   const int64_t features = widths[0], classes = widths.back();
   std::vector<History> history;
@@ -287,7 +291,7 @@ struct Result {
 
 Result both(const Case& c, const std::vector<int64_t>& widths) {
   const int stages = int(widths.size()) - 1;
-  const Dataset data = points(batch * per_epoch, widths[0], widths.back());
+  const PictureSet data = points(batch * per_epoch, widths[0], widths.back());
   Trainer trainer(chain(widths), options_of(c, stages));
   Weights w = trainer.weights();
   for (float& value : w.parameter_values) value *= 1.5f;  // so that the model does something, and its weights matter to each other
@@ -300,7 +304,7 @@ Result both(const Case& c, const std::vector<int64_t>& widths) {
     initial.emplace_back(flat.begin() + ptrdiff_t(at), flat.begin() + ptrdiff_t(at + count));
     at += count;
   }
-  const Batches batches(data, data.train, batch, false, {}, 1);
+  const PictureBatches batches(data, data.train, batch, false, {}, 1);
   trainer.train(batches, 0, refill);
   trainer.train(batches, refill, updates);
   return {values(trainer.weights()), direct(c, widths, data, initial)};

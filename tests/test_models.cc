@@ -112,24 +112,26 @@ std::vector<float*> pointers(const Graph& graph, int node, const Segments& all, 
   return result;
 }
 
-// The model's output in evaluation mode: every value in a vector of its own, poisoned before it is written.
+Shape prediction_shape(const Graph& graph, int64_t batch) { return graph.specs(batch)[size_t(graph.prediction())].shape; }
+
+// The model's prediction in evaluation mode: every value in a vector of its own, poisoned before it is written.
 std::vector<float> evaluate(const Graph& graph, Weights weights, const std::vector<float>& images, int64_t batch) {
   const float poison = std::numeric_limits<float>::quiet_NaN();
   const DeviceOwner owner("cpu");
   const Device device = owner.get();
-  const std::vector<Shape> shapes = graph.shapes(batch);
+  const std::vector<TensorSpec> shapes = graph.specs(batch);
   std::vector<std::vector<float>> values = {images};
-  REQUIRE(int64_t(images.size()) == shapes[0].count());
-  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+  REQUIRE(int64_t(images.size()) == shapes[0].shape.count());
+  for (size_t i = 0; graph.nodes()[i].value <= graph.prediction(); ++i) {
     const Node& node = graph.nodes()[i];
-    std::vector<Shape> inputs;
+    std::vector<TensorSpec> inputs;
     std::vector<Tensor> x;
     for (int input : node.inputs) {
       inputs.push_back(shapes[size_t(input)]);
-      x.push_back({values[size_t(input)].data(), shapes[size_t(input)]});
+      x.push_back({values[size_t(input)].data(), shapes[size_t(input)].shape});
     }
     const Needs needs = node.layer->prepare(device, inputs);
-    std::vector<float> saved(size_t(needs.saved), poison), y(size_t(shapes[i + 1].count()), poison);
+    std::vector<float> saved(size_t(needs.saved), poison), y(size_t(shapes[i + 1].shape.count()), poison);
     const Memory workspace(device, needs.workspace);
     std::fill_n(workspace.data(), needs.workspace, poison);
     const std::vector<float*> w = pointers(graph, int(i), weights.parameters, weights.parameter_values, &Layer::parameters);
@@ -138,7 +140,7 @@ std::vector<float> evaluate(const Graph& graph, Weights weights, const std::vect
     pass.device = device;
     pass.training = false;
     pass.x = x;
-    pass.y = {y.data(), shapes[i + 1]};
+    pass.y = {y.data(), shapes[i + 1].shape};
     pass.weight = w;
     pass.statistics = s;
     pass.saved = saved.data();
@@ -162,7 +164,7 @@ std::vector<float> formula_images(const Shape& s) {
 Graph tiny() {
   Graph graph("tiny", {1, 4, 4, 3});
   graph.part("stem");
-  int x = graph.add(convolution("conv", {.in = 3, .out = 5, .kernel = 3, .padding = 1}), {graph.input()});
+  int x = graph.add(convolution("conv", {.in = 3, .out = 5, .kernel = 3, .padding = 1}), {0});
   x = graph.add(batch_norm("a", {.channels = 5}), {x});
   graph.part("head");
   x = graph.add(global_average_pool("pool"), {x});
@@ -213,7 +215,8 @@ TEST_CASE("graph: nodes, values, parts, shapes, names") {
   CHECK(graph.parts()[0].last == 2);
   CHECK(graph.parts()[1].first == 2);
   CHECK(graph.parts()[1].last == 4);
-  const std::vector<Shape> shapes = graph.shapes(7);
+  std::vector<Shape> shapes;
+  for (const TensorSpec& spec : graph.specs(7)) shapes.push_back(spec.shape);
   CHECK(shapes == std::vector<Shape>{{7, 4, 4, 3}, {7, 4, 4, 5}, {7, 4, 4, 5}, {7, 1, 1, 5}, {7, 1, 1, 2}});
 
   const Segments parameters = graph.parameters(), statistics = graph.statistics();
@@ -247,7 +250,7 @@ TEST_CASE("graph: mistakes in building it") {
   CHECK(graph.add(relu("a"), {0}) == 1);
   CHECK(contains(refusal<Error>([&] { graph.add(relu("a"), {1}); }), "name of an earlier layer"));
   CHECK(graph.add(linear("fc", 7, 2), {1}) == 2);
-  CHECK(contains(refusal<UsageError>([&] { graph.shapes(1); }), "fc"));
+  CHECK(contains(refusal<UsageError>([&] { graph.specs(1); }), "fc"));
 }
 
 TEST_CASE("names and shapes are torchvision's") {
@@ -285,7 +288,7 @@ TEST_CASE("networks for CIFAR: parameters and parts") {
   std::string parts;
   for (const Part& part : graph.parts()) parts += part.name + " ";
   CHECK(parts == "stem layer1.0 layer1.1 layer1.2 layer2.0 layer2.1 layer2.2 layer3.0 layer3.1 layer3.2 head ");
-  CHECK(graph.shapes(5).back() == Shape{5, 1, 1, 10});
+  CHECK(prediction_shape(graph, 5) == Shape{5, 1, 1, 10});
   CHECK(make_model("resnet18", {}).parts().size() == 10);
   CHECK(make_model("resnet50", {}).parts().size() == 18);
   CHECK(refusal<UsageError>([] { cifar_resnet(21, {}); }) != "(no error)");
@@ -363,8 +366,8 @@ TEST_CASE("models refuse what they cannot be made of") {
   CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 3, 8, 3}, 10}); }), "at least 4x4"));
   CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 0}, 10}); }), "channels"));
   CHECK(contains(refusal<UsageError>([] { make_model("resnet20", {{1, 32, 32, 3}, 1}); }), "classes = 1"));
-  CHECK(make_model("resnet18", {{1, 32, 32, 1}, 2}).shapes(3).back() == Shape{3, 1, 1, 2});
-  CHECK(make_model("resnet20", {{1, 4, 4, 3}, 2}).shapes(3).back() == Shape{3, 1, 1, 2});
+  CHECK(prediction_shape(make_model("resnet18", {{1, 32, 32, 1}, 2}), 3) == Shape{3, 1, 1, 2});
+  CHECK(prediction_shape(make_model("resnet20", {{1, 4, 4, 3}, 2}), 3) == Shape{3, 1, 1, 2});
 }
 
 TEST_CASE("logits are torchvision's") {

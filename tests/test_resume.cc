@@ -7,6 +7,7 @@
 #include "tests/small_run.h"
 
 using namespace pipecast;
+using testing::PictureBatches;
 
 namespace {
 
@@ -34,8 +35,8 @@ std::vector<uint8_t> bytes_of(const std::vector<SafeTensors>& stages) {
   return all;
 }
 
-void train(Trainer& trainer, const Dataset& data, int64_t begin, int64_t end) {
-  const Batches batches(data, data.train, batch, true, {.crop = true, .flip = true}, 1);
+void train(Trainer& trainer, const PictureSet& data, int64_t begin, int64_t end) {
+  const PictureBatches batches(data, data.train, batch, true, {.crop = true, .flip = true}, 1);
   trainer.train(batches, begin, end);
 }
 
@@ -44,7 +45,7 @@ void check_exact(const TrainerOptions& o, int64_t middle = 8, int64_t end = 15) 
   CAPTURE(o.method);
   CAPTURE(o.optimizer.name);
   CAPTURE(to_string(o.look_ahead));
-  const Dataset data = testing::noise(per_epoch * batch - 1);
+  const PictureSet data = testing::noise(per_epoch * batch - 1);
   Trainer whole = trainer_of(o);
   train(whole, data, 0, middle);
   const std::vector<SafeTensors> saved = whole.save();
@@ -125,7 +126,7 @@ TEST_CASE("what counts mini-batches goes on counting") {
 }
 
 TEST_CASE("another number of stages takes over what was saved") {
-  const Dataset data = testing::noise(per_epoch * batch - 1);
+  const PictureSet data = testing::noise(per_epoch * batch - 1);
   for (std::string method : {"gpipe", "pipemare", "pipeoptim"}) {
     CAPTURE(method);
     Trainer four = trainer_of(options_of(method, "adamw"));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "picture_batches.h"
 #include "engine/random.h"
 #include "engine/files/safetensors.h"
 #include "layers/layers.h"
@@ -12,6 +13,7 @@
 #include "pipeline/train/trainer.h"
 
 using namespace pipecast;
+using testing::PictureBatches;
 
 namespace {
 
@@ -38,12 +40,12 @@ Graph tiny_graph(bool normalise = true, int64_t classes = 5, Shape image = {1, 6
   x = block(x, 3, 4, 6, 2, -1);
   g.part("head");
   x = g.add(global_average_pool("pool"), {x});
-  g.add(linear("fc", 6, classes), {x});
+  add_classifier_loss(g, g.add(linear("fc", 6, classes), {x}), 0);
   return g;
 }
 
-Dataset noise_data(int64_t count, Shape image = {1, 6, 6, 3}, int64_t classes = 5) {
-  Dataset d{"noise", image, classes, {}, {}, {}, {}};
+PictureSet noise_data(int64_t count, Shape image = {1, 6, 6, 3}, int64_t classes = 5) {
+  PictureSet d{"noise", image, classes, {}, {}, {}, {}};
   Random random{7, purpose("noise"), 0};
   d.mean.assign(image.c, 0.5f), d.deviation.assign(image.c, 0.25f);
   for (int64_t i = 0; i < count; ++i) d.train.labels.push_back(int32_t(random.below(1000000 + i, uint32_t(classes))));
@@ -63,16 +65,16 @@ TrainerOptions tiny_options(int stages, const std::string& optimizer = "sgd") {
   return o;
 }
 
-Batches in_order(const Dataset& d, int64_t batch) { return Batches(d, d.train, batch, false, {}, 1); }
+PictureBatches in_order(const PictureSet& d, int64_t batch) { return PictureBatches(d, d.train, batch, false, {}, 1); }
 
 // Where this machine can run a pipeline.
 std::vector<std::string> devices() { return gpu_present() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"}; }
 
 // The digest after training for `minibatches`, cut into programs of at most `fill` of them.
-std::string digest_after(const TrainerOptions& o, const Dataset& d, int64_t minibatches, int64_t fill = 1 << 30, bool normalise = true) {
-  std::vector<int64_t> sizes = {o.batch, d.train.size() % o.batch};
-  Trainer trainer(tiny_graph(normalise), o, sizes[1] ? sizes : std::vector<int64_t>{o.batch});
-  Batches batches = in_order(d, o.batch);
+std::string digest_after(const TrainerOptions& o, const PictureSet& d, int64_t minibatches, int64_t fill = 1 << 30, bool normalise = true) {
+  std::vector<PassShape> sizes = {o.batch, d.train.size() % o.batch};
+  Trainer trainer(tiny_graph(normalise), o, sizes[1].samples ? sizes : std::vector<PassShape>{o.batch});
+  PictureBatches batches = in_order(d, o.batch);
   for (int64_t at = 0; at < minibatches; at += fill) trainer.train(batches, at, std::min(minibatches, at + fill));
   return weights_digest(trainer.weights());
 }
@@ -81,7 +83,7 @@ std::string digest_after(const TrainerOptions& o, const Dataset& d, int64_t mini
 
 TEST_CASE("ten updates on four stages equal an independent emulation in PyTorch") {
   SafeTensors golden = read_safetensors(std::string(GOLDEN_DIR) + "/pipeline.safetensors");
-  Dataset data{"golden", {1, 6, 6, 3}, 5, {}, {}, {0.5f, 0.5f, 0.5f}, {0.25f, 0.25f, 0.25f}};
+  PictureSet data{"golden", {1, 6, 6, 3}, 5, {}, {}, {0.5f, 0.5f, 0.5f}, {0.25f, 0.25f, 0.25f}};
   data.train.pixels = golden.tensors.at("pixels").bytes;
   const FileTensor& labels = golden.tensors.at("labels");
   for (int64_t i = 0; i < labels.count(); ++i) data.train.labels.push_back(labels.bytes[i * 8]);  // I64 below 256
@@ -108,7 +110,7 @@ TEST_CASE("ten updates on four stages equal an independent emulation in PyTorch"
         o.schedule.name = "cosine", o.schedule.epochs = 2.5;  // of four updates each: ten
         Trainer trainer(tiny_graph(), o);
         trainer.set_weights(from_safetensors(trainer.graph(), with_prefix("initial"), "golden"));
-        Batches batches = in_order(data, 4);
+        PictureBatches batches = in_order(data, 4);
         trainer.train(batches, 0, 10);
 
         SafeTensors got = to_safetensors(trainer.weights()), want = with_prefix(optimizer + " " + mode);
@@ -132,7 +134,7 @@ TEST_CASE("ten updates on four stages equal an independent emulation in PyTorch"
 }
 
 TEST_CASE("the same seed gives the same bits, in threads and in sequence, run after run") {
-  Dataset data = noise_data(22);  // mini-batches of 4, the last one short
+  PictureSet data = noise_data(22);  // mini-batches of 4, the last one short
   for (std::string device : devices())
     for (std::string optimizer : {"sgd", "adam", "adamw"})
       for (std::string method : {"vanilla", "pipeoptim", "pipedream"})
@@ -150,7 +152,7 @@ TEST_CASE("the same seed gives the same bits, in threads and in sequence, run af
 }
 
 TEST_CASE("a drained pipeline that refills, and one that never drains, differ only where lag makes them") {
-  Dataset data = noise_data(20);
+  PictureSet data = noise_data(20);
   for (int stages : {1, 4}) {
     TrainerOptions o = tiny_options(stages);
     o.method = "vanilla";
@@ -159,7 +161,7 @@ TEST_CASE("a drained pipeline that refills, and one that never drains, differ on
 }
 
 TEST_CASE("programs shorter than the pipeline, single mini-batches, short batches") {
-  Dataset data = noise_data(6);  // one mini-batch of 4 and one of 2
+  PictureSet data = noise_data(6);  // one mini-batch of 4 and one of 2
   for (std::string method : {"vanilla", "pipeoptim"}) {
     TrainerOptions o = tiny_options(4), one = tiny_options(1);
     o.method = one.method = method;
@@ -171,12 +173,12 @@ TEST_CASE("programs shorter than the pipeline, single mini-batches, short batche
 }
 
 TEST_CASE("micro-batches add up to the gradient of the mini-batch") {
-  Dataset data = noise_data(9);  // of batch 4: 4, 4, 1; cut in three, the last has empty micro-batches
+  PictureSet data = noise_data(9);  // of batch 4: 4, 4, 1; cut in three, the last has empty micro-batches
   TrainerOptions whole = tiny_options(1), cut = tiny_options(1);
   cut.micro_batches = 3;
   auto train = [&](const TrainerOptions& o) {
     Trainer t(tiny_graph(false), o, {4, 1});
-    Batches batches = in_order(data, 4);
+    PictureBatches batches = in_order(data, 4);
     Outcome outcome = t.train(batches, 0, 3);
     return std::make_pair(outcome, t.weights().parameter_values);
   };
@@ -196,11 +198,11 @@ struct Trained {
 };
 
 // Trains on `data` for `count` mini-batches, cut into programs of at most `fill` of them.
-Trained train(Graph graph, const TrainerOptions& o, const Dataset& data, int64_t count, int64_t fill = 1 << 30) {
-  std::vector<int64_t> sizes = {o.batch};
+Trained train(Graph graph, const TrainerOptions& o, const PictureSet& data, int64_t count, int64_t fill = 1 << 30) {
+  std::vector<PassShape> sizes = {o.batch};
   if (data.train.size() % o.batch) sizes.push_back(data.train.size() % o.batch);
   Trainer trainer(std::move(graph), o, sizes);
-  Batches batches = in_order(data, o.batch);
+  PictureBatches batches = in_order(data, o.batch);
   Outcome outcome;
   for (int64_t at = 0; at < count; at += fill) outcome = trainer.train(batches, at, std::min(count, at + fill));
   return {trainer.weights(), outcome};
@@ -230,7 +232,7 @@ double relative_difference(const std::vector<float>& a, const std::vector<float>
 }  // namespace
 
 TEST_CASE("the synchronous methods give the gradient of one stage; PipeDream-2BW does not know how many stages there are") {
-  Dataset data = noise_data(27);  // of batch 8: 8, 8, 8, 3
+  PictureSet data = noise_data(27);  // of batch 8: 8, 8, 8, 3
   auto trained = [&](const std::string& method, int stages) {
     return train(tiny_graph(false), options_for(method, stages, 4), data, 10).weights;
   };
@@ -250,7 +252,7 @@ TEST_CASE("the synchronous methods give the gradient of one stage; PipeDream-2BW
 }
 
 TEST_CASE("recomputation changes no bit where the backward reads what the forward read, with batch norm and dropout") {
-  Dataset data = noise_data(27);
+  PictureSet data = noise_data(27);
   for (std::string device : devices())
     for (std::string method : {"gpipe", "1f1b-flush", "zero-bubble", "interleaved", "model-parallel", "pipedream", "pipedream-vertical",
                                "pipedream-2bw", "spectrain-v2", "nadam-async"}) {
@@ -279,7 +281,7 @@ TEST_CASE("recomputation changes no bit where the backward reads what the forwar
 
 TEST_CASE("CUDA graphs change no bit, with short mini-batches, recomputation and halves of backwards") {
   if (!gpu_present()) return;
-  Dataset data = noise_data(27);
+  PictureSet data = noise_data(27);
   for (std::string method : {"pipeoptim", "pipedream", "zero-bubble", "interleaved"})
     for (Recompute mode : {Recompute::never, Recompute::always}) {
       CAPTURE(method);
@@ -306,7 +308,7 @@ TEST_CASE("CUDA graphs are refused where passes cannot be repeated") {
 }
 
 TEST_CASE("deferred batch norm: running statistics are those of whole mini-batches on one stage") {
-  Dataset data = noise_data(24);
+  PictureSet data = noise_data(24);
   // The weights must not move, or the mini-batches normalised in parts would move them differently.
   auto statistics = [&](int stages, int micro_batches, bool deferred, const std::string& method) {
     TrainerOptions o = options_for(method, stages, micro_batches);
@@ -320,7 +322,7 @@ TEST_CASE("deferred batch norm: running statistics are those of whole mini-batch
     g.part("c");
     x = g.add(global_average_pool("pool"), {x});
     g.part("d");
-    g.add(linear("fc", 4, 5), {x});
+    add_classifier_loss(g, g.add(linear("fc", 4, 5), {x}), 0);
     return train(std::move(g), o, data, 7).weights.statistic_values;
   };
   const std::vector<float> whole = statistics(1, 1, false, "vanilla");
@@ -332,7 +334,7 @@ TEST_CASE("deferred batch norm: running statistics are those of whole mini-batch
 }
 
 TEST_CASE("clipping by norm: of all stages together where that costs nothing, else of each stage alone") {
-  Dataset data = noise_data(24);
+  PictureSet data = noise_data(24);
   auto clipped = [&](const std::string& method, int stages, float norm, const std::string& executor = "threads") {
     TrainerOptions o = options_for(method, stages, 4);
     o.clip_norm = norm, o.executor = executor;
@@ -353,7 +355,7 @@ TEST_CASE("clipping by norm: of all stages together where that costs nothing, el
     o.schedule.rate = 1;
     Trainer trainer(tiny_graph(false), o);
     std::vector<float> moved = trainer.weights().parameter_values;
-    Batches batches = in_order(data, 8);
+    PictureBatches batches = in_order(data, 8);
     trainer.train(batches, 0, 1);
     const Weights after = trainer.weights();
     for (size_t i = 0; i < moved.size(); ++i) moved[i] -= after.parameter_values[i];
@@ -376,7 +378,7 @@ TEST_CASE("clipping by norm: of all stages together where that costs nothing, el
 
 TEST_CASE("every method trains to a falling, finite loss, the same bits in threads and in sequence, on all devices") {
   // Labels that can be learned: the class is the brightest channel's.
-  Dataset data = noise_data(48, {1, 6, 6, 3}, 3);
+  PictureSet data = noise_data(48, {1, 6, 6, 3}, 3);
   for (size_t i = 0; i < data.train.labels.size(); ++i)
     for (size_t p = 0; p < 36; ++p) {
       uint8_t& pixel = data.train.pixels[(i * 36 + p) * 3 + size_t(data.train.labels[i])];
@@ -391,7 +393,7 @@ TEST_CASE("every method trains to a falling, finite loss, the same bits in threa
       o.schedule.rate = method.name == "nadam-async" ? 0.01f : 0.02f;
       o.synchronous_epochs = method.name == "pipemare" ? 1 : 0, o.rescale_epochs = method.name == "pipemare" ? 4 : 0;
       Trainer trainer(tiny_graph(true, 3), o);
-      Batches batches = in_order(data, 8);
+      PictureBatches batches = in_order(data, 8);
       const double before = trainer.evaluate(batches).loss;
       Outcome first = trainer.train(batches, 0, 6), last;
       for (int64_t at = 6; at < 60; at += 18) last = trainer.train(batches, at, at + 18);
@@ -422,7 +424,7 @@ TEST_CASE("every method trains to a falling, finite loss, the same bits in threa
 }
 
 TEST_CASE("synchronous epochs come first, counted over the whole run") {
-  Dataset data = noise_data(24);  // three mini-batches an epoch
+  PictureSet data = noise_data(24);  // three mini-batches an epoch
   auto digest = [&](const std::string& method, double epochs, int64_t count, int64_t fill) {
     TrainerOptions o = options_for(method, 4, 4);
     o.synchronous_epochs = epochs;
@@ -439,7 +441,7 @@ TEST_CASE("synchronous epochs come first, counted over the whole run") {
 }
 
 TEST_CASE("programs of users are repeated from a fill to a drain, and refused where they do not fit") {
-  Dataset data = noise_data(48);
+  PictureSet data = noise_data(48);
   for (std::string method : {"pipeoptim", "pipedream", "zero-bubble", "interleaved", "spectrain-v2"}) {
     CAPTURE(method);
     TrainerOptions o = options_for(method, 4, 4);
@@ -483,10 +485,10 @@ TEST_CASE("copies of the weights: what each method is known for") {
 }
 
 TEST_CASE("evaluation reads the latest weights and changes nothing") {
-  Dataset data = noise_data(11);
+  PictureSet data = noise_data(11);
   TrainerOptions o = tiny_options(4);
   Trainer four(tiny_graph(), o, {4, 3});
-  Batches batches = in_order(data, 4);
+  PictureBatches batches = in_order(data, 4);
   four.train(batches, 0, 7);
   Weights trained = four.weights();
   std::vector<float> logits, again;
@@ -514,9 +516,9 @@ TEST_CASE("evaluation reads the latest weights and changes nothing") {
 }
 
 TEST_CASE("reports: copies, frames, busy shares, prediction error") {
-  Dataset data = noise_data(40);
+  PictureSet data = noise_data(40);
   Trainer trainer(tiny_graph(), tiny_options(4));
-  Batches batches = in_order(data, 4);
+  PictureBatches batches = in_order(data, 4);
   int64_t calls = 0;
   trainer.train(batches, 0, 30, [&](int64_t done) {
     CHECK(done == ++calls);
@@ -538,7 +540,7 @@ TEST_CASE("reports: copies, frames, busy shares, prediction error") {
 
 TEST_CASE("values that cross several stages, and values read by several later stages, get their whole gradient") {
   // a is read by b and, beside it over three boundaries and twice, by d; b by c and by the head.
-  Dataset data = noise_data(8, {1, 5, 5, 3});
+  PictureSet data = noise_data(8, {1, 5, 5, 3});
   auto train = [&](int stages, std::vector<int> partition) {
     TrainerOptions o = tiny_options(1);
     o.stages = stages, o.partition = partition, o.threads = stages;
@@ -557,9 +559,9 @@ TEST_CASE("values that cross several stages, and values read by several later st
     int d = g.add(add("d"), {c, a, a});
     g.part("head");
     int cat = g.add(concatenation("cat"), {d, b});
-    g.add(linear("fc", 8, 5), {g.add(global_average_pool("p"), {cat})});
+    add_classifier_loss(g, g.add(linear("fc", 8, 5), {g.add(global_average_pool("p"), {cat})}), 0);
     Trainer t(std::move(g), o);
-    Batches batches = in_order(data, 4);
+    PictureBatches batches = in_order(data, 4);
     for (int64_t i = 0; i < 6; ++i) t.train(batches, i, i + 1);  // drained each time: no lag
     return weights_digest(t.weights());
   };
@@ -570,12 +572,12 @@ TEST_CASE("values that cross several stages, and values read by several later st
 }
 
 TEST_CASE("a failing stage stops the others and its error comes out") {
-  Dataset data = noise_data(8);
+  PictureSet data = noise_data(8);
   for (std::string executor : {"threads", "sequential"}) {
     TrainerOptions o = tiny_options(4);
     o.executor = executor;
     Trainer trainer(tiny_graph(), o);
-    Batches batches = in_order(data, 4);
+    PictureBatches batches = in_order(data, 4);
     CHECK_THROWS_WITH_AS(trainer.train(batches, 0, 6,
                                        [](int64_t done) {
                                          if (done == 3) throw Error("the disk is full");

@@ -2,6 +2,7 @@
 // recorded and replayed.
 #include "engine/graph_capture.h"
 #include "layer_harness.h"
+#include "section_values.h"
 #include "layers/layers.h"
 #include "pipeline/run/section.h"
 
@@ -54,7 +55,7 @@ constexpr int frames = 3;
 struct Piece {
   Piece(Device device, const Graph& graph, int first, int last, bool split)
       : device(device),
-        section(device, graph, first, last, {most - 1, most}, frames, split),
+        section(device, graph, first, last, {most - 1, most}, frames, {Storage::fp32, split}),
         weight(device, section.parameters().total),
         gradient(device, section.parameters().total),
         statistic(device, section.statistics().total),
@@ -91,12 +92,12 @@ class Pipeline {
     options.seed = 7, options.step = uint64_t(pass);
     const int64_t batch = size(pass);
     Section &a = parts_[0]->section, &b = parts_[1]->section;
-    const Tensor input = a.input(frame, 0, batch);
+    const Tensor input = input_of(a, frame, 0, batch);
     write(device_, input.as<float>(), noise(input.shape.count(), uint64_t(20 + pass)));
     parts_[0]->forward(frame, batch, options);
-    for (size_t i = 0; i < a.outputs().size(); ++i) hand_over(a.output(frame, i, batch), b.input(frame, i, batch));
+    for (size_t i = 0; i < a.outputs().size(); ++i) hand_over(output_of(a, frame, i, batch), input_of(b, frame, i, batch));
     parts_[1]->forward(frame, batch, options);
-    const Tensor output = b.output(frame, 0, batch);
+    const Tensor output = output_of(b, frame, 0, batch);
     return read(device_, output.as<float>(), output.shape.count());
   }
   void backward(int pass, int frame, Half half = Half::both) {
@@ -104,12 +105,12 @@ class Pipeline {
     const int64_t batch = size(pass);
     Section &a = parts_[0]->section, &b = parts_[1]->section;
     if (half != Half::weight) {
-      const Tensor gradient = b.output_gradient(frame, 0, batch);
+      const Tensor gradient = output_gradient_of(b, frame, 0, batch);
       write(device_, gradient.as<float>(), noise(gradient.shape.count(), uint64_t(40 + pass)));
     }
     parts_[1]->backward(frame, batch, options, half);
     if (half != Half::weight)
-      for (size_t i = 0; i < a.outputs().size(); ++i) hand_over(b.input_gradient(i, batch), a.output_gradient(frame, i, batch));
+      for (size_t i = 0; i < a.outputs().size(); ++i) hand_over(input_gradient_of(b, i, batch), output_gradient_of(a, frame, i, batch));
     parts_[0]->backward(frame, batch, options, half);
   }
 
@@ -190,9 +191,9 @@ TEST_CASE("the input half leaves the parameters of convolutions and linear layer
 TEST_CASE("halves cost the gradients of the outputs of the layers that split, in every frame, and nothing else") {
   const Pipeline whole({}), halves({}, true);
   const int64_t first = 3 * aligned(most * 6 * 6 * 4), second = 2 * aligned(most * 3 * 3 * 6) + aligned(most * 5);
-  CHECK(halves.part(0).section.frame_floats() == whole.part(0).section.frame_floats() + first);
-  CHECK(halves.part(1).section.frame_floats() == whole.part(1).section.frame_floats() + second);
-  for (size_t k : {0, 1}) CHECK(halves.part(k).section.arena_floats() <= whole.part(k).section.arena_floats());
+  CHECK(halves.part(0).section.plan().frame == whole.part(0).section.plan().frame + first);
+  CHECK(halves.part(1).section.plan().frame == whole.part(1).section.plan().frame + second);
+  for (size_t k : {0, 1}) CHECK(halves.part(k).section.plan().arena <= whole.part(k).section.plan().arena);
 }
 
 // The frame holds another pass in between, so that all of it must be written again.
@@ -254,7 +255,7 @@ struct Norm {
     int64_t samples = 0;
     for (int64_t size : sizes) {
       if (size == 0) continue;
-      const Tensor in = section.input(0, 0, size), out = section.output(0, 0, size);
+      const Tensor in = input_of(section, 0, 0, size), out = output_of(section, 0, 0, size);
       const int64_t floats = in.shape.count(), begin = samples * (floats / size);
       write(device, in.as<float>(), {x.begin() + begin, x.begin() + begin + floats});
       section.forward(0, size, weights, statistics, {.deferred = deferred, .samples_before = samples});
@@ -388,7 +389,7 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
     return;
   }
   // What the three convolutions and the normalisation read, and the model's output: not what the second convolution would read.
-  CHECK(whole.section.frame_floats() == 4 * value + norm);
+  CHECK(whole.section.plan().frame == 4 * value + norm);
 
   for (bool training : {true, false}) {
     CAPTURE(training);
@@ -396,18 +397,18 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
     const Values x = noise(value, 1), dy = noise(value, 2);
     auto put = [](Tensor to, const Values& values) { write(Device{}, to.as<float>(), values); };
     auto get = [](Tensor from) { return read(Device{}, from.as<float>(), from.shape.count()); };
-    put(whole.section.input(0, 0, batch), x), put(before.section.input(0, 0, batch), x);
+    put(input_of(whole.section, 0, 0, batch), x), put(input_of(before.section, 0, 0, batch), x);
     whole.section.forward(0, batch, whole.weights, whole.statistics, options);
     before.section.forward(0, batch, before.weights, before.statistics, options);
-    put(after.section.input(0, 0, batch), get(before.section.output(0, 0, batch)));
+    put(input_of(after.section, 0, 0, batch), get(output_of(before.section, 0, 0, batch)));
     after.section.forward(0, batch, after.weights, after.statistics, options);
-    CHECK(get(whole.section.output(0, 0, batch)) == get(after.section.output(0, 0, batch)));
+    CHECK(get(output_of(whole.section, 0, 0, batch)) == get(output_of(after.section, 0, 0, batch)));
     if (!training) continue;
 
-    put(whole.section.output_gradient(0, 0, batch), dy), put(after.section.output_gradient(0, 0, batch), dy);
+    put(output_gradient_of(whole.section, 0, 0, batch), dy), put(output_gradient_of(after.section, 0, 0, batch), dy);
     whole.section.backward(0, batch, whole.weights, whole.gradients, whole.statistics, options);
     after.section.backward(0, batch, after.weights, after.gradients, after.statistics, options);
-    put(before.section.output_gradient(0, 0, batch), get(after.section.input_gradient(0, batch)));
+    put(output_gradient_of(before.section, 0, 0, batch), get(input_gradient_of(after.section, 0, batch)));
     before.section.backward(0, batch, before.weights, before.gradients, before.statistics, options);
     Values expected = read(Device{}, before.gradient.data(), before.gradient.size());
     const Values rest = read(Device{}, after.gradient.data(), after.gradient.size());
@@ -461,19 +462,19 @@ TEST_CASE("recorded passes, replayed on other values in the same memory, make th
             uint64_t seed = 100 * round + uint64_t(frame);
             write(on.device, piece->weight.data(), noise(piece->weight.size(), ++seed));
             for (size_t i = 0; i < piece->section.inputs().size(); ++i) {
-              const Tensor x = piece->section.input(frame, i, batch);
+              const Tensor x = input_of(piece->section, frame, i, batch);
               write(on.device, x.as<float>(), noise(x.shape.count(), seed += 10));
             }
             run(0, [&] { piece->forward(frame, batch, {}); });
             for (size_t i = 0; i < piece->section.outputs().size(); ++i) {
-              const Tensor dy = piece->section.output_gradient(frame, i, batch);
+              const Tensor dy = output_gradient_of(piece->section, frame, i, batch);
               if (dy.data) write(on.device, dy.as<float>(), noise(dy.shape.count(), seed += 10));
             }
             run(1, [&] { piece->backward(frame, batch, {}, Half::input); });
             run(2, [&] { piece->backward(frame, batch, {}, Half::weight); });
           }
           for (size_t i = 0; i < plain.section.outputs().size(); ++i) {
-            const Tensor a = plain.section.output(frame, i, batch), b = recorded.section.output(frame, i, batch);
+            const Tensor a = output_of(plain.section, frame, i, batch), b = output_of(recorded.section, frame, i, batch);
             CHECK(Flight::same(read(on.device, a.as<float>(), a.shape.count()), read(on.device, b.as<float>(), b.shape.count())));
           }
           CHECK(Flight::same(plain.gradient_values(), recorded.gradient_values()));

@@ -17,6 +17,7 @@
 #include "tests/small_run.h"
 
 using namespace pipecast;
+using testing::PictureBatches;
 using Json = nlohmann::json;
 
 namespace {
@@ -106,7 +107,7 @@ void check_arrows(const Recorded& recorded, const std::map<Key, Json>& passes, i
 }  // namespace
 
 TEST_CASE("a trace holds every pass once, in its time, with the weights that the audit says it reads") {
-  const Dataset data = testing::noise(20 * batch);
+  const PictureSet data = testing::noise(20 * batch);
   const int64_t minibatches = 9;
   for (std::string executor : {"threads", "sequential"})
     for (std::string method : {"pipeoptim", "vanilla", "pipedream", "spectrain-v2", "gpipe", "zero-bubble", "interleaved"})
@@ -119,7 +120,7 @@ TEST_CASE("a trace holds every pass once, in its time, with the weights that the
         if (method == "gpipe") o.clip_norm = 1;  // whose steps wait for each other
         Trace trace(o.stages, 0, minibatches);
         Trainer trainer(testing::small_graph(5), o);
-        Batches batches(data, data.train, batch, false, {}, 1);
+        PictureBatches batches(data, data.train, batch, false, {}, 1);
         trainer.record(&trace);
         CHECK(!trace.complete());
         trainer.train(batches, 0, minibatches);
@@ -171,11 +172,11 @@ TEST_CASE("a trace holds every pass once, in its time, with the weights that the
 }
 
 TEST_CASE("a trace begins and ends where it is to, over the drains of the pipeline") {
-  const Dataset data = testing::noise(20 * batch);
+  const PictureSet data = testing::noise(20 * batch);
   const TrainerOptions o = options_of("pipeoptim", "threads", 2);
   Trainer trainer(testing::small_graph(5), o);
   Trace trace(o.stages, 5, 12);
-  Batches batches(data, data.train, batch, false, {}, 1);
+  PictureBatches batches(data, data.train, batch, false, {}, 1);
   trainer.record(&trace);
   for (int64_t at : {0, 4, 8}) trainer.train(batches, at, at + 4);
   CHECK(trace.complete());
@@ -198,10 +199,10 @@ TEST_CASE("a trace begins and ends where it is to, over the drains of the pipeli
 }
 
 TEST_CASE("a trace is complete before the run is over, and where nobody asks nothing is recorded") {
-  const Dataset data = testing::noise(20 * batch);
+  const PictureSet data = testing::noise(20 * batch);
   const TrainerOptions o = options_of("pipeoptim", "threads", 1);
   Trainer trainer(testing::small_graph(5), o);
-  Batches batches(data, data.train, batch, false, {}, 1);
+  PictureBatches batches(data, data.train, batch, false, {}, 1);
   Trace trace(o.stages, 0, 2);
   trainer.record(&trace);
   std::string early;

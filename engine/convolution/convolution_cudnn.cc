@@ -100,26 +100,26 @@ struct Algorithms {
 
 // What `choose` chose for the shape, asked once in a process.
 template <class ChooseAll>
-Algorithms algorithms(const ConvolutionShape& s, Device d, const ChooseAll& choose_all) {
+Algorithms algorithms(const ConvolutionShape& s, Device d, Storage images, const ChooseAll& choose_all) {
   struct Known {
     ConvolutionShape shape;
     bool tf32;
-    Storage storage;
+    Storage images;
     Algorithms algorithms;
   };
   static std::mutex mutex;
   static std::vector<Known> known;
   const std::lock_guard lock(mutex);
   for (const Known& k : known)
-    if (k.shape == s && k.tf32 == d.tf32 && k.storage == d.storage) return k.algorithms;
-  return known.emplace_back(Known{s, d.tf32, d.storage, choose_all()}).algorithms;
+    if (k.shape == s && k.tf32 == d.tf32 && k.images == images) return k.algorithms;
+  return known.emplace_back(Known{s, d.tf32, images, choose_all()}).algorithms;
 }
 
 // A convolution as cuDNN knows it, of images, weights and gradients of one type.
 class Library {
  public:
-  Library(Device d, const ConvolutionShape& s) {
-    const cudnnDataType_t type = d.storage == Storage::bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+  Library(Device d, const ConvolutionShape& s, Storage images) {
+    const cudnnDataType_t type = images == Storage::bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
     describe(x_, type, s.in);
     describe(y_, type, s.out());
     check(cudnnSetFilter4dDescriptor(weight_, type, CUDNN_TENSOR_NHWC, narrow(s.out_channels), narrow(s.in.c / s.groups),
@@ -130,7 +130,7 @@ class Library {
     check(cudnnSetConvolutionGroupCount(operation_, narrow(s.groups)));
     // The default may round operands to TF32.
     check(cudnnSetConvolutionMathType(operation_, d.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH));
-    algorithms_ = algorithms(s, d, [&] { return choose_all(d); });
+    algorithms_ = algorithms(s, d, images, [&] { return choose_all(d); });
   }
 
   bool found() const { return algorithms_.forward.found && algorithms_.backward_input.found && algorithms_.backward_weight.found; }
@@ -201,7 +201,7 @@ class Library {
 
 class CudnnConvolution : public ConvolutionPlan {
  public:
-  CudnnConvolution(Device d, const ConvolutionShape& s) : library_(d, s) {
+  CudnnConvolution(Device d, const ConvolutionShape& s) : library_(d, s, Storage::fp32) {
     if (!library_.found())
       throw Error(to_string(s) + ": cuDNN has no algorithm for it that computes in fp32 and repeats its bits; use device 'cpu'");
   }
@@ -224,7 +224,7 @@ class CudnnConvolution : public ConvolutionPlan {
 // Weights are rounded for each call, a gradient of theirs comes in bf16 and is added in fp32. Both are small beside the images.
 class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
  public:
-  CudnnConvolutionBf16(Device d, const ConvolutionShape& s) : library_(d, s), weights_(s.weight_count()) {}
+  CudnnConvolutionBf16(Device d, const ConvolutionShape& s) : library_(d, s, Storage::bf16), weights_(s.weight_count()) {}
   bool found() const { return library_.found(); }
   int64_t workspace() const override { return library_.workspace() + weight_floats(); }
   void forward(Device d, const Bfloat16* x, const float* weight, Bfloat16* y, float* workspace) override {
@@ -259,7 +259,6 @@ std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device d, const Convolut
   return std::make_unique<CudnnConvolution>(d, shape);
 }
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_cudnn_bf16(Device d, const ConvolutionShape& shape) {
-  d.storage = Storage::bf16;
   auto plan = std::make_unique<CudnnConvolutionBf16>(d, shape);
   return plan->found() ? std::move(plan) : nullptr;
 }

@@ -39,17 +39,19 @@ class TimedLayer : public Layer {
   explicit TimedLayer(Layer& layer) : Layer(layer.name()), layer_(layer), parameters_(parameter_floats(layer)) {}
 
   const char* kind() const override { return layer_.kind(); }
-  Shape output(std::span<const Shape> x) const override { return layer_.output(x); }
+  TensorSpec output(std::span<const TensorSpec> x) const override { return layer_.output(x); }
   std::vector<ParameterSpec> parameters() const override { return layer_.parameters(); }
   std::vector<ParameterSpec> statistics() const override { return layer_.statistics(); }
-  Needs prepare(Device device, std::span<const Shape> x) override {
+  Needs prepare(Device device, std::span<const TensorSpec> x) override {
     times_ = {name(), kind(), "", {}, {}};
     needs_ = layer_.prepare(device, x);
     times_.implementation = layer_.implementation(device, x);
     times_.forward.flops = layer_.flops(x);
     return needs_;
   }
-  double flops(std::span<const Shape> x) const override { return layer_.flops(x); }
+  double flops(std::span<const TensorSpec> x) const override { return layer_.flops(x); }
+  std::vector<std::string> means() const override { return layer_.means(); }
+  void count(std::span<const Tensor> x, double* counts) const override { layer_.count(x, counts); }
   bool splits() const override { return layer_.splits(); }
   bool adds() const override { return layer_.adds(); }
   bool normalises() const override { return layer_.normalises(); }
@@ -69,7 +71,7 @@ class TimedLayer : public Layer {
     layer_.backward(p);
     synchronize(p.device);
     backward_.push_back(seconds_since(start));
-    double moved = double(p.dy.shape.count()) + 3 * parameters_, products = parameters_ > 0 ? 1 : 0;
+    double moved = (p.dy.data ? double(p.dy.shape.count()) : 0) + 3 * parameters_, products = parameters_ > 0 ? 1 : 0;
     if (needs_.input) moved += floats(p.x);
     if (needs_.output) moved += double(p.y.shape.count());
     for (const Tensor& dx : p.dx)
@@ -96,10 +98,17 @@ class TimedLayer : public Layer {
 }  // namespace
 
 ModelTimes measure_layers(const Graph& graph, int64_t batch, const std::string& device) {
-  Graph timed(graph.name(), graph.input_shape());
+  Graph timed(graph.name());
   std::vector<const TimedLayer*> layers;
   timed.part("all");
+  size_t next = 0;  // the inputs stand where they do in the graph, so that values have the same numbers
+  const auto add_inputs = [&](int end) {
+    for (; int(next) < end; ++next)
+      if (graph.is_input(int(next))) timed.input(graph.input_of(int(next)));
+  };
   for (const Node& node : graph.nodes()) {
+    add_inputs(node.value);
+    next = size_t(node.value) + 1;
     auto layer = std::make_unique<TimedLayer>(*node.layer);
     layers.push_back(layer.get());
     timed.add(std::move(layer), node.inputs);
@@ -107,7 +116,7 @@ ModelTimes measure_layers(const Graph& graph, int64_t batch, const std::string& 
 
   const DeviceOwner owner(device);
   const Device d = owner.get();
-  Section section(d, timed, 0, int(timed.nodes().size()), {batch}, 1);
+  Section section(d, timed, 0, int(timed.nodes().size()), {PassShape(batch)}, 1);
   const Memory weights(d, section.parameters().total), gradients(d, section.parameters().total), statistics(d, section.statistics().total);
   const Binding w = section.bind_parameters(weights.data()), g = section.bind_parameters(gradients.data());
   const Binding s = section.bind_statistics(statistics.data());
@@ -128,12 +137,12 @@ ModelTimes measure_layers(const Graph& graph, int64_t batch, const std::string& 
 }
 
 double training_flops(const Graph& graph, int64_t batch) {
-  const std::vector<Shape> shapes = graph.shapes(batch);
+  const std::vector<TensorSpec> specs = graph.specs(batch);
   double flops = 0;
   for (const Node& node : graph.nodes()) {
-    std::vector<Shape> x;
+    std::vector<TensorSpec> x;
     bool wants_gradient = false;
-    for (int v : node.inputs) x.push_back(shapes[size_t(v)]), wants_gradient |= v != graph.input();
+    for (int v : node.inputs) x.push_back(specs[size_t(v)]), wants_gradient |= graph.has_gradient(v, specs);
     flops += (wants_gradient ? 3 : 2) * node.layer->flops(x);
   }
   return flops;

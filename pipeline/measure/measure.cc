@@ -51,11 +51,11 @@ std::array<double, sizeof...(F)> median_seconds_in_turns(Device device, const F&
 // A part with memory of its own, and the times of its passes.
 class MeasuredPart {
  public:
-  MeasuredPart(Device device, const Graph& graph, const Part& part, int64_t batch, bool splits)
+  MeasuredPart(Device device, const Graph& graph, const Part& part, int64_t batch, const SectionOptions& options)
       : device_(device),
         batch_(batch),
-        splits_(splits),
-        section_(device, graph, part.first, part.last, {batch}, 1, splits),
+        splits_(options.split_backward),
+        section_(device, graph, part.first, part.last, {PassShape(batch)}, 1, options),
         weights_(device, section_.parameters().total),
         gradients_(device, section_.parameters().total),
         statistics_(device, section_.statistics().total),
@@ -111,7 +111,7 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const 
     for (int share : shares) {
       devices.push_back(std::make_unique<DeviceOwner>(device, math));
       owned.push_back({});
-      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], batch, splits);
+      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], batch, SectionOptions{activation_storage(math), splits});
     }
 
     // Everybody goes on until the slowest has enough, so that all of them are disturbed all the time.

@@ -8,6 +8,7 @@
 
 #include "engine/files/json_reader.h"
 #include "pipeline/plan/partition.h"
+#include "data/loader.h"
 #include "pipeline/run/section.h"
 
 namespace pipecast {
@@ -31,40 +32,51 @@ double slowest_stage(const std::vector<double>& part_seconds, const std::vector<
   return *std::max_element(seconds.begin(), seconds.end());
 }
 
-// Bytes of the values that cross a border; of their gradients, without that of the model's input.
-int64_t message_bytes(Storage storage, const std::vector<int>& values, const std::vector<Shape>& shapes, bool gradients) {
+// Bytes of values, or of those of their gradients that there are.
+int64_t message_bytes(const std::vector<int>& values, const Graph& graph, const std::vector<TensorSpec>& specs, bool gradients) {
   int64_t bytes = 0;
   for (int v : values)
-    if (v > 0 || !gradients) bytes += bytes_of(storage, shapes[size_t(v)].count());
+    if (!gradients || graph.has_gradient(v, specs)) bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
   return bytes;
 }
 
+int64_t most_floats(const SectionPlan& section, const std::vector<int>& values) {
+  int64_t floats = 0;
+  for (int v : values) floats += section.most_floats(v);
+  return floats;
+}
+
 // What Stage takes of memory for such options, and the bytes in the costs, without taking it. Returns the stage's parameters.
-Segments add_memory(Device device, const Graph& graph, const StageOptions& options, const Optimizer& optimizer, int64_t pass,
+Segments add_memory(Device device, const Graph& graph, const StageOptions& options, const Optimizer& optimizer, const PassShape& pass,
                     PlannedStage& stage, StageCosts& costs) {
-  const std::vector<Shape> most = graph.shapes(options.batches.back()), shapes = graph.shapes(pass);
   Segments parameters;
   int64_t activations = 0, gradients = 0;  // of the largest messages from the stage before, and to it
   for (const ChunkOptions& c : options.chunks) {
-    const Section section(device, graph, c.first_node, c.last_node, options.batches, 0, options.splits_backward);
-    int64_t input_floats = 0, gradient_floats = 0;
-    for (int v : section.inputs()) {
-      const int64_t floats = aligned(floats_of(device.storage, most[size_t(v)].count()));
-      input_floats += floats;
-      if (v > 0) gradient_floats += floats;
-    }
-    if (c.first_node > 0) activations = std::max(activations, input_floats), gradients = std::max(gradients, gradient_floats);
-    for (const ParameterSpec& spec : section.parameters().specs) parameters.add(spec);
-    stage.parameters += counted(section.parameters());
+    const SectionPlan section = plan_section(device, graph, c.first_node, c.last_node, options.passes, options.section());
+    const std::vector<TensorSpec>& specs = section.specs(pass);
+    const Borders& borders = section.borders;
+    const std::vector<int>& taken = borders.inputs.empty() ? borders.fed : borders.inputs;
+    std::vector<int> backed;
+    int64_t wide = 0;  // see Source
+    for (int v : borders.inputs)
+      if (graph.has_gradient(v, specs)) backed.push_back(v);
+    for (int v : borders.fed)
+      for (const SpecTable& table : section.tables)
+        if (table.specs[size_t(v)].storage == Storage::bf16) wide = std::max(wide, table.specs[size_t(v)].shape.count());
+    const int64_t input_floats = most_floats(section, borders.inputs) + most_floats(section, borders.fed) +
+                                 (section.means > 0 ? Section::loss_floats : 0);
+    activations = std::max(activations, most_floats(section, borders.inputs));
+    gradients = std::max(gradients, most_floats(section, backed));
+    for (const ParameterSpec& spec : section.parameters.specs) parameters.add(spec);
+    stage.parameters += counted(section.parameters);
     stage.frames += c.frames;
-    stage.memory.frames += section.frame_floats() * c.frames + input_floats * c.inputs;
-    stage.memory.arena += section.arena_floats();
-    costs.chunks.push_back({.activation_bytes = message_bytes(device.storage, section.inputs(), shapes, false),
-                            .gradient_bytes = message_bytes(device.storage, section.inputs(), shapes, true),
-                            .frame_bytes = section.frame_floats() * int64_t(sizeof(float)),
+    stage.memory.frames += section.frame * c.frames + input_floats * c.inputs;
+    stage.memory.arena += section.arena + section.shared + wide;
+    costs.chunks.push_back({.activation_bytes = message_bytes(taken, graph, specs, false),
+                            .gradient_bytes = message_bytes(borders.inputs, graph, specs, true),
+                            .frame_bytes = section.frame * int64_t(sizeof(float)),
                             .input_bytes = input_floats * int64_t(sizeof(float))});
   }
-  if (options.index == 0 && device.storage != Storage::fp32) stage.memory.arena += aligned(most[0].count());  // images come in fp32
   stage.links = link_capacity * (activations + gradients);
   const int store = options.predicts ? 2 : 1;
   stage.copies = store + options.stash_slots;
@@ -83,10 +95,10 @@ Segments add_memory(Device device, const Graph& graph, const StageOptions& optio
 Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   RunLayout layout = resolve(graph, options);
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(options.optimizer);
-  const int64_t pass = options.pass();
+  const PassShape pass = options.pass();
   const bool halves = splits_backward(layout.programs.front());
   const std::vector<PartSeconds> seconds =
-      measure_parts(graph, pass, options.device, options.math, options.threads_per_stage(), options.stages, halves);
+      measure_parts(graph, pass.samples, options.device, options.math, options.threads_per_stage(), options.stages, halves);
   auto pass_seconds = [&](size_t part) {
     const PartSeconds& s = seconds[part];
     return s.forward + (halves ? s.input_half + s.weight_half : s.backward);
@@ -102,23 +114,22 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
 
   Plan plan;
   plan.partition = layout.partition;
-  const std::vector<Shape> shapes = graph.shapes(pass);
   const DeviceOwner owner(options.device, options.math);
   const int before = threads();
   set_threads(options.threads_per_stage());
   for (size_t p = 0; p < seconds.size(); ++p) {
     const Part& part = graph.parts()[p];
-    const Section section(owner.get(), graph, part.first, part.last, {pass}, 0);
+    const SectionPlan section = plan_section(owner.get(), graph, part.first, part.last, {pass}, {activation_storage(options.math)});
     const bool last = p + 1 == seconds.size();
-    const int64_t border_bytes = last ? 0 : message_bytes(owner.get().storage, section.outputs(), shapes, false);
-    plan.parts.push_back({part.name, counted(section.parameters()), border_bytes, seconds[p], updates[p]});
+    const int64_t border_bytes = last ? 0 : message_bytes(section.borders.outputs, graph, section.specs(pass), false);
+    plan.parts.push_back({part.name, counted(section.parameters), border_bytes, seconds[p], updates[p]});
   }
 
   plan.slowest = slowest_stage(costs, plan.partition, options.stages);
   plan.best_partition = partition(costs, int(layout.partition.size()));
   plan.best = std::min(plan.slowest, slowest_stage(costs, plan.best_partition, options.stages));
   plan.perfect = std::accumulate(costs.begin(), costs.end(), 0.0) / options.stages;
-  plan.loader = (mini_batches_ahead + 1) * options.batch * graph.input_shape().count();
+  plan.loader = Loader::memory(graph.inputs(), {options.batch});
 
   Costs& simulated = plan.run.costs;
   int64_t largest_message = 0;

@@ -42,7 +42,7 @@ struct Plan {
   std::vector<PlannedPart> parts;
   std::vector<int> partition;  // parts per stretch
   std::vector<PlannedStage> stages;
-  int64_t loader = 0;  // floats of the images that are made ahead
+  int64_t loader = 0;  // floats of the columns of the data set that are read ahead
   // Measured seconds of a mini-batch, passes and updates, on the slowest stage; what they would be with the best partition of these parts; and
   // if they could be divided equally.
   double slowest = 0, best = 0, perfect = 0;

@@ -58,8 +58,9 @@ void Search::operator()(const Layer& layer, const Pass& p) {
   if (found_) return;
   const std::vector<ParameterSpec> parameters = layer.parameters();
   for (size_t k = 0; k < parameters.size(); ++k) look_at(layer, "was given a " + parameters[k].name, parameters[k].count(), p.weight[k]);
-  if (!p.dy.data && p.y.data) return look_at(layer, "produced a value", p.y);
-  if (!p.dy.data) {  // an output that is left unwritten, see Layer::normalises()
+  const bool forward = p.dx.empty();
+  if (forward && p.y.data) return look_at(layer, "produced a value", p.y);
+  if (forward) {  // an output that is left unwritten, see Layer::normalises()
     const Normalised made = layer.normalised(p);
     for (const float* part : {made.mean, made.scale, made.shift}) look_at(layer, "produced a value", p.y.shape.c, part);
     return;

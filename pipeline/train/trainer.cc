@@ -21,14 +21,21 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// The sizes of all passes: mini-batches cut into micro-batches.
-std::vector<int64_t> pass_sizes(const std::vector<int64_t>& batches, int micro_batches) {
-  std::set<int64_t> sizes;
-  for (int64_t batch : batches) {
-    for (int m = 0; m < micro_batches; ++m) sizes.insert(batch * (m + 1) / micro_batches - batch * m / micro_batches);
-  }
-  sizes.erase(0);
-  return {sizes.begin(), sizes.end()};
+// The shapes of all passes: mini-batches cut into micro-batches.
+std::vector<PassShape> pass_shapes(const std::vector<PassShape>& batches, int micro_batches) {
+  std::set<PassShape> shapes;
+  for (const PassShape& batch : batches)
+    for (int m = 0; m < micro_batches; ++m) {
+      const int64_t samples = batch.samples * (m + 1) / micro_batches - batch.samples * m / micro_batches;
+      if (samples > 0) shapes.insert({samples, batch.length});
+    }
+  return {shapes.begin(), shapes.end()};
+}
+
+int64_t longest(const std::vector<PassShape>& batches) {
+  int64_t length = 1;
+  for (const PassShape& batch : batches) length = std::max(length, batch.length);
+  return length;
 }
 
 // Copies the segments of a stage out of, or into, the model's flat buffer; `next` walks the model's segments.
@@ -99,12 +106,12 @@ void check(const std::vector<Program>& programs, const TrainerOptions& o) {
 // shows what they are like: every value is moved once in each of the three. A 3x3 convolution of whole vectors of channels goes by
 // Winograd's algorithm in a third of the time of a direct one, but its weights, transformed on their way and with gradients that are
 // summed in pieces, cost like thirty values each. On images of 2 x 2 more than half of the kernel lies outside.
-double estimated_seconds(const Layer& layer, const std::vector<Shape>& x, const Shape& y, bool wants_gradient) {
+double estimated_seconds(const Layer& layer, const std::vector<TensorSpec>& x, const Shape& y, bool wants_gradient) {
   constexpr double flops_per_second = 120e9, bytes_per_second = 10e9;
   double moved = double(y.count()), speed = 1;
-  for (const Shape& input : x) moved += double(input.count());
+  for (const TensorSpec& input : x) moved += double(input.shape.count());
   for (const ParameterSpec& spec : layer.parameters()) {
-    const bool is_kernel = spec.shape.size() == 4 && spec.shape[1] == 3 && spec.shape[2] == 3 && spec.shape[3] >= 16 && y.h == x[0].h;
+    const bool is_kernel = spec.shape.size() == 4 && spec.shape[1] == 3 && spec.shape[2] == 3 && spec.shape[3] >= 16 && y.h == x[0].shape.h;
     const bool is_winograd = is_kernel && y.h >= 3;
     moved += (is_winograd ? 10 : 1) * double(spec.count());
     if (is_kernel) speed = is_winograd ? 3 : 2;
@@ -141,13 +148,12 @@ struct Trainer::Parts {
   Trace* trace = nullptr;
   std::unique_ptr<Executor> executor = nullptr;  // last: its threads end before what they use
   double train_seconds = 0;
-  int64_t samples = 0;                // of the running program, whose losses are summed so far
   std::vector<int64_t> updates = {};  // by mini-batch of the program: see updates_before_loss()
   int64_t updated = 0;                // of them that of the mini-batch whose loss is the newest
 
-  void connect(const std::vector<int64_t>& sizes);
-  Outcome run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end);
-  // Calls visit(stage, its chunk) for the model's stretches in their order.
+  void connect();
+  Outcome run(const Batches& data, Feed feed, int64_t begin, int64_t end);
+  // Calls visit(stage, its chunk) for the model's pieces in their order.
   template <class Visit>
   void each_stretch(const Visit& visit) const {
     for (size_t stretch = 0; stretch < partition.size(); ++stretch) visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
@@ -158,7 +164,9 @@ int TrainerOptions::threads_per_stage() const {
   return std::max(1, (threads > 0 ? threads : int(std::thread::hardware_concurrency())) / stages);
 }
 
-RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64_t> batch_sizes) {
+RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassShape> batch_shapes) {
+  if (!graph.loss())
+    throw UsageError("model " + graph.name() + " has no loss: add one as its last layer, for example softmax_cross_entropy");
   const std::vector<Part>& model_parts = graph.parts();
   if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
   if (o.micro_batches < 1) throw UsageError("the number of micro-batches is " + std::to_string(o.micro_batches) + ": give at least 1");
@@ -181,14 +189,14 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
   layout.programs = programs_of(o, setting, 0);
   check(layout.programs, o);
   const int chunks = pipecast::chunks(layout.programs), stretches = chunks * o.stages;
-  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, o.pass()), stretches) : o.partition;
+  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, {o.pass(), longest(batch_shapes)}), stretches) : o.partition;
   int given = 0;
   for (int count : layout.partition) given += count;
   if (int(layout.partition.size()) != stretches || given != int(model_parts.size()))
     throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(layout.partition.size()) +
                      " stretches; model " + graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
                      std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
-  if (batch_sizes.empty()) batch_sizes = {o.batch};
+  if (batch_shapes.empty()) batch_shapes = {o.batch};
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;
@@ -199,14 +207,14 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
       s.chunks.push_back({model_parts[size_t(part)].first, model_parts[size_t(part + *stretch - 1)].last,
                           std::max(1, frames_needed(program, chunk)), inputs_needed(program, chunk)});
     }
-    s.batches = pass_sizes(batch_sizes, o.micro_batches);
+    s.passes = pass_shapes(batch_shapes, o.micro_batches);
+    s.activations = activation_storage(o.math);
     s.micro_batches = o.micro_batches;
     s.predicts = predicts(program), s.looks_back = looks_back(program), s.stash_slots = stash_slots(program);
     s.splits_backward = splits_backward(program), s.deferred_batch_norm = o.deferred_batch_norm;
     s.look_ahead = o.look_ahead;
     s.schedule = o.schedule;
     s.clip_norm = o.clip_norm, s.non_finite = o.non_finite;
-    s.label_smoothing = o.label_smoothing;
     s.seed = o.seed;
     s.cuda_graphs = o.cuda_graphs;
     layout.stages.push_back(std::move(s));
@@ -214,12 +222,12 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<int64
   return layout;
 }
 
-Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch_sizes)
+Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> batch_shapes)
     : parts_(std::make_unique<Parts>(Parts{std::move(graph), std::move(options)})) {
   Parts& p = *parts_;
   const TrainerOptions& o = p.options;
   p.optimizer = make_optimizer(o.optimizer);
-  RunLayout layout = resolve(p.graph, o, std::move(batch_sizes));
+  RunLayout layout = resolve(p.graph, o, std::move(batch_shapes));
   p.partition = layout.partition;
   const int before = threads();
   set_threads(o.threads_per_stage());
@@ -235,7 +243,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
     stages.push_back(p.stages.back().get());
   }
   set_threads(before);
-  p.connect(layout.stages.front().batches);
+  p.connect();
   auto stop = [&p] {
     for (auto& link : p.links) link->close();
     if (p.norms) p.norms->close();
@@ -256,18 +264,17 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<int64_t> batch
 }
 
 // Links from every stage to the next, and with several chunks from the last to the first.
-void Trainer::Parts::connect(const std::vector<int64_t>& sizes) {
-  const std::vector<Shape> shapes = graph.shapes(sizes.back());
+void Trainer::Parts::connect() {
   const bool ring = partition.size() > stages.size();
   for (size_t k = 0; k + (ring ? 0 : 1) < stages.size(); ++k) {
     Stage &stage = *stages[k], &next = *stages[(k + 1) % stages.size()];
     int64_t activations = 0, gradients = 0;
     for (size_t chunk = 0; chunk < partition.size() / stages.size(); ++chunk) {
       int64_t forward = 0, backward = 0;
-      for (int v : stage.section(int(chunk)).outputs()) {
-        const int64_t floats = aligned(floats_of(stage.device().storage, shapes[size_t(v)].count()));
-        forward += floats;
-        if (v > 0) backward += floats;
+      const SectionPlan& plan = stage.section(int(chunk)).plan();
+      for (int v : plan.borders.outputs) {
+        forward += plan.most_floats(v);
+        if (graph.has_gradient(v, plan.tables.front().specs)) backward += plan.most_floats(v);
       }
       activations = std::max(activations, forward), gradients = std::max(gradients, backward);
     }
@@ -281,26 +288,24 @@ void Trainer::Parts::connect(const std::vector<int64_t>& sizes) {
 
 Trainer::~Trainer() = default;
 
-Outcome Trainer::Parts::run(const Batches& data, Loader& loader, Feed feed, int64_t begin, int64_t end) {
-  std::vector<std::unique_ptr<Batches>> batches;
+Outcome Trainer::Parts::run(const Batches& data, Feed feed, int64_t begin, int64_t end) {
+  feed.batches = &data, feed.first_minibatch = begin, feed.end_minibatch = end;
   for (size_t k = 0; k < stages.size(); ++k) {
-    batches.push_back(std::make_unique<Batches>(data));
-    feed.batches = batches.back().get();
-    feed.loader = &loader;
-    feed.first_minibatch = begin;
     feed.track = feed.training && trace ? &trace->track(int(k)) : nullptr;
     stages[k]->begin(programs[k], feed);
   }
   const auto start = Clock::now();
-  samples = 0;
   executor->run();
   for (auto& device : devices) synchronize(device->get());
   Outcome outcome;
   outcome.seconds = seconds_since(start);
   for (int64_t index = begin; index < end; ++index) outcome.samples += data.size(index);
   const LossTotals totals = stages.back()->totals();
-  const double summed = double(outcome.samples - totals.left_out);
-  if (outcome.samples > 0) outcome.loss = totals.loss / summed, outcome.accuracy = totals.hits / summed;
+  const std::vector<std::string> means = graph.loss()->means();
+  for (size_t k = 0; k < means.size() && outcome.samples > 0; ++k) {
+    if (means[k] == "loss") outcome.loss = totals.sums[k] / totals.counts[k], outcome.loss_count = totals.counts[k];
+    if (means[k] == "accuracy") outcome.accuracy = totals.sums[k] / totals.counts[k], outcome.accuracy_count = totals.counts[k];
+  }
   return outcome;
 }
 
@@ -312,15 +317,13 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   p.programs = programs_of(p.options, setting, data.per_epoch());
   p.updates = updates_before_loss(p.programs, p.options.micro_batches);
   if (p.trace) p.trace->expect(p.programs, begin);
-  Loader loader(data, begin, end, p.devices.front()->get());
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
   feed.on_minibatch = [&](int64_t minibatch) {
-    p.samples += data.size(begin + minibatch);
     p.updated = p.updates[size_t(minibatch)];
     if (progress) progress(minibatch + 1);
   };
-  Outcome outcome = p.run(data, loader, feed, begin, end);
+  Outcome outcome = p.run(data, feed, begin, end);
   p.train_seconds += outcome.seconds;
   return outcome;
 }
@@ -335,9 +338,8 @@ void Trainer::check_minibatches(int64_t count) const {
 void Trainer::record(Trace* trace) { parts_->trace = trace; }
 
 double Trainer::mean_loss() {
-  if (parts_->samples == 0) return 0;
   const LossTotals totals = parts_->stages.back()->totals();
-  return totals.loss / double(parts_->samples - totals.left_out);
+  return totals.counts[0] == 0 ? 0 : totals.sums[0] / totals.counts[0];
 }
 
 double Trainer::gradient_norm() const {
@@ -346,21 +348,22 @@ double Trainer::gradient_norm() const {
   return std::sqrt(sum);
 }
 
-Outcome Trainer::evaluate(const Batches& data, std::vector<float>* logits) {
+Outcome Trainer::evaluate(const Batches& data, std::vector<float>* prediction) {
   Parts& p = *parts_;
   p.programs.clear();
   Setting setting;
   setting.stages = p.options.stages, setting.micro_batches = p.options.micro_batches;
   setting.chunks = int(p.partition.size()) / p.options.stages;
   for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(setting, data.per_epoch(), k));
-  Loader loader(data, 0, data.per_epoch(), p.devices.front()->get());
   Feed feed;
   feed.training = false;
-  if (logits) {
-    logits->clear();
-    feed.on_logits = [logits](const Tensor& t) { logits->insert(logits->end(), t.as<float>(), t.as<float>() + t.shape.count()); };
+  if (prediction) {
+    prediction->clear();
+    feed.on_prediction = [prediction](const Tensor& t) {
+      prediction->insert(prediction->end(), t.as<float>(), t.as<float>() + t.shape.count());
+    };
   }
-  return p.run(data, loader, feed, 0, data.per_epoch());
+  return p.run(data, feed, 0, data.per_epoch());
 }
 
 Weights Trainer::weights() const {
@@ -432,16 +435,18 @@ std::vector<StageSummary> Trainer::summaries() {
   return summaries;
 }
 
-std::vector<double> estimated_costs(const Graph& graph, int64_t batch) {
-  const std::vector<Shape> shapes = graph.shapes(batch);
+std::vector<double> estimated_costs(const Graph& graph, const PassShape& pass) {
+  const std::vector<TensorSpec> specs = graph.specs(pass);
   std::vector<double> costs;
   for (const Part& part : graph.parts()) {
     double seconds = 0;
     for (int i = part.first; i < part.last; ++i) {
-      std::vector<Shape> x;
-      bool wants_gradient = false;  // the model's input needs none
-      for (int v : graph.nodes()[i].inputs) x.push_back(shapes[v]), wants_gradient |= v > 0;
-      seconds += estimated_seconds(*graph.nodes()[i].layer, x, shapes[i + 1], wants_gradient);
+      const Node& node = graph.nodes()[size_t(i)];
+      if (!node.layer->means().empty()) continue;
+      std::vector<TensorSpec> x;
+      bool wants_gradient = false;
+      for (int v : node.inputs) x.push_back(specs[size_t(v)]), wants_gradient |= graph.has_gradient(v, specs);
+      seconds += estimated_seconds(*node.layer, x, specs[size_t(node.value)].shape, wants_gradient);
     }
     costs.push_back(seconds);
   }

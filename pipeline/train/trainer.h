@@ -1,11 +1,12 @@
 #pragma once
 // A model in training on a pipeline: the piece to embed. It owns the stages and their memory, all of it taken when it is made.
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "data/loader.h"
+#include "data/batches.h"
 #include "models/weights.h"
 #include "optim/schedule.h"
 #include "pipeline/run/executor.h"
@@ -37,7 +38,6 @@ struct TrainerOptions {
   OptimizerOptions optimizer;
   Schedule schedule;
   int64_t batch = 128;
-  float label_smoothing = 0;
   uint64_t seed = 1;
   std::string device = "cpu";
   std::string math = "fp32";         // or "tf32" or "bf16", see DeviceOwner
@@ -45,7 +45,7 @@ struct TrainerOptions {
   int threads = 0;                   // in all; 0: as many as the machine has. Each stage gets its share, at least one
   std::string executor = "threads";  // or "sequential"
 
-  int64_t pass() const { return (batch + micro_batches - 1) / micro_batches; }  // images of the largest micro-batch
+  int64_t pass() const { return (batch + micro_batches - 1) / micro_batches; }  // samples of the largest micro-batch
   int threads_per_stage() const;
 };
 
@@ -61,7 +61,10 @@ struct StageSummary {
 };
 
 struct Outcome {
-  double loss = 0, accuracy = 0;  // means over the samples, without those whose updates were left out for their loss
+  // Means, without samples whose updates were left out for their loss, and what they are taken over (Layer::means): the samples of a
+  // classifier. The accuracy is not a number where the loss reports none.
+  double loss = 0, accuracy = std::numeric_limits<double>::quiet_NaN();
+  double loss_count = 0, accuracy_count = 0;
   int64_t samples = 0;
   double seconds = 0;
 };
@@ -72,14 +75,14 @@ struct RunLayout {
   std::vector<StageOptions> stages;   // without device, optimizer and norms, which a trainer owns
   std::vector<Program> programs;      // with as many mini-batches as it takes to need all frames and copies
 };
-// Throws UsageError for options that do not fit the model or each other. batch_sizes: as in Trainer.
-RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<int64_t> batch_sizes = {});
+// Throws UsageError for options that do not fit the model or each other. batch_shapes: as in Trainer.
+RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<PassShape> batch_shapes = {});
 
 class Trainer {
  public:
-  // Throws UsageError for options that do not fit the model or each other. batch_sizes: every mini-batch size that train() and
-  // evaluate() will meet, the short last ones among them; options.batch alone if empty.
-  Trainer(Graph, TrainerOptions, std::vector<int64_t> batch_sizes = {});
+  // Throws UsageError for options that do not fit the model or each other. batch_shapes: every shape of a mini-batch that train() and
+  // evaluate() will meet (Batches::shapes); options.batch samples alone if empty. The model's last layer is its loss.
+  Trainer(Graph, TrainerOptions, std::vector<PassShape> batch_shapes = {});
   ~Trainer();
 
   // Mini-batches [begin, end) of `data`, counted over all epochs, from a fill of the pipeline to its drain. `progress` is called
@@ -96,8 +99,9 @@ class Trainer {
   // No number before the first such update, and where it was skipped.
   double gradient_norm() const;
 
-  // One pass over `data`, with the latest weights, never the predicted copy. logits, if given, gets classes values a sample.
-  Outcome evaluate(const Batches& data, std::vector<float>* logits = nullptr);
+  // One pass over `data`, with the latest weights, never the predicted copy. prediction, if given, gets what the loss is taken of, such as
+  // logits, sample after sample in the order of `data`.
+  Outcome evaluate(const Batches& data, std::vector<float>* prediction = nullptr);
 
   Weights weights() const;
   void set_weights(const Weights&);
@@ -120,9 +124,9 @@ class Trainer {
   std::unique_ptr<Parts> parts_;
 };
 
-// Seconds that each part is estimated to take forward and backward for a batch (of a pass, a micro-batch), from its arithmetic and the bytes it moves: the same on
-// every machine and in every run, so that a run can be repeated bit for bit.
-std::vector<double> estimated_costs(const Graph&, int64_t batch);
+// Seconds that each part is estimated to take forward and backward in a pass, from its arithmetic and the bytes it moves: the same on every
+// machine and in every run, so that a run can be repeated bit for bit. The loss is left out: it is small.
+std::vector<double> estimated_costs(const Graph&, const PassShape&);
 // Of a mini-batch, measured here and now (pipeline/measure/measure.h): its passes and its update.
 std::vector<double> measured_costs(const Graph&, const TrainerOptions&);
 

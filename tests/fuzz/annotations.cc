@@ -1,5 +1,5 @@
 // The list of classes of Tiny-ImageNet's val folder.
-#include "data/dataset.h"
+#include "data/pictures.h"
 #include "tests/fuzz/target.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -1,5 +1,5 @@
 // The first byte says what becomes of bad samples; the rest is the file.
-#include "data/dataset.h"
+#include "data/pictures.h"
 #include "tests/fuzz/target.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -1,0 +1,65 @@
+#pragma once
+// How a section of a model lies in memory, found without taking any: which tensors lie in a frame, which share the arena, and how the
+// backward adds up gradients.
+#include <vector>
+
+#include "engine/parameters.h"
+#include "layers/layer.h"
+#include "pipeline/plan/layout.h"
+
+namespace pipecast {
+
+struct SectionOptions {
+  Storage activations = Storage::fp32;  // the type of activations and their gradients
+  bool split_backward = false;          // backward comes in halves
+};
+
+// Where a value or a gradient lies: in the frame or in the arena; offset -1 (floats) where it has no place.
+struct Place {
+  int64_t offset = -1;
+  bool in_frame = false;
+};
+
+struct PlannedNode {
+  const Node* node = nullptr;
+  bool splits = false;       // its backward comes in halves
+  bool in_fp32 = false;      // it is given copies in fp32
+  Needs needs = {};          // its own, where those copies come after its workspace
+  int64_t saved_offset = 0;  // in the frame
+  int64_t shared_offset = 0;
+  std::vector<bool> wanted = {};  // per input: its gradient is needed
+  std::vector<bool> adds = {};    // per input: its gradient goes to a spare place and is added to what later readers left
+  bool adds_itself = false;       // of the first input: the layer does so
+  int maker = -1;                 // the node that makes the first input, where that is left unwritten
+};
+
+// The specs of all values of the graph in a pass, as they are stored.
+struct SpecTable {
+  PassShape pass;
+  std::vector<TensorSpec> specs;
+};
+
+struct SectionPlan {
+  int first = 0, last = 0;  // nodes of the graph
+  SectionOptions options;
+  Borders borders;
+  std::vector<SpecTable> tables;  // for each shape of a pass, and for one without samples of each length
+  std::vector<PlannedNode> nodes;
+  Segments parameters, statistics;
+  std::vector<Place> values, gradients;  // by value of the graph
+  // Floats. The arena holds the workspace of the layers, and before it spare places for gradients that are to be added.
+  int64_t frame = 0, spare_offset = 0, workspace_offset = 0, arena = 0, shared = 0;
+  int means = 0;  // of the loss, where its node is here
+
+  // Throws Error for a shape that was not planned.
+  const std::vector<TensorSpec>& specs(const PassShape&) const;
+  // Floats that a value takes at most, rounded up to aligned().
+  int64_t most_floats(int value) const;
+};
+
+// Nodes [first, last), for passes of any of these shapes. The layers are prepared for the calling thread's number of threads.
+SectionPlan plan_section(Device, const Graph&, int first, int last, const std::vector<PassShape>&, const SectionOptions&);
+
+inline int64_t place_floats(const TensorSpec& spec) { return aligned(floats_of(spec.storage, spec.shape.count())); }
+
+}  // namespace pipecast

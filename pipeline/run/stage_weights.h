@@ -1,0 +1,98 @@
+#pragma once
+// The weights of a stage: their copies, the stash, the gradient, the optimizer's state and what it does, and all of it in a checkpoint.
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/files/safetensors.h"
+#include "engine/parameters.h"
+#include "pipeline/program.h"
+#include "pipeline/run/section.h"
+#include "pipeline/run/stage_options.h"
+
+namespace pipecast {
+
+// What else of a stage goes into its counters in a checkpoint.
+struct StageCounters {
+  int64_t skipped = 0;     // updates left out since the last report
+  double square_sum = 0;   // of the last gradient
+};
+
+class StageWeights {
+ public:
+  // sections: of the stage's chunks.
+  StageWeights(const StageOptions&, const std::vector<const Section*>& sections);
+
+  const ParameterStore& store() const { return store_; }
+  int64_t size() const { return buffers_.n; }                               // floats of one copy
+  int copies() const { return store_.copies() + options_.stash_slots; }     // of the weights
+  // Of a chunk: where its weights and statistics lie, laid out as its section's segments are.
+  float* latest(int chunk) const { return store_.latest() + chunks_[size_t(chunk)].parameters; }
+  float* gradient(int chunk) const { return store_.gradient() + chunks_[size_t(chunk)].parameters; }
+  float* statistics(int chunk) const { return statistics_.data() + chunks_[size_t(chunk)].statistics; }
+  const Binding& gradient_binding(int chunk) const { return chunks_[size_t(chunk)].gradient; }
+  const Binding& statistic_binding(int chunk) const { return chunks_[size_t(chunk)].statistic_binding; }
+  // The copy that an instruction reads: its chunk's, and as one flat buffer.
+  const Binding& read(const Instruction&) const;
+  const float* flat(const Instruction&) const;
+
+  int64_t updates() const { return updates_; }
+  void begin(int64_t updates_per_epoch) { updates_per_epoch_ = updates_per_epoch; }  // for the learning-rate schedule
+  // Before each backward: the first one after an update begins a new sum.
+  void begin_gradient();
+  void clear_gradient();
+  // One update, and with ahead >= 0 in the same pass over memory the prediction. gradient_norm is what clipping compares.
+  void step(float rate_scale, int late, double gradient_norm, int ahead);
+  // Weights and state stay as they are. The update counts: versions, learning rates and look-aheads are those that the program is made for.
+  void skip(float rate_scale);
+  void predict(int ahead);
+  void look_back(int updates);
+  void stash(const Instruction&);
+
+  // Floats of memory; see Stage::MemoryUse.
+  int64_t stash_floats() const { return stash_.size(); }
+  int64_t state_floats() const { return state_.size() + scratch_.size() + average_.size(); }
+
+  // See Stage::save. restore() takes each tensor from the stage that had it, and what is a stage's own from `own`.
+  void save(SafeTensors&, const StageCounters&) const;
+  StageCounters restore(const std::vector<SafeTensors>& stages, const SafeTensors& own);
+  // Of the stages in a checkpoint, the one that had this stage's first parameter.
+  const SafeTensors& own_checkpoint(const std::vector<SafeTensors>& stages) const;
+
+ private:
+  struct Chunk {
+    int64_t parameters = 0, statistics = 0;  // where they begin in the stage's buffers, in floats
+    Binding latest = {}, other = {}, gradient = {}, statistic_binding = {};
+    std::vector<Binding> stashed = {};  // by slot
+  };
+
+  LookAhead look_ahead(int ahead);
+  bool keeps_gradient() const { return options_.optimizer->looks_at_gradient(options_.look_ahead); }
+  // Calls visit(tensor's name in a checkpoint, its shape, its place) for the parameters in one flat buffer, or for all that is kept but the
+  // average, which another partition may lack.
+  template <class Visit>
+  void each_parameter(const std::string& kind, float* buffer, const Visit& visit) const;
+  template <class Visit>
+  void each_kept(const Visit& visit) const;
+
+  StageOptions options_;
+  Device device_;
+  std::vector<Chunk> chunks_;
+  ParameterStore store_;
+  Segments statistic_segments_;
+  Memory stash_, statistics_, state_, scratch_, average_;  // scratch_: the optimizer's; average_: see optim/history.h
+  std::vector<Matrix> matrices_;
+  Buffers buffers_;
+  std::vector<float> rates_;
+  int64_t updates_per_epoch_ = 1;
+  int64_t updates_ = 0, looked_back_ = 0;      // looked_back_: the updates when average_ was last brought up to date
+  float rate_scale_ = 1, gradient_scale_ = 1;  // of the last update
+  bool gradient_is_used_ = true;               // the next backward begins a new sum
+};
+
+// A tensor of a checkpoint from the stage that had it; null where none had.
+const FileTensor* find_saved(std::span<const SafeTensors> stages, const std::string& name);
+// The same, as it must be; throws UsageError where it is missing or has another type or shape.
+const FileTensor& saved(std::span<const SafeTensors> stages, const std::string& name, const char* type, const std::vector<int64_t>& shape);
+
+}  // namespace pipecast
