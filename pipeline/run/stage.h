@@ -14,6 +14,7 @@
 #include "engine/graph_capture.h"
 #include "engine/parameters.h"
 #include "engine/files/safetensors.h"
+#include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "pipeline/run/gradient_norms.h"
 #include "pipeline/run/health.h"
