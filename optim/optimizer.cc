@@ -6,15 +6,6 @@
 namespace pipecast {
 namespace {
 
-struct NamedMode {
-  const char* name;
-  LookAheadMode mode;
-};
-constexpr NamedMode modes[] = {{"paper", LookAheadMode::paper},
-                               {"released", LookAheadMode::released},
-                               {"exact", LookAheadMode::exact},
-                               {"decayed", LookAheadMode::decayed}};
-
 struct NamedOptimizer {
   const char* name;
   std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
@@ -30,20 +21,6 @@ std::vector<std::string> names(const Table& table) {
 }
 
 }  // namespace
-
-std::vector<std::string> look_ahead_modes() { return names(modes); }
-
-LookAheadMode look_ahead_mode(const std::string& name) {
-  for (const NamedMode& row : modes)
-    if (row.name == name) return row.mode;
-  throw UsageError(unknown_name("look-ahead", name, look_ahead_modes()));
-}
-
-std::string to_string(LookAheadMode mode) {
-  for (const NamedMode& row : modes)
-    if (row.mode == mode) return row.name;
-  return {};
-}
 
 double LookAhead::distance() const {
   if (mode == LookAheadMode::exact) return std::accumulate(rates.begin(), rates.end(), 0.0);

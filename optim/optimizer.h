@@ -9,19 +9,9 @@
 
 #include "engine/device.h"
 #include "engine/parameters.h"
+#include "optim/look_ahead.h"
 
 namespace pipecast {
-
-// How far and along what to predict (docs/look-ahead.md). With s = the number of updates ahead:
-enum class LookAheadMode {
-  paper,     // w - s * lr * direction; direction is the state alone (SGD: v; Adam: mhat / (sqrt(vhat) + eps)); no decay term
-  released,  // the published code: SGD direction is u * v + (1 - dampening) * g, g before weight decay; Adam's eps is 1e-8
-  exact,     // w - (sum of the learning rates of the s next updates) * direction: s and the rates are those that will be
-  decayed,   // the s next updates carried out on w with zero gradients: momentum and decoupled decay act as they would
-};
-LookAheadMode look_ahead_mode(const std::string& name);  // throws UsageError
-std::string to_string(LookAheadMode);
-std::vector<std::string> look_ahead_modes();
 
 // Where the weights will be `rates.size()` updates from now; rates[j] is the learning rate of the j-th next update
 // (paper and released use rates[0] throughout, s times). Empty: the prediction is w itself.
@@ -35,7 +25,6 @@ struct LookAhead {
   // Throws UsageError where `decayed` reaches further than max_look_ahead updates; `optimizer` is named in the sentence.
   void check_reach(const char* optimizer) const;
 };
-constexpr int max_look_ahead = 64;  // updates; `decayed` Adam and RMSprop pass their coefficients, some an update, to the kernel
 
 // One update of the weights.
 struct Update {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "optim/optimizer.h"
+#include "optim/look_ahead.h"
 
 namespace pipecast {
 
