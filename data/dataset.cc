@@ -1,6 +1,7 @@
 #include "data/dataset.h"
 
 #include "engine/error.h"
+#include "engine/files/sha256.h"
 
 namespace pipecast {
 
@@ -29,6 +30,17 @@ Dataset load_dataset(const std::string& format_and_path, BadSamples bad_samples)
     known.push_back(format.name);
   }
   throw UsageError(unknown_name("data set", name, known));
+}
+
+std::string digest(const Dataset& dataset) {
+  constexpr int64_t every = 16;
+  Sha256 digest;
+  const size_t bytes = size_t(dataset.image.count());
+  for (const Pictures* pictures : {&dataset.train, &dataset.test}) {
+    digest.add(pictures->labels.data(), pictures->labels.size() * sizeof(int32_t));
+    for (int64_t i = 0; i < pictures->size(); i += every) digest.add(pictures->pixels.data() + size_t(i) * bytes, bytes);
+  }
+  return digest.hex();
 }
 
 }  // namespace pipecast

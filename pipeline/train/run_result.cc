@@ -1,4 +1,4 @@
-#include "app/run_result.h"
+#include "pipeline/train/run_result.h"
 
 #include <algorithm>
 #include <cmath>
