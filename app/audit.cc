@@ -3,7 +3,7 @@
 
 #include "app/commands.h"
 #include "app/method_choice.h"
-#include "app/run_folder.h"
+#include "pipeline/train/run_folder.h"
 
 namespace pipecast {
 namespace {

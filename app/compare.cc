@@ -287,7 +287,7 @@ class CompareCommand : public Command {
     double done = 0, all = 0;
     for (size_t i : waiting_) {
       const Run& run = *runs_[i];
-      const double epochs = double(run.training.epochs) - run.epochs_before;
+      const double epochs = double(run.training.run.epochs) - run.epochs_before;
       all += epochs;
       done += run.over() || !run.failure.empty() ? epochs : std::max(0.0, run.result.epochs_done - run.epochs_before);
     }
@@ -300,7 +300,7 @@ class CompareCommand : public Command {
     for (size_t i : running) {
       runs_[i]->read_result();
       line += format("run %zu of %zu: %s, epoch %.1f of %lld; ", i + 1, runs_.size(), runs_[i]->title().c_str(),
-                     runs_[i]->result.epochs_done, (long long)(runs_[i]->training.epochs));
+                     runs_[i]->result.epochs_done, (long long)(runs_[i]->training.run.epochs));
     }
     progress_.show(line + time_left());
   }
@@ -314,7 +314,7 @@ class CompareCommand : public Command {
       failed += !run->failure.empty();
     }
     const std::string title = format("%s on %s, %d stages, %lld epochs", shared_.model.c_str(), shared_.data.c_str(),
-                                     shared_.trainer.stages, (long long)(shared_.epochs));
+                                     shared_.trainer.stages, (long long)(shared_.run.epochs));
     write_file(out_ + "/compare.json", comparison_json(comparison) + "\n");
     write_file(out_ + "/compare.md", comparison_markdown(title, configuration, comparison));
     write_file(out_ + "/report.html", comparison_html(title, configuration, comparison));

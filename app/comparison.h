@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "app/run_result.h"
+#include "pipeline/train/run_result.h"
 
 namespace pipecast {
 

@@ -4,9 +4,9 @@
 
 #include "app/commands.h"
 #include "app/config_file.h"
-#include "app/run_folder.h"
 #include "app/weights_file.h"
 #include "engine/files/safetensors.h"
+#include "pipeline/train/run_folder.h"
 #include "pipeline/train/trainer.h"
 
 namespace pipecast {

@@ -2,8 +2,8 @@
 #include <iostream>
 
 #include "app/commands.h"
-#include "app/run_folder.h"
 #include "app/weights_file.h"
+#include "pipeline/train/run_folder.h"
 
 namespace pipecast {
 namespace {

@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
-#include <cstdarg>
 #include <iostream>
 #include <set>
 
@@ -259,17 +258,6 @@ std::string unknown_option(const std::string& name, const std::vector<std::strin
 std::string list(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
-std::string format(const char* pattern, ...) {
-  va_list arguments, again;
-  va_start(arguments, pattern);
-  va_copy(again, arguments);
-  std::string text(size_t(std::vsnprintf(nullptr, 0, pattern, arguments)), '\0');
-  std::vsnprintf(text.data(), text.size() + 1, pattern, again);
-  va_end(arguments);
-  va_end(again);
   return text;
 }
 

@@ -10,28 +10,9 @@
 #include <vector>
 
 #include "engine/error.h"
+#include "engine/format.h"
 
 namespace pipecast {
-
-// Mistakes in independent things, reported together, one a line.
-class Mistakes {
- public:
-  void add(const std::string& sentence) { text_ += (text_.empty() ? "" : "\n") + sentence; }
-  template <class F>
-  void check(F f) {
-    try {
-      f();
-    } catch (const UsageError& error) {
-      add(error.what());
-    }
-  }
-  void report() const {
-    if (!text_.empty()) throw UsageError(text_);
-  }
-
- private:
-  std::string text_;
-};
 
 // The options of one command. Each is bound to a variable, whose value is the default.
 class Options {
@@ -100,8 +81,5 @@ std::string list_names(const std::vector<Row>& rows) {
   for (const Row& row : rows) names.push_back(row.name);
   return list(names);
 }
-
-// Like printf, into a string.
-[[gnu::format(printf, 1, 2)]] std::string format(const char* pattern, ...);
 
 }  // namespace pipecast

@@ -3,11 +3,11 @@
 #include <iostream>
 #include <optional>
 
-#include "app/checkpoints.h"
 #include "app/commands.h"
 #include "app/config_file.h"
 #include "app/signals.h"
 #include "app/training.h"
+#include "pipeline/train/checkpoints.h"
 
 namespace pipecast {
 namespace {
@@ -29,7 +29,7 @@ class TrainCommand : public Command {
     o.not_in_config();
     o.text("resume", resume_, "RUN", "go on with the run in that folder from its last checkpoint, with its options");
     o.not_in_config();
-    o.number("trace", options_.trace, "N", "timeline of the first N mini-batches for Perfetto: trace.json (GPU: when the host issues work)",
+    o.number("trace", options_.run.trace, "N", "timeline of the first N mini-batches for Perfetto: trace.json (GPU: when the host issues work)",
              int64_t(0));
     o.not_in_config();
   }
@@ -39,10 +39,10 @@ class TrainCommand : public Command {
     if (out_.empty()) out_ = "runs/" + options_.model + "-" + options_.trainer.method + "-" + std::to_string(options_.trainer.seed);
     const RunFolder folder(resumes ? resume_ : out_);
     const RunResult result = resumes ? resume(folder, options) : begin(folder, options);
-    std::cout << format("\ntest accuracy %.2f %% after %lld epochs in %.0f s\n", 100 * result.test_accuracy, (long long)(options_.epochs),
+    std::cout << format("\ntest accuracy %.2f %% after %lld epochs in %.0f s\n", 100 * result.test_accuracy, (long long)(options_.run.epochs),
                         result.seconds)
               << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, config"
-              << (options_.trace > 0 ? ", trace.json (open it in ui.perfetto.dev)" : "") << "\nweights sha256 "
+              << (options_.run.trace > 0 ? ", trace.json (open it in ui.perfetto.dev)" : "") << "\nweights sha256 "
               << result.digest << std::endl;
   }
 
@@ -65,7 +65,7 @@ class TrainCommand : public Command {
     mistakes.report();
     folder.check_resumable();
     read_run_options(folder, options);
-    if (const RunResult before = run_result(folder.metrics()); before.done && double(options_.epochs) <= before.epochs_done)
+    if (const RunResult before = run_result(folder.metrics()); before.done && double(options_.run.epochs) <= before.epochs_done)
       throw UsageError(format("run '%s' is done, with a test accuracy of %.2f %%; to train it further, give --epochs above %g",
                               folder.path().c_str(), 100 * before.test_accuracy, before.epochs_done));
     if (CheckpointStore(folder.checkpoints()).complete().empty())

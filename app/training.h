@@ -1,12 +1,13 @@
 #pragma once
-// A training run, from its options to a run's folder.
+// A training run as the command shows it: from its options to a run's folder. The run itself is pipeline/train/epoch_loop.h.
 #include <string>
 
 #include "app/options.h"
-#include "app/run_folder.h"
-#include "app/run_result.h"
 #include "app/training_options.h"
 #include "pipeline/run/checkpoint_store.h"
+#include "pipeline/train/resume.h"
+#include "pipeline/train/run_folder.h"
+#include "pipeline/train/run_result.h"
 
 namespace pipecast {
 
@@ -24,6 +25,8 @@ class Training {
   RunResult resume(const RunFolder&, const Options&, const Checkpoint&);
 
  private:
+  RunOrigin origin(const Options&) const;
+
   const TrainingOptions& options_;
   TrainingInput input_;
   Batches train_, test_;

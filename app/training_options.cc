@@ -22,7 +22,7 @@ void TrainingOptions::declare(Options& o) {
   o.text("data", data, "FORMAT:DIR", "cifar10:DIR, folder:DIR, generated or generated:SIZE; see pipecast info");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.number("batch", trainer.batch, "N", "images per mini-batch", int64_t(1));
-  o.number("epochs", epochs, "N", "passes over the training images", int64_t(1));
+  o.number("epochs", run.epochs, "N", "passes over the training images", int64_t(1));
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short");
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);
@@ -62,12 +62,12 @@ void TrainingOptions::declare(Options& o) {
   o.number("lr-power", schedule.power, "P", "polynomial: the exponent");
   o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end");
   o.group("Run");
-  o.number("eval-every", eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", int64_t(1));
-  o.number("log-every", log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
-  o.number("checkpoint-every", checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", int64_t(0));
-  o.number("checkpoint-keep", checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1);
+  o.number("eval-every", run.eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", int64_t(1));
+  o.number("log-every", run.log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
+  o.number("checkpoint-every", run.checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", int64_t(0));
+  o.number("checkpoint-keep", run.checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1);
   o.text("non-finite", non_finite, "HOW", "a loss or gradient that is not finite: stop the run before the update, or skip the update");
-  o.number("stop-above", stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0.0);
+  o.number("stop-above", run.stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0.0);
   o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
   o.text("device", trainer.device, "NAME", "cpu or cuda");
   o.text("math", trainer.math, "NAME", "fp32; tf32: products on a GPU are faster and less exact; bf16: activations are stored in half");
@@ -78,7 +78,7 @@ void TrainingOptions::declare(Options& o) {
 
 TrainingInput TrainingOptions::resolve(bool resumed) {
   if (trainer.threads == 0) trainer.threads = threads();
-  trainer.schedule.epochs = double(epochs);
+  trainer.schedule.epochs = double(run.epochs);
   TrainingInput input;
   ModelOptions model_options;
   Mistakes mistakes;

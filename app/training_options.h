@@ -8,6 +8,7 @@
 #include "app/weights_file.h"
 #include "data/dataset.h"
 #include "models/graph.h"
+#include "pipeline/train/run_options.h"
 #include "pipeline/train/trainer.h"
 
 namespace pipecast {
@@ -29,12 +30,9 @@ struct TrainingOptions {
 
   std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", partition = "balanced",
               look_ahead = "paper", recompute = "never", non_finite = "stop", program;
-  int64_t epochs = 10, eval_every = 1, log_every = 50, checkpoint_every = 0;
-  int64_t trace = 0;  // declared by the command that trains a single run
-  int checkpoint_keep = 2;
-  double stop_above = 0;
   float label_smoothing = 0;
   bool drop_last = false, cut_layers = false;
+  RunOptions run;  // its trace is declared by the command that trains a single run
   TrainerOptions trainer;
 
   std::string trained_by() const { return program.empty() ? trainer.method : "program " + program; }

@@ -19,15 +19,18 @@ int64_t number(const std::string& text, const std::string& path, int64_t most) {
 
 }  // namespace
 
+std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions& options) {
+  return {{"format", "pt"},
+          {"model", model},
+          {"classes", std::to_string(options.classes)},
+          {"height", std::to_string(options.image.h)},
+          {"width", std::to_string(options.image.w)},
+          {"channels", std::to_string(options.image.c)}};
+}
+
 void write_weights(const std::string& path, const NamedWeights& named) {
   SafeTensors file = to_safetensors(named.weights);
-  const Shape& image = named.options.image;
-  file.metadata = {{"format", "pt"},
-                   {"model", named.model},
-                   {"classes", std::to_string(named.options.classes)},
-                   {"height", std::to_string(image.h)},
-                   {"width", std::to_string(image.w)},
-                   {"channels", std::to_string(image.c)}};
+  file.metadata = weights_metadata(named.model, named.options);
   write_safetensors(path, file);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 // Weights files that name their model, so that nobody has to say it again.
+#include <map>
 #include <string>
 
 #include "models/models.h"
@@ -13,6 +14,8 @@ struct NamedWeights {
   Weights weights;
 };
 
+// What a weights file says of its model, as safetensors metadata.
+std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions&);
 void write_weights(const std::string& path, const NamedWeights&);
 // A file of pipecast or of torchvision's tensors. `model` and `classes`: what the caller knows of it, "" and 0 for nothing; what
 // the file says of itself fills the rest. Throws UsageError where both do not agree or do not suffice.

@@ -2,6 +2,7 @@
 
 #include "data/pictures.h"
 #include "engine/error.h"
+#include "engine/files/sha256.h"
 
 namespace pipecast {
 
@@ -33,6 +34,12 @@ Dataset load_dataset(const std::string& format_and_path, BadSamples bad_samples)
     known.push_back(format.name);
   }
   throw UsageError(unknown_name("data set", name, known));
+}
+
+std::string digest(const Dataset& dataset) {
+  Sha256 digest;
+  dataset.train->add_to(digest), dataset.test->add_to(digest);
+  return digest.hex();
 }
 
 }  // namespace pipecast

@@ -64,6 +64,9 @@ BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; thro
 // a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
 Dataset load_dataset(const std::string& format_and_path, BadSamples = BadSamples::fail);
 
+// SHA-256 of enough of a data set to tell it from others, in milliseconds (Samples::add_to).
+std::string digest(const Dataset&);
+
 struct DatasetFormat {
   std::string name, summary;
   Dataset (*load)(const std::string& argument, BadSamples);  // what follows the colon

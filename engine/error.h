@@ -18,6 +18,26 @@ struct UsageError : Error {
   using Error::Error;
 };
 
+// Mistakes in independent things, reported together, one a line.
+class Mistakes {
+ public:
+  void add(const std::string& sentence) { text_ += (text_.empty() ? "" : "\n") + sentence; }
+  template <class F>
+  void check(F f) {
+    try {
+      f();
+    } catch (const UsageError& error) {
+      add(error.what());
+    }
+  }
+  void report() const {
+    if (!text_.empty()) throw UsageError(text_);
+  }
+
+ private:
+  std::string text_;
+};
+
 // Throws Error for a library call that failed, with the place it was made at.
 [[noreturn]] void fail(const char* library, const char* why, std::source_location where);
 

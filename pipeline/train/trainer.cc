@@ -337,9 +337,9 @@ void Trainer::check_minibatches(int64_t count) const {
 
 void Trainer::record(Trace* trace) { parts_->trace = trace; }
 
-double Trainer::mean_loss() {
+MeanLoss Trainer::loss_so_far() {
   const LossTotals totals = parts_->stages.back()->totals();
-  return totals.counts[0] == 0 ? 0 : totals.sums[0] / totals.counts[0];
+  return {totals.counts[0] == 0 ? 0 : totals.sums[0] / totals.counts[0], totals.counts[0]};
 }
 
 double Trainer::gradient_norm() const {

@@ -69,6 +69,10 @@ struct Outcome {
   double seconds = 0;
 };
 
+struct MeanLoss {
+  double mean = 0, count = 0;  // what it is taken over: see Outcome
+};
+
 // How a run is laid out, found without taking memory.
 struct RunLayout {
   std::vector<int> partition;         // parts per stretch
@@ -93,7 +97,8 @@ class Trainer {
   void record(Trace*);
   // Throws UsageError where the options' programs cannot train so many from a fill to a drain.
   void check_minibatches(int64_t minibatches) const;
-  double mean_loss();  // so far in the running train(); waits for the device
+  MeanLoss loss_so_far();  // in the running train(); waits for the device
+  double mean_loss() { return loss_so_far().mean; }
   // The norm of the gradient of all stages together, before clipping, in the newest update that the program has all of them do before the
   // last stage has this loss. It is the gradient of one mini-batch, each stage's share in it as of the weights that its passes read.
   // No number before the first such update, and where it was skipped.

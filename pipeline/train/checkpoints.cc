@@ -1,4 +1,4 @@
-#include "app/checkpoints.h"
+#include "pipeline/train/checkpoints.h"
 
 #include <algorithm>
 

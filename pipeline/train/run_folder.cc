@@ -1,4 +1,4 @@
-#include "app/run_folder.h"
+#include "pipeline/train/run_folder.h"
 
 #include <filesystem>
 #include <fstream>

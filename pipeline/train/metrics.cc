@@ -1,4 +1,4 @@
-#include "app/metrics.h"
+#include "pipeline/train/metrics.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
-#include "app/run_result.h"
+#include "pipeline/train/run_result.h"
 #include "engine/error.h"
 
 namespace pipecast {
@@ -19,13 +19,16 @@ Metrics::Metrics(std::string path) : path_(std::move(path)), file_(open(path_.c_
   throw UsageError("another process is training into the folder of '" + path_ + "'; wait for it to end, or choose another --out");
 }
 
-Metrics::~Metrics() { close(file_); }
+Metrics::~Metrics() {
+  if (file_ >= 0) close(file_);
+}
 
 void Metrics::fail() const {
   throw Error("file '" + path_ + "' cannot be written; check the disk's free space and the folder's permissions");
 }
 
 void Metrics::cut(int64_t bytes) {
+  if (file_ < 0) return lines_.clear();
   char last = 0;
   if (bytes > 0 && (pread(file_, &last, 1, bytes - 1) != 1 || last != '\n'))
     throw UsageError("file '" + path_ + "' does not begin with the lines that it had when the checkpoint was made; put it back as it was");
@@ -36,7 +39,7 @@ void Metrics::cut(int64_t bytes) {
 
 void Metrics::write(nlohmann::ordered_json line) {
   const std::string text = line.dump() + "\n";
-  for (size_t done = 0; done < text.size();) {
+  for (size_t done = file_ < 0 ? text.size() : 0; done < text.size();) {
     const ssize_t written = ::write(file_, text.data() + done, text.size() - done);
     if (written <= 0) fail();
     done += size_t(written);
@@ -46,7 +49,7 @@ void Metrics::write(nlohmann::ordered_json line) {
 }
 
 void Metrics::sync() const {
-  if (fsync(file_) != 0) fail();
+  if (file_ >= 0 && fsync(file_) != 0) fail();
 }
 
 }  // namespace pipecast

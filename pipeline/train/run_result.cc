@@ -1,4 +1,4 @@
-#include "app/run_result.h"
+#include "pipeline/train/run_result.h"
 
 #include <algorithm>
 #include <cmath>
@@ -56,7 +56,7 @@ RunResult run_result(const std::vector<Json>& metrics) {
     if (event == "diverged") result.diverged = line["epoch"];
     if (event == "done") {
       result.done = true;
-      result.test_accuracy = line["test_accuracy"];
+      result.test_accuracy = line["test_accuracy"].is_number() ? line["test_accuracy"].get<double>() : NAN;
       result.seconds = line["seconds"];
       result.digest = line["weights_digest"];
     }

@@ -1,18 +1,19 @@
-#include "app/resume.h"
+#include "pipeline/train/resume.h"
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
-#include "engine/files/sha256.h"
+#include "engine/format.h"
 
 namespace pipecast {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Options with which a run may go on otherwise than it began. Where the data lies may change, what they are may not: see identity().
+constexpr int description_format = 1;  // of a checkpoint's description
+
+// Options with which a run may go on otherwise than it began. Where the data lies may change, what they are may not: see
+// RunOrigin::identity.
 constexpr const char* alterable[] = {"epochs",   "data",      "stages",           "partition",       "cut-layers",
                                      "chunks",   "recompute", "eval-every",       "log-every",       "device",
                                      "executor", "threads",   "checkpoint-every", "checkpoint-keep", "stop-above"};
@@ -22,36 +23,22 @@ const Change* find(const std::vector<Change>& changes, const std::string& option
   return found == changes.end() ? nullptr : &*found;
 }
 
-std::string digest(const Dataset& dataset) {
-  Sha256 digest;
-  dataset.train->add_to(digest), dataset.test->add_to(digest);
-  return digest.hex();
-}
-
 }  // namespace
 
-Json option_values(const Options& options) {
-  Json values = Json::object();
-  for (const Options::Entry& entry : options.entries())
-    if (entry.in_config) values[entry.name] = entry.get();
-  return values;
+Json description(const RunOrigin& origin) {
+  Json options = Json::object();
+  for (const auto& [name, value] : origin.options) options[name] = value;
+  return {{"format", description_format}, {"version", origin.version}, {"options", options}, {"identity", Json::parse(origin.identity)}};
 }
 
-Json identity(const Dataset& dataset, const TrainingOptions& options) {
-  Json identity = {{"data set", dataset.name},
-                   {"picture", {dataset.image.h, dataset.image.w, dataset.image.c}},
-                   {"classes", dataset.classes},
-                   {"training pictures", dataset.train->size()},
-                   {"test pictures", dataset.test->size()},
-                   {"digest of the data set", digest(dataset)}};
-  if (!options.program.empty()) {
-    std::stringstream text;
-    text << std::ifstream(options.program, std::ios::binary).rdbuf();
-    Sha256 digest;
-    digest.add(text.str().data(), text.str().size());
-    identity["digest of the program file"] = digest.hex();
-  }
-  return identity;
+Json description(const Checkpoint& checkpoint) {
+  Json description = Json::parse(checkpoint.description, nullptr, false);
+  if (!description.is_object() || description.value("format", Json()) != description_format)
+    throw UsageError(
+        format("the checkpoint of mini-batch %lld was not written by this version of pipecast: resume with the one that began "
+               "the run",
+               (long long)(checkpoint.minibatch)));
+  return description;
 }
 
 void check_identity(const Json& before, const Json& now) {
@@ -63,15 +50,14 @@ void check_identity(const Json& before, const Json& now) {
   mistakes.report();
 }
 
-std::vector<Change> changes(const Json& before, const Options& now) {
+std::vector<Change> changes(const Json& before, const NamedValues& now) {
   std::vector<Change> changes;
   Mistakes mistakes;
-  for (const Options::Entry& entry : now.entries()) {
-    if (!entry.in_config) continue;
-    const Change change{entry.name, before.value(entry.name, entry.get()), entry.get()};
+  for (const auto& [name, value] : now) {
+    const Change change{name, before.value(name, value), value};
     if (change.before == change.now) continue;
-    if (std::find(std::begin(alterable), std::end(alterable), entry.name) == std::end(alterable))
-      mistakes.add("option --" + entry.name + " is '" + change.before + "' in the run and '" + change.now +
+    if (std::find(std::begin(alterable), std::end(alterable), name) == std::end(alterable))
+      mistakes.add("option --" + name + " is '" + change.before + "' in the run and '" + change.now +
                    "' now: a run goes on as it began; leave it out, or begin a run with --out");
     changes.push_back(change);
   }
@@ -79,13 +65,13 @@ std::vector<Change> changes(const Json& before, const Options& now) {
   return changes;
 }
 
-std::string why_not_identical(const std::vector<Change>& changes, const TrainingOptions& options, bool synchronous, bool at_stop) {
+std::string why_not_identical(const std::vector<Change>& changes, const TrainerOptions& options, bool synchronous, bool at_stop) {
   std::vector<std::string> reasons;
   auto before = [&](const std::string& option, int now) {
     const Change* change = find(changes, option);
     return change ? std::stoi(change->before) : now;
   };
-  const int stages = options.trainer.stages, threads = options.trainer.threads;
+  const int stages = options.stages, threads = options.threads;
   const int share = std::max(1, threads / stages), share_before = std::max(1, before("threads", threads) / before("stages", stages));
   if (share != share_before)
     reasons.push_back("each stage computes with " + std::to_string(share) + " threads, not " + std::to_string(share_before));
@@ -93,8 +79,8 @@ std::string why_not_identical(const std::vector<Change>& changes, const Training
   const bool cut_otherwise =
       find(changes, "stages") || find(changes, "partition") || find(changes, "cut-layers") || find(changes, "chunks");
   if (cut_otherwise && !synchronous) reasons.push_back("what an asynchronous method computes depends on the partition");
-  else if (cut_otherwise && options.trainer.clip_norm > 0) reasons.push_back("the gradient's norm is added up in another order");
-  const std::string& schedule = options.trainer.schedule.name;
+  else if (cut_otherwise && options.clip_norm > 0) reasons.push_back("the gradient's norm is added up in another order");
+  const std::string& schedule = options.schedule.name;
   if (find(changes, "epochs") && (schedule == "cosine" || schedule == "polynomial"))
     reasons.push_back("the learning rates of schedule " + schedule + " depend on --epochs");
   if (!synchronous && (find(changes, "eval-every") || find(changes, "checkpoint-every") || !at_stop))

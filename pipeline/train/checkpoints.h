@@ -3,7 +3,7 @@
 #include <functional>
 #include <future>
 
-#include "app/metrics.h"
+#include "pipeline/train/metrics.h"
 #include "pipeline/run/checkpoint_store.h"
 
 namespace pipecast {

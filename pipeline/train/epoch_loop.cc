@@ -1,0 +1,338 @@
+#include "pipeline/train/epoch_loop.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "engine/format.h"
+#include "pipeline/program.h"
+
+namespace pipecast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// The last line of a run that came to nothing.
+Json diverged_event(const Diverged& diverged, int64_t minibatches_per_epoch) {
+  const Fault& fault = diverged.fault;
+  Json line{{"event", "diverged"},
+            {"epoch", fault.minibatch / minibatches_per_epoch + 1},
+            {"minibatch", fault.minibatch},
+            {"reason", diverged.what()}};
+  if (fault.stage >= 0)
+    line.update({{"stage", fault.stage}, {"micro", fault.micro}, {"direction", fault.direction}, {"layer", fault.layer}});
+  return line;
+}
+
+Json stage_rows(const std::vector<StageSummary>& stages) {
+  Json rows = Json::array();
+  for (const StageSummary& stage : stages) {
+    int parts = 0;
+    for (const auto& [first, count] : stage.parts) parts += count;
+    rows.push_back({{"parts", parts},
+                    {"parameters", stage.parameters},
+                    {"copies", stage.copies},
+                    {"frames", stage.frames},
+                    {"memory_mebibytes", memory_mebibytes(stage)}});
+  }
+  return rows;
+}
+
+Json json_of(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
+
+Json json_of(const EpochRow& row) {
+  Json stages = Json::array();
+  for (const EvaluatedStage& stage : row.stages)
+    stages.push_back({{"busy", stage.busy}, {"prediction_error", stage.prediction_error}, {"skipped_updates", stage.skipped_updates}});
+  return {{"event", "epoch"},
+          {"epoch", row.epoch},
+          {"train_loss", row.train_loss},
+          {"train_accuracy", json_of(row.train_accuracy)},
+          {"test_loss", json_of(row.test_loss)},
+          {"test_accuracy", json_of(row.test_accuracy)},
+          {"images_per_second", row.samples_per_second},
+          {"learning_rate", row.learning_rate},
+          {"seconds", row.seconds},
+          {"stages", stages}};
+}
+
+}  // namespace
+
+void check_stops(const Trainer& trainer, const RunOptions& options, int64_t per_epoch) {
+  if (trainer.options().programs.empty()) return;
+  const Stops stops(options, per_epoch);
+  for (int64_t at = 0; at < stops.end(); at = stops.after(at)) trainer.check_minibatches(stops.after(at) - at);
+}
+
+double memory_mebibytes(const StageSummary& stage) {
+  const Stage::MemoryUse& m = stage.memory;
+  return double(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena) * sizeof(float) / (1 << 20);
+}
+
+EpochLoop::EpochLoop(Trainer& trainer, const Batches& train, const Batches& test, const RunOptions& options, RunObserver observer,
+                     std::optional<RunFolder> folder)
+    : trainer_(trainer),
+      train_(train),
+      test_(test),
+      options_(options),
+      observer_(std::move(observer)),
+      folder_(std::move(folder)),
+      stops_(options, train.per_epoch()) {
+  check_stops(trainer, options, train.per_epoch());
+  if (!folder_) {
+    metrics_.emplace();
+    return;
+  }
+  folder_->make();
+  metrics_.emplace(folder_->metrics());
+  writer_.emplace(folder_->checkpoints(), options.checkpoint_keep, *metrics_);
+}
+
+void EpochLoop::begin(const RunOrigin& origin, const std::string& configuration) {
+  origin_ = origin;
+  stages_ = trainer_.summaries();
+  if (folder_) folder_->create(configuration);
+  write_start({{"event", "start"}});
+}
+
+Resumed EpochLoop::resume(const RunOrigin& origin, const Checkpoint& checkpoint, const std::string& configuration) {
+  const Json before = description(checkpoint), now = description(origin);
+  check_identity(before.at("identity"), now.at("identity"));
+  Resumed resumed{changes(before.at("options"), origin.options), ""};
+  if (checkpoint.minibatch > stops_.end())
+    throw UsageError(format("the run is at mini-batch %lld already and would end at %lld: give more --epochs",
+                            (long long)(checkpoint.minibatch), (long long)(stops_.end())));
+  origin_ = origin;
+  stages_ = trainer_.summaries();  // which would take from what is restored
+  trainer_.restore(checkpoint.stages);
+  restore(before.at("progression"));
+  metrics_->cut(before.at("metrics_bytes"));
+  seconds_before_ = at_.seconds;
+  if (folder_) folder_->reopen(configuration);
+
+  Json line = {{"event", "resume"}, {"minibatch", checkpoint.minibatch}};
+  for (const Change& change : resumed.changes) line["changed"][change.option] = {change.before, change.now};
+  if (!resumed.changes.empty()) {
+    const bool synchronous = is_synchronous(resolve(trainer_.graph(), trainer_.options()).programs);
+    resumed.why_not_identical = why_not_identical(resumed.changes, trainer_.options(), synchronous, stops_.stops(checkpoint.minibatch));
+  }
+  // In memory the lines begin with this process.
+  if (!resumed.changes.empty() || !folder_) write_start(std::move(line));
+  return resumed;
+}
+
+void EpochLoop::restore(const Json& progression) {
+  at_.each([&](const char* name, auto& value) {
+    const auto saved = progression.find(name);
+    if (saved == progression.end()) return;
+    if (saved->is_null()) value = std::numeric_limits<std::remove_reference_t<decltype(value)>>::quiet_NaN();
+    else saved->get_to(value);
+  });
+  if (progression.contains("counted")) return;
+  // A checkpoint of a version whose losses were all means over samples.
+  for (Mark* mark : {&at_.trained, &at_.step, &at_.epoch}) mark->counted = double(mark->samples);
+  at_.hits_counted = double(at_.trained.samples);
+}
+
+// Of the run, or of what it goes on with.
+void EpochLoop::write_start(Json line) {
+  const Json changed = line.contains("changed") ? line["changed"] : Json();
+  line.erase("changed");
+  int64_t parameters = 0;
+  for (const StageSummary& stage : stages_) parameters += stage.parameters;
+  line.update({{"version", origin_.version}, {"model", trainer_.graph().name()}, {"parameters", parameters}});
+  line.update(Json::parse(origin_.notes));
+  line["stages"] = stage_rows(stages_);
+  if (!changed.is_null()) line["changed"] = changed;
+  metrics_->write(std::move(line));
+}
+
+std::optional<RunResult> EpochLoop::run() {
+  start_trace();
+  try {
+    train_to_the_end();
+  } catch (const Diverged& diverged) {
+    metrics_->write(diverged_event(diverged, train_.per_epoch()));
+    write_trace();
+    throw;
+  }
+  if (at_.minibatches < stops_.end()) return std::nullopt;
+  return finish();
+}
+
+double EpochLoop::seconds() const { return seconds_before_ + seconds_since(begin_); }
+
+double EpochLoop::epoch_seconds() const { return at_.epoch_seconds + seconds_since(epoch_start_); }
+
+void EpochLoop::train_to_the_end() {
+  while (at_.minibatches < stops_.end()) {
+    train_to(stops_.after(at_.minibatches));
+    if (stops_.evaluates(at_.minibatches)) evaluate();
+    else if (!std::isfinite(at_.trained.loss)) diverged((at_.minibatches - 1) / train_.per_epoch() + 1);
+    save();
+    if (stop_requested() && at_.minibatches < stops_.end()) break;
+  }
+  if (!writer_) return;
+  writer_->finish();
+  // The process that wrote the last one may have been killed before it removed the others.
+  if (at_.minibatches == stops_.end()) writer_->prune(at_.minibatches, best());
+}
+
+// From a fill of the pipeline to its drain.
+void EpochLoop::train_to(int64_t end) {
+  const int64_t begin = at_.minibatches;
+  at_fill_ = at_.trained;
+  filled_ = epoch_start_ = Clock::now();
+  const Outcome outcome = trainer_.train(train_, begin, end, [&](int64_t done) { after_minibatch(begin, done, end); });
+  write_trace();
+  at_.minibatches = end;
+  at_.trained.counted = at_fill_.counted + outcome.loss_count;
+  at_.trained.loss = at_fill_.loss + outcome.loss * outcome.loss_count;
+  if (outcome.accuracy_count > 0) at_.hits += std::round(outcome.accuracy * outcome.accuracy_count), at_.hits_counted += outcome.accuracy_count;
+  at_.epoch_seconds += seconds_since(epoch_start_);
+  epoch_start_ = Clock::now();
+}
+
+void EpochLoop::after_minibatch(int64_t begin, int64_t done, int64_t end) {
+  const int64_t next = begin + done, per_epoch = train_.per_epoch();
+  at_.minibatches = next;
+  at_.trained.samples += train_.size(next - 1);
+  const bool logs = next % options_.log_every == 0, ends_epoch = next % per_epoch == 0 && !(stops_.evaluates(end) && next == end);
+  if (logs || ends_epoch) {
+    const MeanLoss loss = trainer_.loss_so_far();
+    at_.trained.counted = at_fill_.counted + loss.count, at_.trained.loss = at_fill_.loss + loss.mean * loss.count;
+  }
+  if (logs) log_step(next);
+  if (ends_epoch) end_epoch(epoch_row(next / per_epoch));
+  if (!announced_ && stop_requested()) announce_stop(begin, next, end);
+  if (observer_.on_minibatch) observer_.on_minibatch();
+  if (tracing_ && trace_->complete()) write_trace();
+}
+
+void EpochLoop::announce_stop(int64_t begin, int64_t next, int64_t end) {
+  announced_ = true;
+  if (!observer_.on_stop) return;
+  const double per_minibatch = seconds_since(filled_) / double(next - begin);
+  observer_.on_stop({end, end - next, per_minibatch * double(end - next), end == stops_.end()});
+}
+
+RunProgress EpochLoop::progress() const {
+  const double speed = double(at_.trained.samples - at_.epoch.samples) / epoch_seconds();
+  return {at_.minibatches, speed, double(stops_.end() - at_.minibatches) * double(train_.size(0)) / speed};
+}
+
+void EpochLoop::start_trace() {
+  if (options_.trace <= 0 || !folder_) return;
+  const int64_t begin = at_.minibatches;
+  trace_.emplace(trainer_.options().stages, begin, begin + std::min(options_.trace, stops_.end() - begin));
+  trainer_.record(&*trace_);
+  tracing_ = true;
+}
+
+// As soon as it is complete, and what there is of it whenever the stages stop.
+void EpochLoop::write_trace() {
+  if (!tracing_) return;
+  write_file(folder_->trace(), trace_->json());
+  if (trace_->complete()) trainer_.record(nullptr), tracing_ = false;
+}
+
+void EpochLoop::evaluate() {
+  EpochRow row = epoch_row(at_.minibatches / train_.per_epoch());
+  if (at_.hits_counted > 0) row.train_accuracy = at_.hits / at_.hits_counted;
+  for (const StageSummary& stage : trainer_.summaries())
+    row.stages.push_back({stage.busy_share, stage.prediction_error, stage.skipped_updates});
+  bool finite = std::isfinite(at_.trained.loss);
+  if (finite) {
+    const Outcome outcome = trainer_.evaluate(test_);
+    row.test_loss = outcome.loss;
+    if (outcome.accuracy_count > 0) row.test_accuracy = outcome.accuracy;
+    finite = std::isfinite(outcome.loss);
+  }
+  end_epoch(row);
+  if (!finite) diverged(row.epoch);
+  at_.evaluated(*row.test_loss, row.test_accuracy.value_or(std::nan("")));
+}
+
+void EpochLoop::diverged(int64_t epoch) const {
+  throw Diverged("the loss is no longer a number after epoch " + std::to_string(epoch) + ": lower --lr, or add --warmup-epochs",
+                 {.minibatch = at_.minibatches - 1});
+}
+
+Checkpoint EpochLoop::checkpoint() {
+  at_.seconds = seconds();
+  Json text = description(origin_);
+  text["metrics_bytes"] = metrics_->bytes();
+  at_.each([&](const char* name, auto& value) { text["progression"][name] = value; });
+  return {at_.minibatches, text.dump(), trainer_.save()};
+}
+
+void EpochLoop::save() {
+  if (!writer_) return;
+  writer_->finish();  // so that no more than one checkpoint takes memory
+  writer_->write(checkpoint(), best());
+}
+
+// `minibatches`: done so far, counted over the whole run.
+void EpochLoop::log_step(int64_t minibatches) {
+  const StepRow row{minibatches, at_.loss_since(at_.step), rate(minibatches - 1), trainer_.gradient_norm()};
+  metrics_->write({{"event", "step"},
+                   {"minibatch", row.minibatch},
+                   {"epochs", double(minibatches) / double(train_.per_epoch())},
+                   {"loss", row.loss},
+                   {"learning_rate", row.learning_rate},
+                   {"gradient_norm", row.gradient_norm}});
+  if (observer_.on_step) observer_.on_step(row);
+  if (options_.stop_above > 0 && row.loss > options_.stop_above)
+    throw Diverged(format("the mean loss of the mini-batches before mini-batch %lld is %.4g, above --stop-above %g: lower --lr, or add "
+                          "--warmup-epochs or --clip-norm",
+                          (long long)(minibatches), row.loss, options_.stop_above),
+                   {.minibatch = minibatches - 1});
+}
+
+// Without what only an evaluation knows. The next epoch begins here.
+EpochRow EpochLoop::epoch_row(int64_t epoch) {
+  EpochRow row;
+  row.epoch = epoch;
+  row.seconds = epoch_seconds();
+  row.samples_per_second = double(at_.trained.samples - at_.epoch.samples) / row.seconds;
+  epoch_start_ = Clock::now();
+  at_.epoch_seconds = 0;
+  row.train_loss = at_.loss_since(at_.epoch);
+  row.learning_rate = rate(epoch * train_.per_epoch() - 1);
+  return row;
+}
+
+void EpochLoop::end_epoch(const EpochRow& row) {
+  if (observer_.on_epoch) observer_.on_epoch(row);
+  metrics_->write(json_of(row));
+}
+
+// What a run leaves that came to its end.
+RunResult EpochLoop::finish() {
+  const Weights weights = trainer_.weights();
+  if (folder_) {
+    SafeTensors file = to_safetensors(weights);
+    file.metadata = origin_.weights_metadata;
+    write_safetensors(folder_->weights(), file);
+  }
+  const Json done = {{"event", "done"},
+                     {"weights_digest", weights_digest(weights)},
+                     {"test_loss", at_.test_loss},
+                     {"test_accuracy", at_.test_accuracy},
+                     {"updates", trainer_.updates()},
+                     {"seconds", seconds()}};
+  if (observer_.before_done) {
+    std::vector<Json> lines = metrics_->lines();
+    lines.push_back(done);
+    observer_.before_done(lines);
+  }
+  metrics_->write(done);  // last of all: a run that says so has all its files
+  metrics_->sync();
+  return run_result(metrics_->lines());
+}
+
+}  // namespace pipecast

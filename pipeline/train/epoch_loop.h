@@ -1,0 +1,162 @@
+#pragma once
+// The epoch loop: trains a trainer to its last epoch, with evaluations, metrics, checkpoints, interruption and resuming. The piece to embed
+// for a whole run; Trainer::train() alone trains a number of mini-batches.
+//
+//   Trainer trainer(std::move(model), options, train.shapes());         // and those of `test`
+//   RunObserver observer;
+//   observer.on_epoch = [](const EpochRow& row) { std::printf("%lld: %.4f\n", (long long)row.epoch, row.train_loss); };
+//   EpochLoop loop(trainer, train, test, {.epochs = 10}, observer, RunFolder("runs/mine"));
+//   loop.begin({.version = "1"});
+//   std::optional<RunResult> result = loop.run();                       // empty: observer.stop_requested said so
+//
+// and to go on later, in another process, with a trainer made in the same way:
+//
+//   loop.resume({.version = "1"}, newest_checkpoint(RunFolder("runs/mine").checkpoints(), warn));
+//   std::optional<RunResult> result = loop.run();
+#include <chrono>
+#include <functional>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pipeline/run/trace.h"
+#include "pipeline/train/checkpoints.h"
+#include "pipeline/train/metrics.h"
+#include "pipeline/train/progression.h"
+#include "pipeline/train/resume.h"
+#include "pipeline/train/run_folder.h"
+#include "pipeline/train/run_options.h"
+#include "pipeline/train/run_result.h"
+#include "pipeline/train/trainer.h"
+
+namespace pipecast {
+
+struct StepRow {
+  int64_t minibatch = 0;  // done so far, over the whole run
+  double loss = 0;        // mean since the last row
+  float learning_rate = 0;
+  double gradient_norm = 0;  // see Trainer::gradient_norm()
+};
+
+struct EvaluatedStage {
+  double busy = 0, prediction_error = 0;  // see StageSummary
+  int64_t skipped_updates = 0;
+};
+
+struct EpochRow {
+  int64_t epoch = 0;  // from 1
+  double train_loss = 0;
+  // Where the epoch ends with an evaluation. The test's are missing where the loss of training was not finite.
+  std::optional<double> train_accuracy, test_loss, test_accuracy;
+  std::vector<EvaluatedStage> stages;
+  double samples_per_second = 0, seconds = 0;  // of training alone
+  float learning_rate = 0;                     // of the epoch's last update
+};
+
+// Where the run will stop because it was asked to.
+struct StopNotice {
+  int64_t minibatch = 0, left = 0;  // the mini-batch after which the pipeline drains, and how many there are until then
+  double seconds = 0;               // estimated until then
+  bool is_end = false;              // the run is done there
+};
+
+struct RunProgress {
+  int64_t minibatches = 0;  // trained so far, over the whole run
+  double samples_per_second = 0, seconds_left = 0;
+};
+
+// What a caller wants to see of a run, and its wish to stop. Each may be empty. Calls come one at a time, also from a stage's thread; what
+// they throw ends the run.
+struct RunObserver {
+  std::function<bool()> stop_requested;            // asked after each mini-batch; once it says yes, the run stops at its next checkpoint
+  std::function<void(const StopNotice&)> on_stop;  // when that is first seen, unless the pipeline is drained already
+  std::function<void()> on_minibatch;              // EpochLoop::progress() and Trainer::mean_loss() may be asked in it
+  std::function<void(const StepRow&)> on_step;
+  std::function<void(const EpochRow&)> on_epoch;
+  // All lines of the metrics, "done" among them, before that one is in the file: other files of a finished run are written here, so that
+  // a run that says "done" has all of them.
+  std::function<void(const std::vector<nlohmann::ordered_json>&)> before_done;
+};
+
+struct Resumed {
+  std::vector<Change> changes;
+  std::string why_not_identical;  // see there
+};
+
+class EpochLoop {
+ public:
+  // What is given by reference must outlive it; the trainer has not trained. With a folder the run's files are written there
+  // (run_folder.h); it is made, and locked until the loop ends. Throws UsageError where another process trains into it, or where a
+  // program of the trainer's does not fit the stops.
+  EpochLoop(Trainer&, const Batches& train, const Batches& test, const RunOptions&, RunObserver = {}, std::optional<RunFolder> = {});
+  EpochLoop(const EpochLoop&) = delete;
+
+  // First of all one of these two. begin() removes an earlier run's files from the folder. `configuration` is the text of its file
+  // `config`.
+  void begin(const RunOrigin&, const std::string& configuration = "");
+  // Throws UsageError, and changes nothing, where the checkpoint is not of such a run: another identity, an option that must stay as it
+  // was, fewer epochs than are trained.
+  Resumed resume(const RunOrigin&, const Checkpoint&, const std::string& configuration = "");
+
+  // Trains to the end, once. Empty where it was interrupted: the checkpoint is on the disk then, if there is a folder. Throws Diverged
+  // where training came to nothing, after a line of the metrics that says so.
+  std::optional<RunResult> run();
+
+  // The run as it is now, to go on from: before or after run().
+  Checkpoint checkpoint();
+  RunProgress progress() const;
+  int64_t minibatches() const { return at_.minibatches; }  // trained so far, over the whole run
+  int64_t end() const { return stops_.end(); }
+  const std::vector<StageSummary>& stages() const { return stages_; }  // as they were before training
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void write_start(nlohmann::ordered_json line);
+  void restore(const nlohmann::ordered_json& progression);
+  void start_trace();
+  void write_trace();
+  void train_to_the_end();
+  void train_to(int64_t end);
+  void after_minibatch(int64_t begin, int64_t done, int64_t end);
+  void announce_stop(int64_t begin, int64_t next, int64_t end);
+  void evaluate();
+  [[noreturn]] void diverged(int64_t epoch) const;
+  void save();
+  void log_step(int64_t minibatches);
+  EpochRow epoch_row(int64_t epoch);
+  void end_epoch(const EpochRow&);
+  RunResult finish();
+  bool stop_requested() const { return observer_.stop_requested && observer_.stop_requested(); }
+  std::optional<int64_t> best() const { return at_.best > 0 ? std::optional(at_.best) : std::nullopt; }
+  float rate(int64_t minibatch) const { return trainer_.options().schedule.at(minibatch, train_.per_epoch()); }
+  double seconds() const;        // of the run
+  double epoch_seconds() const;  // of training, of the epoch
+
+  Trainer& trainer_;
+  const Batches &train_, &test_;
+  RunOptions options_;
+  RunObserver observer_;
+  std::optional<RunFolder> folder_;
+  Stops stops_;
+  RunOrigin origin_;
+  std::vector<StageSummary> stages_;
+  Progression at_;
+  Mark at_fill_;  // of the samples since the last evaluation, those before the pipeline was filled
+  Clock::time_point begin_ = Clock::now(), filled_, epoch_start_;
+  double seconds_before_ = 0;  // of the run, before this process
+  bool announced_ = false;     // that it stops
+  std::optional<Trace> trace_;
+  bool tracing_ = false;  // there is more to record or to write
+  std::optional<Metrics> metrics_;
+  std::optional<CheckpointWriter> writer_;  // where there is a folder
+};
+
+// Throws UsageError where the trainer's programs cannot train from one stop of such a run to the next. per_epoch: mini-batches.
+void check_stops(const Trainer&, const RunOptions&, int64_t per_epoch);
+
+double memory_mebibytes(const StageSummary&);  // of all its buffers, on its device
+
+}  // namespace pipecast

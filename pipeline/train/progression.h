@@ -1,0 +1,62 @@
+#pragma once
+// Where a run is and where it stops: numbers only, no trainer and no files.
+#include <cstdint>
+
+#include "pipeline/train/run_options.h"
+
+namespace pipecast {
+
+// The mini-batches at which the pipeline drains, whatever happens: evaluations and checkpoints. Counted over the whole run; mini-batch n
+// stands for "after n mini-batches".
+class Stops {
+ public:
+  // per_epoch: mini-batches.
+  Stops(const RunOptions&, int64_t per_epoch);
+  int64_t end() const { return end_; }     // of the run
+  int64_t after(int64_t minibatch) const;  // the next stop behind it, at most end()
+  bool evaluates(int64_t stop) const;      // whether the test data is evaluated at this stop
+  bool stops(int64_t minibatch) const;     // whether this is a stop; 0 is one
+
+ private:
+  int64_t span_, every_, end_;
+};
+
+struct Mark {
+  int64_t samples = 0;
+  double counted = 0;  // what the loss is summed over: samples, or tokens; see Layer::means()
+  double loss = 0;     // that sum
+};
+
+// What of a run outlives a drain of the pipeline, beside the trainer's state. A checkpoint's description holds it.
+struct Progression {
+  int64_t minibatches = 0;  // trained
+  // Since the last evaluation.
+  Mark trained, step, epoch;  // so far, at the last logged step, at the end of the last epoch
+  double hits = 0, hits_counted = 0;  // the sum behind the accuracy, and what it is taken over
+  double epoch_seconds = 0;
+  double seconds = 0;                       // of the run
+  double test_loss = 0, test_accuracy = 0;  // of the last evaluation; not a number where the loss reports no accuracy
+  int64_t best = 0;                         // the evaluation with the best test accuracy, else loss: its mini-batch; 0: there was none yet
+  double best_accuracy = 0;                 // of it, or minus its loss
+
+  // Takes an evaluation's result and begins the counts since it anew.
+  void evaluated(double loss, double accuracy);
+  // The mean loss since a mark, which moves here.
+  double loss_since(Mark&) const;
+
+  // Calls visit(name, value) for each value.
+  template <class Visit>
+  void each(const Visit& visit) {
+    visit("minibatches", minibatches);
+    visit("samples", trained.samples), visit("counted", trained.counted), visit("loss", trained.loss);
+    visit("hits", hits), visit("hits_counted", hits_counted);
+    visit("step_samples", step.samples), visit("step_counted", step.counted), visit("step_loss", step.loss);
+    visit("epoch_samples", epoch.samples), visit("epoch_counted", epoch.counted), visit("epoch_loss", epoch.loss);
+    visit("epoch_seconds", epoch_seconds);
+    visit("seconds", seconds);
+    visit("test_loss", test_loss), visit("test_accuracy", test_accuracy);
+    visit("best", best), visit("best_accuracy", best_accuracy);
+  }
+};
+
+}  // namespace pipecast

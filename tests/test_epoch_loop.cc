@@ -1,0 +1,187 @@
+// A whole run through pipeline/train alone, as a program that embeds the engine has it.
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "pipeline/train/epoch_loop.h"
+#include "tests/small_run.h"
+
+using namespace pipecast;
+
+namespace {
+
+constexpr int64_t batch = 4, per_epoch = 5;
+
+struct Folder {
+  std::filesystem::path path = std::filesystem::temp_directory_path() / ("pipecast_loop_" + std::to_string(getpid()));
+  Folder() { std::filesystem::remove_all(path); }
+  ~Folder() { std::filesystem::remove_all(path); }
+  RunFolder run(const std::string& name) const { return RunFolder((path / name).string()); }
+};
+
+PictureSet data_of() {
+  PictureSet data = testing::noise(per_epoch * batch);
+  data.test = data.train;
+  return data;
+}
+
+// What a process of its own would make.
+struct Setup {
+  PictureSet data = data_of();
+  testing::PictureBatches train{data, data.train, batch, true, {.crop = true, .flip = true}, 1}, test{data, data.test, batch, false, {}, 1};
+  Trainer trainer{testing::small_graph(4, true), options()};
+
+  static TrainerOptions options() {
+    TrainerOptions o;
+    o.stages = 3, o.threads = 3, o.batch = batch, o.executor = "sequential";
+    o.schedule = {.name = "constant", .rate = .02f};
+    return o;
+  }
+  std::string digest() const { return weights_digest(trainer.weights()); }
+};
+
+const RunOptions three_epochs = {.epochs = 3, .log_every = 2, .checkpoint_every = 4};
+const RunOrigin origin = {.version = "test", .options = {{"epochs", "3"}, {"seed", "1"}}, .identity = R"({"samples": 20})"};
+
+std::string without_interruption() {
+  Setup s;
+  EpochLoop loop(s.trainer, s.train, s.test, three_epochs);
+  loop.begin(origin);
+  const std::optional<RunResult> result = loop.run();
+  REQUIRE(result);
+  CHECK(result->digest == s.digest());
+  CHECK(result->epochs.size() == 3);
+  return result->digest;
+}
+
+// A run that is asked to stop after `stop` mini-batches.
+Checkpoint interrupted(const std::optional<RunFolder>& folder, int64_t stop) {
+  Setup s;
+  RunObserver observer;
+  EpochLoop* running = nullptr;
+  std::vector<StopNotice> notices;
+  observer.stop_requested = [&] { return running->minibatches() >= stop; };
+  observer.on_stop = [&](const StopNotice& notice) { notices.push_back(notice); };
+  observer.before_done = [](const auto&) { FAIL("an interrupted run is not done"); };
+  EpochLoop loop(s.trainer, s.train, s.test, three_epochs, observer, folder);
+  running = &loop;
+  loop.begin(origin, "a configuration\n");
+  CHECK(!loop.run());
+  CHECK(loop.minibatches() == 8);  // the next checkpoint
+  REQUIRE(notices.size() == 1);
+  CHECK(notices[0].minibatch == 8);
+  CHECK(notices[0].left == 8 - stop);
+  CHECK(!notices[0].is_end);
+  return loop.checkpoint();
+}
+
+}  // namespace
+
+TEST_CASE("a run in memory that is interrupted goes on as if it had not been") {
+  const std::string digest = without_interruption();
+  const Checkpoint checkpoint = interrupted({}, 6);
+  Setup s;
+  EpochLoop loop(s.trainer, s.train, s.test, three_epochs);
+  CHECK(loop.resume(origin, checkpoint).changes.empty());
+  const std::optional<RunResult> result = loop.run();
+  REQUIRE(result);
+  CHECK(result->digest == digest);
+}
+
+TEST_CASE("a run in a folder is interrupted, saved, and resumed from its files") {
+  const Folder temporary;
+  const RunFolder folder = temporary.run("run");
+  const std::string digest = without_interruption();
+  interrupted(folder, 6);
+
+  Setup s;
+  RunObserver observer;
+  std::vector<int64_t> epochs, steps;
+  bool report = false;
+  observer.on_epoch = [&](const EpochRow& row) {
+    epochs.push_back(row.epoch);
+    CHECK(row.test_loss.has_value());
+    CHECK(row.stages.size() == 3);
+  };
+  observer.on_step = [&](const StepRow& row) { steps.push_back(row.minibatch); };
+  observer.before_done = [&](const std::vector<nlohmann::ordered_json>& lines) {
+    report = true;
+    CHECK(lines.back()["event"] == "done");
+    CHECK(read_metrics(folder.metrics()).back()["event"] == "epoch");  // it is not in the file yet
+    CHECK(std::filesystem::exists(folder.weights()));
+  };
+  EpochLoop loop(s.trainer, s.train, s.test, three_epochs, observer, folder);
+  loop.resume(origin, newest_checkpoint(folder.checkpoints(), [](const std::string& why) { FAIL(why); }));
+  CHECK(loop.minibatches() == 8);
+  const std::optional<RunResult> result = loop.run();
+  REQUIRE(result);
+  CHECK(result->digest == digest);
+  CHECK(report);
+  CHECK(epochs == std::vector<int64_t>{2, 3});
+  CHECK(steps == std::vector<int64_t>{10, 12, 14});
+
+  const RunResult from_file = run_result(folder.metrics());
+  CHECK(from_file.done);
+  CHECK(from_file.digest == digest);
+  CHECK(from_file.epochs.size() == 3);
+  CHECK(from_file.stages.size() == 3);
+  CHECK(weights_digest(from_safetensors(s.trainer.graph(), read_safetensors(folder.weights()), folder.weights())) == digest);
+}
+
+TEST_CASE("a checkpoint of another run is refused by name") {
+  const Checkpoint checkpoint = interrupted({}, 6);
+  Setup s;
+  EpochLoop loop(s.trainer, s.train, s.test, three_epochs);
+  RunOrigin other = origin;
+  other.identity = R"({"samples": 21})";
+  CHECK_THROWS_WITH_AS(loop.resume(other, checkpoint), "the run goes on with what it began with; samples: 20 then, 21 now", UsageError);
+  other = origin, other.options[1].second = "2";
+  CHECK_THROWS_AS(loop.resume(other, checkpoint), UsageError);
+  other = origin, other.options[0].second = "4";  // this one may change
+  const Resumed resumed = loop.resume(other, checkpoint);
+  REQUIRE(resumed.changes.size() == 1);
+  CHECK(resumed.changes[0].before == "3");
+  CHECK(resumed.why_not_identical == "");
+
+  EpochLoop shorter(s.trainer, s.train, s.test, {.epochs = 1});
+  CHECK_THROWS_WITH_AS(shorter.resume(origin, checkpoint), "the run is at mini-batch 8 already and would end at 5: give more --epochs",
+                       UsageError);
+}
+
+TEST_CASE("a run whose loss is too large ends with a line that says so") {
+  const Folder temporary;
+  const RunFolder folder = temporary.run("run");
+  Setup s;
+  EpochLoop loop(s.trainer, s.train, s.test, {.epochs = 3, .log_every = 2, .stop_above = 1e-3}, {}, folder);
+  loop.begin(origin);
+  CHECK_THROWS_AS(loop.run(), Diverged);
+  const RunResult result = run_result(folder.metrics());
+  CHECK(result.diverged == 1);
+  CHECK(!result.done);
+  CHECK_THROWS_AS(EpochLoop(s.trainer, s.train, s.test, three_epochs, {}, folder), UsageError);  // it is locked
+}
+
+TEST_CASE("stops and what is counted between them") {
+  const Stops stops({.epochs = 5, .eval_every = 2, .checkpoint_every = 7}, 10);
+  std::vector<int64_t> all;
+  for (int64_t at = 0; at < stops.end(); all.push_back(at)) at = stops.after(at);
+  CHECK(all == std::vector<int64_t>{7, 14, 20, 21, 28, 35, 40, 42, 49, 50});
+  for (int64_t at : all) CHECK(stops.stops(at));
+  CHECK(!stops.stops(10));
+  CHECK(stops.evaluates(20));
+  CHECK(!stops.evaluates(21));
+  CHECK(stops.evaluates(50));
+
+  Progression at;
+  at.minibatches = 10, at.trained = {.samples = 40, .loss = 80}, at.step = {.samples = 20, .loss = 60};
+  CHECK(at.loss_since(at.step) == 1);
+  at.evaluated(.5, .75);
+  CHECK(at.best == 10);
+  CHECK(at.trained.samples == 0);
+  at.minibatches = 20;
+  at.evaluated(.4, .75);  // no better
+  CHECK(at.best == 10);
+  CHECK(at.test_loss == .4);
+}
