@@ -696,7 +696,7 @@ class Bench(CommandTest):
         result = json.loads(self.succeed("bench", "layers", *self.SMALL))
         self.assertEqual(len(result["layers"]), 45)  # the loss is one of them
         self.assertEqual({kind["kind"]: kind["layers"] for kind in result["kinds"]},
-                         {"batch_norm": 21, "convolution": 21, "global_average_pool": 1, "linear": 1})
+                         {"batch_norm": 21, "convolution": 21, "global_average_pool": 1, "linear": 1, "softmax_cross_entropy": 1})
         for layer in result["layers"]:
             self.assertEqual(bool(layer["implementation"]), layer["kind"] == "convolution")
             self.assertEqual(layer["reference"], "ref" in layer["implementation"])

@@ -175,7 +175,7 @@ TEST_CASE("stops and what is counted between them") {
   CHECK(stops.evaluates(50));
 
   Progression at;
-  at.minibatches = 10, at.trained = {.samples = 40, .loss = 80}, at.step = {.samples = 20, .loss = 60};
+  at.minibatches = 10, at.trained = {.samples = 40, .counted = 40, .loss = 80}, at.step = {.samples = 20, .counted = 20, .loss = 60};
   CHECK(at.loss_since(at.step) == 1);
   at.evaluated(.5, .75);
   CHECK(at.best == 10);
@@ -184,4 +184,11 @@ TEST_CASE("stops and what is counted between them") {
   at.evaluated(.4, .75);  // no better
   CHECK(at.best == 10);
   CHECK(at.test_loss == .4);
+
+  Progression regression;  // without an accuracy: the best is that with the least loss
+  regression.minibatches = 10, regression.evaluated(.5, NAN);
+  regression.minibatches = 20, regression.evaluated(.6, NAN);
+  CHECK(regression.best == 10);
+  regression.minibatches = 30, regression.evaluated(.4, NAN);
+  CHECK(regression.best == 30);
 }
