@@ -11,7 +11,6 @@
 #ifdef PIPECAST_CUDA
 #include <cublas_v2.h>
 #include <cudnn.h>
-#include <nccl.h>
 #endif
 
 namespace pipecast {
@@ -78,15 +77,13 @@ std::string library_versions() {
   auto three = [](size_t version, size_t major) {  // as the libraries pack them: major * M + minor * 100 + patch
     return std::to_string(version / major) + "." + std::to_string(version % major / 100) + "." + std::to_string(version % 100);
   };
-  int runtime = 0, nccl = 0, blas[3] = {};
+  int runtime = 0, blas[3] = {};
   check(cudaRuntimeGetVersion(&runtime));
   const libraryPropertyType parts[3] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
   for (int i = 0; i < 3; ++i) cublasGetProperty(parts[i], &blas[i]);
-  ncclGetVersion(&nccl);
   text += "CUDA " + std::to_string(runtime / 1000) + "." + std::to_string(runtime % 1000 / 10) + "\n";
   text += "cuBLAS " + std::to_string(blas[0]) + "." + std::to_string(blas[1]) + "." + std::to_string(blas[2]) + "\n";
   text += "cuDNN " + three(cudnnGetVersion(), 10000) + "\n";
-  text += "NCCL " + three(size_t(nccl), 10000) + "\n";
 #endif
   return text;
 }
