@@ -732,6 +732,64 @@ TEST_CASE("batches: all offsets and both directions come, equally often; the ord
   CHECK(moved == 0);
 }
 
+namespace {
+
+// 23 sequences: sample i has i % 9 + 1 positions, each of which holds i + 1; what is padded is 0.
+class Sequences : public Samples {
+ public:
+  int64_t size() const override { return 23; }
+  const std::vector<InputSpec>& columns() const override { return columns_; }
+  std::vector<int64_t> lengths() const override { return {3, 6, 9}; }
+  int64_t length(int64_t sample) const override { return sample % 9 + 1; }
+  void read(size_t column, const int32_t* samples, int64_t count, const Reading& reading, void* to) const override {
+    auto* values = static_cast<int32_t*>(to);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t here = length(samples[i]);
+      if (column == 0) *values++ = int32_t(here);
+      else
+        for (int64_t t = 0; t < reading.length; ++t) *values++ = t < here ? samples[i] + 1 : 0;
+    }
+  }
+  void add_to(Sha256&) const override {}
+
+ private:
+  std::vector<InputSpec> columns_ = {{"length", {{1, 1, 1, 1}, Storage::int32}}, {"tokens", {{1, 1, 1, 1}, Storage::int32}, true}};
+};
+
+}  // namespace
+
+TEST_CASE("batches: samples of several lengths come in buckets, each once an epoch") {
+  const Batches batches(std::make_shared<Sequences>(), {.batch = 4, .shuffle = true, .seed = 5});
+  const size_t tokens = batches.column({"tokens", {{1, 1, 1, 1}, Storage::int32}, true});
+  CHECK(batches.shapes() == std::vector<PassShape>{{4, 3}, {1, 3}, {4, 6}, {4, 9}, {2, 9}});  // of 9, 8 and 6 samples
+  std::set<std::vector<int64_t>> orders;  // of the lengths of mini-batches
+  for (int64_t epoch = 0; epoch < 3; ++epoch) {
+    std::set<int32_t> seen;
+    std::vector<int64_t> lengths;
+    for (int64_t index = epoch * batches.per_epoch(); index < (epoch + 1) * batches.per_epoch(); ++index) {
+      const PassShape shape = batches.shape(index);
+      lengths.push_back(shape.length);
+      std::vector<int32_t> read(size_t(shape.samples * shape.length), -1);
+      batches.read(index, tokens, read.data());
+      for (int64_t i = 0; i < shape.samples; ++i) {
+        const int32_t* row = read.data() + i * shape.length;
+        const int64_t length = (row[0] - 1) % 9 + 1;
+        CHECK(seen.insert(row[0]).second);
+        CHECK(length <= shape.length);
+        CHECK(length > shape.length - 3);  // in the smallest bucket
+        for (int64_t t = 0; t < shape.length; ++t) CHECK(row[t] == (t < length ? row[0] : 0));
+      }
+    }
+    CHECK(seen.size() == 23);
+    orders.insert(lengths);
+  }
+  CHECK(orders.size() > 1);
+  check_has(usage_error([&] { batches.column({"image", {{1, 2, 2, 3}}}); }), {"'image'", "length, tokens"});
+  check_has(usage_error([&] { batches.column({"length", {{1, 1, 1, 2}, Storage::int32}}); }), {"'length'", "1x1x1x2"});
+  const Batches dropped(std::make_shared<Sequences>(), {.batch = 4, .drop_last = true});
+  CHECK(dropped.shapes() == std::vector<PassShape>{{4, 3}, {4, 6}, {4, 9}});
+}
+
 TEST_CASE("loader: the columns of mini-batches, in turn, over epochs, for any number ahead") {
   const PictureSet dataset = numbered(23);
   const PictureBatches batches(dataset, dataset.train, 5, true, {true, true}, 6);
