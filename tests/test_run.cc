@@ -617,3 +617,10 @@ TEST_CASE("costs: every part costs something, by estimate and by measure") {
     CHECK(measured[k] > 0);
   }
 }
+
+TEST_CASE("a stage is prepared for the shapes of micro-batches that come, and for no others") {
+  TrainerOptions o = tiny_options(1);
+  o.batch = 5, o.micro_batches = 2;
+  CHECK(resolve(tiny_graph(), o, {5, 1}).stages[0].passes == std::vector<PassShape>{1, 2, 3});
+  CHECK(resolve(tiny_graph(), o, {{5, 16}, {5, 32}}).stages[0].passes == std::vector<PassShape>{{2, 16}, {2, 32}, {3, 16}, {3, 32}});
+}

@@ -27,7 +27,7 @@ std::vector<PassShape> pass_shapes(const std::vector<PassShape>& batches, int mi
   for (const PassShape& batch : batches)
     for (int m = 0; m < micro_batches; ++m) {
       const int64_t samples = batch.samples * (m + 1) / micro_batches - batch.samples * m / micro_batches;
-      if (samples > 0) shapes.insert({samples, batch.length});
+      if (samples > 0) shapes.insert(PassShape(samples, batch.length));  // braces alone would be a list of two
     }
   return {shapes.begin(), shapes.end()};
 }
