@@ -80,7 +80,7 @@ std::vector<Program> make_programs(const Method& method, const Setting& given) {
     Program program = one_f_one_b_flush_program(synchronous, stage), rest = method.program(setting, stage);
     if (setting.lag_rates)
       for (const float divisor = float(std::max(1, staleness(rest))); Instruction& i : rest)
-        if (i.operation == Operation::step) i.scale /= divisor;
+        if (is_step(i.operation)) i.scale /= divisor;
     append(program, rest, synchronous.minibatches);
     programs.push_back(with_recomputation(program, setting.recompute, setting.micro_batches));
   }

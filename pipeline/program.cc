@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "engine/error.h"
@@ -21,7 +20,9 @@ std::string to_string(Operation operation) {
     case Operation::send_gradient: return "send_gradient";
     case Operation::recompute: return "recompute";
     case Operation::step: return "step";
+    case Operation::step_and_predict: return "step_and_predict";
     case Operation::predict: return "predict";
+    case Operation::look_back: return "look_back";
     case Operation::stash: return "stash";
   }
   return "?";
@@ -58,6 +59,10 @@ bool is_pass(Operation operation) {
   return operation == Operation::forward || operation == Operation::recompute || is_backward(operation);
 }
 
+bool is_step(Operation operation) { return operation == Operation::step || operation == Operation::step_and_predict; }
+
+bool makes_prediction(Operation operation) { return operation == Operation::predict || operation == Operation::step_and_predict; }
+
 Program one_forward_one_backward(const Setting& setting, int stage) {
   const int micro_batches = setting.micro_batches, last = setting.stages - 1;
   const int64_t passes = setting.minibatches * micro_batches;
@@ -93,83 +98,6 @@ Program one_by_one(const Setting& setting, int stage, Program (*of_one)(const Se
   const Program of_first = of_one(one, stage);
   Program program;
   for (int64_t minibatch = 0; minibatch < setting.minibatches; ++minibatch) append(program, of_first, minibatch);
-  return program;
-}
-
-Program with_weights(const Program& plain, const std::function<Wanted(const Instruction&, int64_t)>& wanted) {
-  // What every pass wants, and the last place where each of that is wanted.
-  std::vector<Wanted> wants(plain.size());
-  std::map<Wanted, size_t> last_read;
-  int64_t live = 0;
-  for (size_t p = 0; p < plain.size(); ++p) {
-    if (is_pass(plain[p].operation)) last_read[wants[p] = wanted(plain[p], live)] = p;
-    if (plain[p].operation == Operation::step) ++live;
-  }
-
-  Program program;
-  std::map<Wanted, int> slots;  // of what is in the stash
-  Wanted predicted{.version = -1};
-  // Stashes at a place of the new program, which is that of instruction p in the old one, what is about to be overwritten there, if
-  // a later pass reads it. Returns the number of instructions that it took.
-  auto keep = [&](const Wanted& what, size_t p, size_t place) {
-    for (auto slot = slots.begin(); slot != slots.end();) slot = last_read[slot->first] < p ? slots.erase(slot) : std::next(slot);
-    const auto reader = last_read.find(what);
-    if (reader == last_read.end() || reader->second < p) return 0;
-    std::set<int> taken;
-    for (const auto& [stashed, slot] : slots) taken.insert(slot);
-    int free = 0;
-    while (taken.count(free)) ++free;
-    slots[what] = free;
-    program.insert(program.begin() + ptrdiff_t(place), {.operation = Operation::stash,
-                                                        .minibatch = plain[p].minibatch,
-                                                        .micro = plain[p].micro,
-                                                        .reads = what.predicted ? Reads::predicted : Reads::latest,
-                                                        .slot = free,
-                                                        .chunk = plain[p].chunk});
-    return 1;
-  };
-
-  live = 0;
-  size_t after_step = 0;  // the place after the last step while a prediction may still join it, else 0
-  size_t step = 0;        // that step, in the old program
-  for (size_t p = 0; p < plain.size(); ++p) {
-    const Instruction& i = plain[p];
-    // The instruction that the prediction for a pass stands before: the pass or the receipt that belongs to it.
-    const bool receives = i.operation == Operation::receive_activation || i.operation == Operation::receive_gradient;
-    if (receives || is_pass(i.operation)) {
-      const Wanted& want = wants[receives ? p + 1 : p];
-      if (want.predicted && want != predicted && !slots.count(want)) {
-        // One pass over the memory does both where it joins the step; else it is done before the stage waits for its message.
-        size_t place = after_step ? after_step : program.size();
-        if (predicted.version >= 0) place += size_t(after_step ? keep(predicted, step, place - 1) : keep(predicted, p, place));
-        program.insert(program.begin() + ptrdiff_t(place), {.operation = Operation::predict,
-                                                            .minibatch = i.minibatch,
-                                                            .micro = i.micro,
-                                                            .ahead = want.ahead,
-                                                            .chunk = i.chunk});
-        predicted = want;
-        after_step = 0;
-      }
-    }
-    if (i.operation == Operation::step) {
-      keep({.version = live}, p, program.size());
-      program.push_back(i);
-      ++live;
-      step = p, after_step = program.size();
-      continue;
-    }
-    program.push_back(i);
-    if (!is_pass(i.operation)) continue;
-    Instruction& pass = program.back();
-    const Wanted& want = wants[p];
-    if (want == predicted) {
-      pass.reads = Reads::predicted;
-      after_step = 0;
-    } else if (const auto slot = slots.find(want); slot != slots.end()) {
-      pass.reads = Reads::stash, pass.slot = slot->second;
-    }
-    if (pass.reads != Reads::latest) pass.ahead = want.ahead, pass.age = int(live - want.version);
-  }
   return program;
 }
 
@@ -216,7 +144,7 @@ std::vector<int> true_lags(const Program& program) {
     } else if (is_backward(i.operation)) {
       auto forward = begun.find(i.tag());
       if (forward != begun.end()) lags[forward->second.index] = steps - forward->second.steps;
-    } else if (i.operation == Operation::step) {
+    } else if (is_step(i.operation)) {
       ++steps;
     }
   }
@@ -229,7 +157,7 @@ int staleness(const Program& program) {
   for (const Instruction& i : program) {
     if (i.operation == Operation::forward) read[i.tag()] = updates - i.age;
     if (is_backward(i.operation)) most = std::max(most, updates - read[i.tag()]);
-    if (i.operation == Operation::step) ++updates;
+    if (is_step(i.operation)) ++updates;
   }
   return most;
 }
@@ -239,7 +167,7 @@ bool is_synchronous(const std::vector<Program>& programs) {
     int64_t updates = 0;
     for (const Instruction& i : program) {
       if (is_pass(i.operation) && (i.reads != Reads::latest || i.minibatch != updates)) return false;
-      if (i.operation == Operation::step) ++updates;
+      if (is_step(i.operation)) ++updates;
     }
   }
   return true;
@@ -293,11 +221,13 @@ bool splits_backward(const Program& program) {
 }
 
 bool predicts(const Program& program) {
-  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::predict; });
+  return std::any_of(program.begin(), program.end(), [](const Instruction& i) {
+    return makes_prediction(i.operation) || i.operation == Operation::look_back;
+  });
 }
 
 bool looks_back(const Program& program) {
-  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::predict && i.ahead < 0; });
+  return std::any_of(program.begin(), program.end(), [](const Instruction& i) { return i.operation == Operation::look_back; });
 }
 
 int stash_slots(const Program& program) {

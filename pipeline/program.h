@@ -1,7 +1,6 @@
 #pragma once
-// pipeline/ has two halves that meet in this file: the plan (methods/, audit, partition: pure functions that need no device)
-// and the run (section, stage, executor, trainer, transport/). A method is a program: for each stage, a list of
-// instructions. The runner, the auditor and the drawing walk that same list, so none of them can disagree.
+// The language of pipeline/. A method is a program: for each stage, a list of instructions. The audit, the drawing and the simulation
+// (plan/, pure functions that need no device) and the stages (run/) all walk that same list, so they cannot disagree.
 #include <compare>
 #include <cstdint>
 #include <functional>
@@ -13,17 +12,19 @@
 namespace pipecast {
 
 enum class Operation {
-  receive_activation,  // from the stage before (the first chunk of stage 0: the images of this pass)
+  receive_activation,  // from the piece before (the first piece of the model: takes the inputs of this pass from the data set)
   forward,             // reads the copy of the weights that `reads` names
-  send_activation,     // to the stage after
-  receive_gradient,    // from the stage after
+  send_activation,     // to the piece after
+  receive_gradient,    // from the piece after
   backward,            // dX uses the copy that `reads` names; dW the activations that the forward kept
   backward_input,      // the half of a backward that makes dX
   backward_weight,     // the other half, at any time after it: dW
-  send_gradient,       // to the stage before
+  send_gradient,       // to the piece before
   recompute,           // the forward once more, from its input, where the forward kept nothing else
   step,                // one update of the latest weights with the gradient accumulated since the last one
+  step_and_predict,    // a step, then a predict, in one pass over the weights
   predict,             // writes the predicted copy: where the weights will be `ahead` updates from now
+  look_back,           // writes the predicted copy: about where the weights were `back` updates ago (optim/history.h)
   stash,               // copies what `reads` names to `slot` of the stash, for passes that read it when it is overwritten
 };
 std::string to_string(Operation);
@@ -40,31 +41,35 @@ struct Tag {
 };
 std::string to_string(const Tag&);  // "mini-batch 3.0", with a chunk above 0 "mini-batch 3.0, chunk 1"
 
+// A sentence of the language: an operation, the pass or the mini-batch that it belongs to, and what else that operation needs. A field
+// that an operation does not name here is left as it is.
 struct Instruction {
   Operation operation = Operation::forward;
   int64_t minibatch = 0;
   int micro = 0;
-  Reads reads = Reads::latest;  // forward, recompute, backward, backward_input, stash
-  // predict: the updates ahead, s; below 0 it estimates where the weights were -s updates ago (optim/history.h). A pass that reads
-  // the predicted copy or a slot of the stash: the s that it expects there. step: the updates by which the gradient is late, for
-  // spike compensation.
+  Reads reads = Reads::latest;  // forward, recompute, backward, backward_input: the copy that they read; stash: that it copies
+  // predict, step_and_predict: the updates that are predicted. A pass: those of the prediction that it expects in the copy it reads.
   int ahead = 0;
-  int slot = 0;      // stash, and a pass that reads it
-  int age = 0;       // a pass that reads one of these: the updates done since its content was the latest, or was predicted from it
+  // look_back: the updates that it goes back. A pass: those of the estimate that it expects in the copy it reads.
+  int back = 0;
+  int late = 0;  // step, step_and_predict: the updates by which the gradient is late, for spike compensation
+  int slot = 0;  // stash, and a pass that reads it
+  int age = 0;   // a pass that reads `predicted` or `stash`: the updates since that copy was the latest, or was predicted from it
   int chunk = 0;
-  float scale = 1;   // step: factor of the learning rate
+  float scale = 1;   // step, step_and_predict: factor of the learning rate
   bool keep = true;  // forward: keeps its activations; else a recompute comes before the backward
   bool operator==(const Instruction&) const = default;
 
   Tag tag() const { return {minibatch, micro, chunk}; }
 };
 // Of one stage. What is received is used at once and what is made is sent at once: a receive stands directly before its forward
-// or backward, a send directly after it. Receiving waits for the message, sending for a free place on the link.
+// or backward, a send directly after it. Receiving waits for the message, sending for a free place in the channel (plan/channels.h).
 using Program = std::vector<Instruction>;
-constexpr int link_capacity = 2;  // messages under way between two stages, in each direction
 
 bool is_backward(Operation);  // backward or backward_input: what receives and sends gradients
 bool is_pass(Operation);      // reads weights: forward, recompute, and the former
+bool is_step(Operation);      // step or step_and_predict
+bool makes_prediction(Operation);  // predict or step_and_predict
 
 enum class Recompute { never, except_last, always };  // of a mini-batch's passes all but the last, or all
 Recompute recompute_mode(const std::string& name);    // throws UsageError
@@ -77,8 +82,7 @@ struct Setting {
   int64_t minibatches = 1;
   int micro_batches = 1;
   LookAheadMode look_ahead = LookAheadMode::paper;
-  // Stretches of the model that a stage owns. Chunk c of stage k is the model's stretch c * stages + k, so that a pass goes round the
-  // stages once per chunk: the last stage sends to the first. 0: as many as the method takes by itself.
+  // Pieces of the model that a stage owns (plan/channels.h). 0: as many as the method takes by itself.
   int chunks = 0;
   Recompute recompute = Recompute::never;
   int64_t done = 0;         // mini-batches of the run before this program
@@ -107,17 +111,24 @@ Program one_forward_one_backward(const Setting&, int stage);
 // The program of one mini-batch after another, from `of_one(setting of one mini-batch, stage)`: the pipeline drains for every update.
 Program one_by_one(const Setting&, int stage, Program (*of_one)(const Setting&, int stage));
 
-// The weights that a pass is to read: those of a version (the number of updates), or what is predicted from them.
+// The weights that a pass is to read: those of a version (the number of updates), or what is predicted or estimated from them.
 struct Wanted {
   int64_t version = 0;
-  bool predicted = false;
-  int ahead = 0;  // of the prediction
+  int ahead = 0, back = 0;  // updates predicted, or looked back; one of them at most
+  bool predicted() const { return ahead != 0 || back != 0; }
   auto operator<=>(const Wanted&) const = default;
 };
-// The same program, in which each forward and backward reads what `wanted(pass, live)` says, live being the newest version at that
-// moment. Predictions are made as late as the step before, joined to it where that is possible; what is overwritten before its last
-// reader goes to the stash. Versions are never newer than live; a prediction is of the live version where it is wanted first.
-Program with_weights(const Program&, const std::function<Wanted(const Instruction&, int64_t live)>& wanted);
+// A pass for which a method chooses the weights.
+struct Reader {
+  const Instruction& pass;  // any is_pass()
+  int64_t live;             // the newest version at that moment
+  int lag;                  // updates between this micro-batch's forward and its backward, see true_lags()
+  bool forward() const { return pass.operation == Operation::forward; }
+};
+// The same program, in which each pass reads what `wanted` says of it; it is asked in the order of the passes. Predictions are made as
+// late as the step before, joined to it where that is possible; what is overwritten before its last reader goes to the stash. Versions
+// are never newer than live; a prediction is of the live version where it is wanted first.
+Program with_weights(const Program&, const std::function<Wanted(const Reader&)>& wanted);
 
 // The same program, whose forwards keep nothing but their input where `mode` says so; a recompute with the weights of the backward comes
 // before it.

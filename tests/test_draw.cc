@@ -193,7 +193,7 @@ TEST_CASE("a picture is as wide as a page, however long the timeline") {
 
 TEST_CASE("a fault is drawn where it is, after what ran until then") {
   auto programs = programs_of("vanilla", {2, 2, 1});
-  std::erase_if(programs[0], [](const Instruction& i) { return i.operation == Operation::step && i.minibatch == 0; });
+  std::erase_if(programs[0], [](const Instruction& i) { return is_step(i.operation) && i.minibatch == 0; });
   CHECK(fault_of(programs).first ==
         "F: forward, B: backward of a mini-batch; !: the fault, or who waits for it\n"
         "\ntime     0  1  2  3  4  5\n"
@@ -221,7 +221,7 @@ TEST_CASE("copies of the weights may be limited, and the first instruction that 
       bool predicts = false;
       for (;; ++position) {
         const Instruction& i = program.at(position);
-        predicts = predicts || i.operation == Operation::predict;
+        predicts = predicts || makes_prediction(i.operation);
         if (i.operation == Operation::stash) slots = std::max(slots, i.slot + 1);
         if (1 + slots + (predicts ? 1 : 0) == 3) return position;
       }

@@ -68,10 +68,19 @@ TEST_CASE("columns may be left out and stand in any order; blanks, comments and 
   CHECK(read(".json", R"([{"operation": "receive_activation"}, {"stage": 1, "operation": "step", "scale": 0.1, "minibatch": 2},
                           {"keep": false, "operation": "forward", "scale": 1}])") == expected);
   CHECK(read(".csv", "operation\nforward") == std::vector<Program>{{{}}});
-  CHECK(write_programs({{{.operation = Operation::predict, .minibatch = 1, .ahead = -2}}}, ProgramFormat::json) ==
-        "[\n{\"stage\": 0, \"operation\": \"predict\", \"minibatch\": 1, \"ahead\": -2}\n]\n");
+  CHECK(write_programs({{{.operation = Operation::look_back, .minibatch = 1, .back = 2}}}, ProgramFormat::json) ==
+        "[\n{\"stage\": 0, \"operation\": \"look_back\", \"minibatch\": 1, \"back\": 2}\n]\n");
   CHECK(write_programs({{{.operation = Operation::forward, .reads = Reads::predicted, .age = 1, .keep = false}}}, ProgramFormat::csv) ==
-        "stage,operation,minibatch,micro,chunk,reads,ahead,age,slot,scale,keep\n0,forward,0,0,0,predicted,0,1,0,1,false\n");
+        "stage,operation,minibatch,micro,chunk,reads,ahead,back,late,age,slot,scale,keep\n0,forward,0,0,0,predicted,0,0,0,1,0,1,false\n");
+}
+
+TEST_CASE("files from before the fields back and late are understood") {
+  CHECK(read(".csv", "operation,reads,ahead\npredict,,-2\nbackward,predicted,-2\nstep,,3\npredict,,1\nforward,predicted,1\n") ==
+        std::vector<Program>{{{.operation = Operation::look_back, .back = 2},
+                              {.operation = Operation::backward, .reads = Reads::predicted, .back = 2},
+                              {.operation = Operation::step, .late = 3},
+                              {.operation = Operation::predict, .ahead = 1},
+                              {.operation = Operation::forward, .reads = Reads::predicted, .ahead = 1}}});
 }
 
 TEST_CASE("what is wrong in a file is named with its line and its field") {

@@ -52,8 +52,8 @@ constexpr int64_t most = 3;  // samples of a pass
 constexpr int frames = 3;
 
 // A section with its buffers: noise for weights, gradients of 0, variances of 1.
-struct Piece {
-  Piece(Device device, const Graph& graph, int first, int last, bool split)
+struct PieceOfModel {
+  PieceOfModel(Device device, const Graph& graph, int first, int last, bool split)
       : device(device),
         section(device, graph, first, last, {most - 1, most}, frames, {Storage::fp32, split}),
         weight(device, section.parameters().total),
@@ -83,8 +83,8 @@ struct Piece {
 class Pipeline {
  public:
   explicit Pipeline(Device device, bool split = false) : device_(device), graph_(branching()) {
-    parts_.push_back(std::make_unique<Piece>(device, graph_, 0, cut, split));
-    parts_.push_back(std::make_unique<Piece>(device, graph_, cut, nodes, split));
+    parts_.push_back(std::make_unique<PieceOfModel>(device, graph_, 0, cut, split));
+    parts_.push_back(std::make_unique<PieceOfModel>(device, graph_, cut, nodes, split));
   }
 
   // Returns the model's output.
@@ -115,9 +115,9 @@ class Pipeline {
   }
 
   // Of both sections, one after the other.
-  Values gradients() const { return both(&Piece::gradient_values); }
-  Values statistics() const { return both(&Piece::statistic_values); }
-  const Piece& part(size_t i) const { return *parts_[i]; }
+  Values gradients() const { return both(&PieceOfModel::gradient_values); }
+  Values statistics() const { return both(&PieceOfModel::statistic_values); }
+  const PieceOfModel& part(size_t i) const { return *parts_[i]; }
 
  private:
   static int64_t size(int pass) { return pass == 1 ? most - 1 : most; }
@@ -125,7 +125,7 @@ class Pipeline {
     REQUIRE(from.shape == to.shape);
     copy(device_, to.data, from.data, from.bytes());
   }
-  Values both(Values (Piece::*of)() const) const {
+  Values both(Values (PieceOfModel::*of)() const) const {
     Values all = (*parts_[0].*of)();
     const Values more = (*parts_[1].*of)();
     all.insert(all.end(), more.begin(), more.end());
@@ -134,7 +134,7 @@ class Pipeline {
 
   Device device_;
   Graph graph_;
-  std::vector<std::unique_ptr<Piece>> parts_;
+  std::vector<std::unique_ptr<PieceOfModel>> parts_;
 };
 
 }  // namespace
@@ -367,8 +367,8 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
   graph.add(convolution("conv3", options), {3});
   const int64_t value = image.count() * batch, norm = 4 * 16;
 
-  struct Piece {
-    Piece(const Graph& graph, int first, int last)
+  struct PieceOfModel {
+    PieceOfModel(const Graph& graph, int first, int last)
         : section(Device{}, graph, first, last, {batch}, 1),
           weight(Device{}, section.parameters().total),
           gradient(Device{}, weight.size()),
@@ -383,7 +383,7 @@ TEST_CASE("a normalised value that one convolution reads takes no memory, and th
     Memory weight, gradient, statistic;
     Binding weights, gradients, statistics;
   };
-  Piece whole(graph, 0, 4), before(graph, 0, 2), after(graph, 2, 4);
+  PieceOfModel whole(graph, 0, 4), before(graph, 0, 2), after(graph, 2, 4);
   if (!graph.nodes()[2].layer->takes_normalised()) {
     MESSAGE("skipped: this machine's convolution does not normalise its input");
     return;
@@ -449,12 +449,12 @@ TEST_CASE("recorded passes, replayed on other values in the same memory, make th
   for (const TestDevice& on : test_devices()) {
     INFO(on.name);
     for (const auto& [first, last] : {std::pair(0, cut), {cut + 1, nodes}}) {  // without the dropout
-      Piece plain(on.device, graph, first, last, true), recorded(on.device, graph, first, last, true);
+      PieceOfModel plain(on.device, graph, first, last, true), recorded(on.device, graph, first, last, true);
       Replays<std::pair<int, int>> replays(recorder(on.device));
       for (uint64_t round = 0; round < 4; ++round) {
         for (int frame : {0, 1}) {
           const int64_t batch = most - frame;
-          for (Piece* piece : {&plain, &recorded}) {
+          for (PieceOfModel* piece : {&plain, &recorded}) {
             const auto run = [&](int what, const auto& work) {
               if (piece == &plain) work();
               else replays.run({what, frame}, work);

@@ -23,61 +23,51 @@ int64_t counted(const Segments& segments) {
   return count;
 }
 
-// Measured seconds of the passes of a mini-batch on the slowest stage: chunk c of stage k is stretch c * stages + k.
+// Measured seconds of the passes of a mini-batch on the slowest stage: piece n is on stage n % stages.
 double slowest_stage(const std::vector<double>& part_seconds, const std::vector<int>& partition, int stages) {
   std::vector<double> seconds(size_t(stages), 0);
   size_t part = 0;
-  for (size_t stretch = 0; stretch < partition.size(); ++stretch)
-    for (int left = partition[stretch]; left > 0; --left) seconds[stretch % size_t(stages)] += part_seconds[part++];
+  for (size_t piece = 0; piece < partition.size(); ++piece)
+    for (int left = partition[piece]; left > 0; --left) seconds[piece % size_t(stages)] += part_seconds[part++];
   return *std::max_element(seconds.begin(), seconds.end());
 }
 
-// Bytes of values, or of those of their gradients that there are.
-int64_t message_bytes(const std::vector<int>& values, const Graph& graph, const std::vector<TensorSpec>& specs, bool gradients) {
-  int64_t bytes = 0;
-  for (int v : values)
-    if (!gradients || graph.has_gradient(v, specs)) bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
-  return bytes;
-}
-
-int64_t most_floats(const SectionPlan& section, const std::vector<int>& values) {
+int64_t floats_of_all(const SectionPlan& section, const std::vector<int>& values) {
   int64_t floats = 0;
   for (int v : values) floats += section.most_floats(v);
   return floats;
 }
 
 // What Stage takes of memory for such options, and the bytes in the costs, without taking it. Returns the stage's parameters.
-Segments add_memory(Device device, const Graph& graph, const StageOptions& options, const Optimizer& optimizer, const PassShape& pass,
-                    PlannedStage& stage, StageCosts& costs) {
+Segments add_memory(Device device, const Graph& graph, const Layout& layout, const StageOptions& options, const Optimizer& optimizer,
+                    const PassShape& pass, PlannedStage& stage, StageCosts& costs) {
   Segments parameters;
-  int64_t activations = 0, gradients = 0;  // of the largest messages from the stage before, and to it
-  for (const ChunkOptions& c : options.chunks) {
+  for (size_t chunk = 0; chunk < options.chunks.size(); ++chunk) {
+    const ChunkOptions& c = options.chunks[chunk];
     const SectionPlan section = plan_section(device, graph, c.first_node, c.last_node, options.passes, options.section());
     const std::vector<TensorSpec>& specs = section.specs(pass);
     const Borders& borders = section.borders;
-    const std::vector<int>& taken = borders.inputs.empty() ? borders.fed : borders.inputs;
-    std::vector<int> backed;
-    int64_t wide = 0;  // see Source
-    for (int v : borders.inputs)
-      if (graph.has_gradient(v, specs)) backed.push_back(v);
+    int64_t wide = 0, fed_bytes = 0;  // wide: see Source
+    for (int v : borders.fed) fed_bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
     for (int v : borders.fed)
       for (const SpecTable& table : section.tables)
         if (table.specs[size_t(v)].storage == Storage::bf16) wide = std::max(wide, table.specs[size_t(v)].shape.count());
-    const int64_t input_floats = most_floats(section, borders.inputs) + most_floats(section, borders.fed) +
+    const int64_t input_floats = floats_of_all(section, borders.inputs) + floats_of_all(section, borders.fed) +
                                  (section.means > 0 ? Section::loss_floats : 0);
-    activations = std::max(activations, most_floats(section, borders.inputs));
-    gradients = std::max(gradients, most_floats(section, backed));
     for (const ParameterSpec& spec : section.parameters.specs) parameters.add(spec);
     stage.parameters += counted(section.parameters);
     stage.frames += c.frames;
     stage.memory.frames += section.frame * c.frames + input_floats * c.inputs;
     stage.memory.arena += section.arena + section.shared + wide;
-    costs.chunks.push_back({.activation_bytes = message_bytes(taken, graph, specs, false),
-                            .gradient_bytes = message_bytes(borders.inputs, graph, specs, true),
+    const int border = layout.channels().piece({options.index, {.chunk = int(chunk)}});
+    costs.chunks.push_back({.activation_bytes = borders.inputs.empty() ? fed_bytes : layout.message_bytes(border, false, specs),
+                            .gradient_bytes = layout.message_bytes(border, true, specs),
                             .frame_bytes = section.frame * int64_t(sizeof(float)),
                             .input_bytes = input_floats * int64_t(sizeof(float))});
   }
-  stage.links = link_capacity * (activations + gradients);
+  const std::vector<SpecTable> tables = spec_tables(graph, options.passes, options.activations);
+  for (int channel : {layout.channels().activations_to(options.index), layout.channels().gradients_from(options.index)})
+    if (channel >= 0) stage.links += layout.channel_floats(channel, tables);
   const int store = options.predicts ? 2 : 1;
   stage.copies = store + options.stash_slots;
   const int64_t n = parameters.total;
@@ -120,8 +110,9 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   for (size_t p = 0; p < seconds.size(); ++p) {
     const Part& part = graph.parts()[p];
     const SectionPlan section = plan_section(owner.get(), graph, part.first, part.last, {pass}, {activation_storage(options.math)});
-    const bool last = p + 1 == seconds.size();
-    const int64_t border_bytes = last ? 0 : message_bytes(section.borders.outputs, graph, section.specs(pass), false);
+    int64_t border_bytes = 0;
+    if (p + 1 < seconds.size())
+      for (int v : section.borders.outputs) border_bytes += bytes_of(section.specs(pass)[size_t(v)].storage, section.specs(pass)[size_t(v)].shape.count());
     plan.parts.push_back({part.name, counted(section.parameters), border_bytes, seconds[p], updates[p]});
   }
 
@@ -138,14 +129,12 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
     PlannedStage stage;
     stage.frames = 0;
     StageCosts cost;
-    const Segments parameters = add_memory(owner.get(), graph, s, *optimizer, pass, stage, cost);
+    const Segments parameters = add_memory(owner.get(), graph, *layout.model, s, *optimizer, pass, stage, cost);
     for (size_t chunk = 0; chunk < s.chunks.size(); ++chunk) {
-      const size_t stretch = chunk * layout.stages.size() + k;
-      int part = 0;
-      for (size_t earlier = 0; earlier < stretch; ++earlier) part += layout.partition[earlier];
-      stage.parts.push_back({part, layout.partition[stretch]});
+      const Piece& piece = layout.model->piece(int(k), int(chunk));
+      stage.parts.push_back({piece.first_part, piece.parts});
       ChunkCosts& c = cost.chunks[chunk];
-      for (int end = part + layout.partition[stretch]; part < end; ++part) {
+      for (int part = piece.first_part; part < piece.first_part + piece.parts; ++part) {
         const PartSeconds& of_part = seconds[size_t(part)];
         c.forward += of_part.forward, c.backward += of_part.backward;
         c.input_half += of_part.input_half, c.weight_half += of_part.weight_half;

@@ -40,7 +40,7 @@ struct SimulatedRun {
 struct Plan {
   SimulatedRun run;
   std::vector<PlannedPart> parts;
-  std::vector<int> partition;  // parts per stretch
+  std::vector<int> partition;  // parts per piece
   std::vector<PlannedStage> stages;
   int64_t loader = 0;  // floats of the columns of the data set that are read ahead
   // Measured seconds of a mini-batch, passes and updates, on the slowest stage; what they would be with the best partition of these parts; and

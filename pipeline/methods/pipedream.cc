@@ -13,8 +13,8 @@ namespace pipecast {
 
 Program pipedream_program(const Setting& setting, int stage) {
   std::map<Tag, int64_t> read;  // by the forwards
-  return with_weights(one_forward_one_backward(setting, stage), [&](const Instruction& i, int64_t live) {
-    return Wanted{.version = read.insert({i.tag(), live}).first->second};
+  return with_weights(one_forward_one_backward(setting, stage), [&](const Reader& reader) {
+    return Wanted{.version = read.insert({reader.pass.tag(), reader.live}).first->second};
   });
 }
 
@@ -23,10 +23,10 @@ Program pipedream_vertical_program(const Setting& setting, int stage) {
   int64_t updates = 0;
   for (const Instruction& i : one_forward_one_backward(setting, 0)) {
     if (i.operation == Operation::forward) read_by_first[i.tag()] = updates;
-    if (i.operation == Operation::step) ++updates;
+    if (is_step(i.operation)) ++updates;
   }
   return with_weights(one_forward_one_backward(setting, stage),
-                      [&](const Instruction& i, int64_t) { return Wanted{.version = read_by_first.at(i.tag())}; });
+                      [&](const Reader& reader) { return Wanted{.version = read_by_first.at(reader.pass.tag())}; });
 }
 
 }  // namespace pipecast

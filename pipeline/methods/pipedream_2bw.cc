@@ -14,8 +14,8 @@ Program pipedream_2bw_program(const Setting& setting, int stage) {
     throw UsageError("pipedream-2bw needs at least as many micro-batches as stages: give --micro-batches " +
                      std::to_string(setting.stages) + " or more for " + std::to_string(setting.stages) + " stages, not " +
                      std::to_string(setting.micro_batches));
-  return with_weights(one_forward_one_backward(setting, stage), [](const Instruction& i, int64_t) {
-    return Wanted{.version = std::max<int64_t>(0, i.minibatch - 1)};
+  return with_weights(one_forward_one_backward(setting, stage), [](const Reader& reader) {
+    return Wanted{.version = std::max<int64_t>(0, reader.pass.minibatch - 1)};
   });
 }
 

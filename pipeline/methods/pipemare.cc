@@ -12,11 +12,11 @@ namespace pipecast {
 
 Program pipemare_program(const Setting& setting, int stage) {
   const int tau = setting.stages - 1 - stage;
-  Program program = with_weights(one_forward_one_backward(setting, stage), [&](const Instruction& i, int64_t live) {
-    return i.operation == Operation::forward ? Wanted{live} : Wanted{live, tau > 0, -tau};
+  Program program = with_weights(one_forward_one_backward(setting, stage), [&](const Reader& reader) {
+    return Wanted{.version = reader.live, .back = reader.forward() ? 0 : tau};
   });
   for (Instruction& i : program) {
-    if (i.operation != Operation::step || tau == 0 || setting.rescale == 0) continue;
+    if (!is_step(i.operation) || tau == 0 || setting.rescale == 0) continue;
     const double p = 1 - std::min(1.0, double(setting.done + i.minibatch) / double(setting.rescale));
     i.scale = float(std::pow(double(tau), -p));
   }

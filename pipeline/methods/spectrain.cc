@@ -16,16 +16,9 @@ Program pipedream_program(const Setting&, int stage);
 
 Program spectrain_v1_program(const Setting& setting, int stage) {
   const bool exact = setting.look_ahead == LookAheadMode::exact || setting.look_ahead == LookAheadMode::decayed;
-  const Program plain = one_forward_one_backward(setting, stage);
-  const std::vector<int> lags = true_lags(plain);
-  size_t forward = 0;
-  return with_weights(plain, [&](const Instruction& i, int64_t live) {
-    int s = stage / 2;
-    if (i.operation == Operation::forward) {
-      const int lag = lags[forward++];
-      s += exact ? lag : setting.stages - 1 - stage;
-    }
-    return Wanted{live, s > 0, s};
+  return with_weights(one_forward_one_backward(setting, stage), [&](const Reader& reader) {
+    const int lag = exact ? reader.lag : setting.stages - 1 - stage;
+    return Wanted{.version = reader.live, .ahead = stage / 2 + (reader.forward() ? lag : 0)};
   });
 }
 
@@ -33,17 +26,14 @@ Program spectrain_v2_program(const Setting& setting, int stage) {
   if (setting.look_ahead == LookAheadMode::released) {
     Program program = pipedream_program(setting, stage);
     for (Instruction& i : program)
-      if (i.operation == Operation::step) i.scale = float(setting.stages - stage);
+      if (is_step(i.operation)) i.scale = float(setting.stages - stage);
     return program;
   }
-  const Program plain = one_forward_one_backward(setting, stage);
-  const std::vector<int> lags = true_lags(plain);
-  size_t forward = 0;
+  const bool paper = setting.look_ahead == LookAheadMode::paper;
   std::map<Tag, Wanted> read;  // by the forwards
-  return with_weights(plain, [&](const Instruction& i, int64_t live) {
-    if (i.operation != Operation::forward) return read.at(i.tag());
-    const int lag = lags[forward++], s = setting.look_ahead == LookAheadMode::paper ? setting.stages - 1 - stage : lag;
-    return read[i.tag()] = Wanted{live, s > 0, s};
+  return with_weights(one_forward_one_backward(setting, stage), [&](const Reader& reader) {
+    const Wanted predicted{.version = reader.live, .ahead = paper ? setting.stages - 1 - stage : reader.lag};
+    return read.insert({reader.pass.tag(), predicted}).first->second;
   });
 }
 

@@ -3,9 +3,12 @@
 // weight prediction the forwards read predicted weights as well, as in PipeOptim; both need no more than two copies.
 #include <map>
 
-#include "pipeline/methods/predicted_forward.h"
+#include "pipeline/program.h"
 
 namespace pipecast {
+
+Program pipeoptim_program(const Setting&, int stage);
+
 namespace {
 
 // Every step takes its gradient to be as late as its first micro-batch is.
@@ -16,7 +19,7 @@ Program compensated(Program program) {
   for (const Instruction& i : program)
     if (i.operation == Operation::forward) late.insert({i.minibatch, lags[forward++]});
   for (Instruction& i : program)
-    if (i.operation == Operation::step) i.ahead = late.at(i.minibatch);
+    if (is_step(i.operation)) i.late = late.at(i.minibatch);
   return program;
 }
 
@@ -24,6 +27,6 @@ Program compensated(Program program) {
 
 Program spike_compensation_program(const Setting& setting, int stage) { return compensated(one_forward_one_backward(setting, stage)); }
 
-Program spike_compensation_prediction_program(const Setting& setting, int stage) { return compensated(predicted_forward(setting, stage)); }
+Program spike_compensation_prediction_program(const Setting& setting, int stage) { return compensated(pipeoptim_program(setting, stage)); }
 
 }  // namespace pipecast

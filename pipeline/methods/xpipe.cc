@@ -19,10 +19,9 @@ Program xpipe_program(const Setting& setting, int stage) {
   const double backward = (micro_batches + stage / 2 - 1) / micro_batches;
   const int ahead_backward = int(std::floor(setting.look_ahead == LookAheadMode::released ? backward : backward + 0.5));
   std::map<int64_t, Wanted> forwards, backwards;  // by mini-batch: what the bellwether read
-  return with_weights(one_forward_one_backward(setting, stage), [&](const Instruction& i, int64_t live) {
-    const bool forward = i.operation == Operation::forward;
-    const int s = forward ? ahead_forward : ahead_backward;
-    return (forward ? forwards : backwards).insert({i.minibatch, Wanted{live, s > 0, s}}).first->second;
+  return with_weights(one_forward_one_backward(setting, stage), [&](const Reader& reader) {
+    const Wanted predicted{.version = reader.live, .ahead = reader.forward() ? ahead_forward : ahead_backward};
+    return (reader.forward() ? forwards : backwards).insert({reader.pass.minibatch, predicted}).first->second;
   });
 }
 

@@ -1,5 +1,11 @@
 #include "pipeline/plan/layout.h"
 
+#include <algorithm>
+#include <string>
+
+#include "engine/error.h"
+#include "engine/memory.h"
+
 namespace pipecast {
 
 Borders borders(const Graph& graph, int first, int last) {
@@ -20,6 +26,74 @@ Borders borders(const Graph& graph, int first, int last) {
     if (maker < last && read_later[v]) borders.outputs.push_back(int(v));
   }
   return borders;
+}
+
+std::vector<SpecTable> spec_tables(const Graph& graph, const std::vector<PassShape>& passes, Storage activations) {
+  std::vector<SpecTable> tables;
+  const auto add = [&](const PassShape& pass) {
+    for (const SpecTable& table : tables)
+      if (table.pass == pass) return;
+    tables.push_back({pass, graph.specs(pass)});
+    for (TensorSpec& spec : tables.back().specs) spec = stored(spec, activations);
+  };
+  for (const PassShape& pass : passes) add(pass);
+  for (const PassShape& pass : passes) add({0, pass.length});
+  return tables;
+}
+
+int64_t most_floats(const std::vector<SpecTable>& tables, int value) {
+  int64_t most = 0;
+  for (const SpecTable& table : tables) {
+    const TensorSpec& spec = table.specs[size_t(value)];
+    most = std::max(most, aligned(floats_of(spec.storage, spec.shape.count())));
+  }
+  return most;
+}
+
+Layout::Layout(const Graph& graph, const std::vector<int>& partition, const std::vector<Program>& programs) : channels_(programs) {
+  const std::vector<Part>& parts = graph.parts();
+  const int stages = channels_.stages(), chunks = channels_.chunks(), pieces = stages * chunks;
+  int given = 0;
+  for (int count : partition) given += count;
+  if (int(partition.size()) != pieces || given != int(parts.size()))
+    throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(partition.size()) + " pieces; model " +
+                     graph.name() + " has " + std::to_string(parts.size()) + " parts and the run " + std::to_string(stages) + " stages" +
+                     (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
+  const std::vector<TensorSpec> specs = graph.specs(1);
+  int part = 0;
+  for (int n = 0; n < pieces; ++n) {
+    const int count = partition[size_t(n)];
+    const Piece piece{n % stages, n / stages, part, count, parts[size_t(part)].first, parts[size_t(part + count - 1)].last};
+    Crossing crossing{borders(graph, piece.first_node, piece.last_node).inputs, {}};
+    for (int v : crossing.values)
+      if (graph.has_gradient(v, specs)) crossing.gradients.push_back(v);
+    pieces_.push_back(piece), crossings_.push_back(std::move(crossing));
+    part += count;
+  }
+}
+
+int64_t Layout::message_bytes(int border, bool gradients, const std::vector<TensorSpec>& specs) const {
+  const Crossing& c = crossing(border);
+  int64_t bytes = 0;
+  for (int v : gradients ? c.gradients : c.values) bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
+  return bytes;
+}
+
+int64_t Layout::message_floats(int channel, const std::vector<SpecTable>& tables) const {
+  const Channel& way = channels_.all()[size_t(channel)];
+  const int after = way.gradients ? way.from : way.to;  // the stage of the pieces after the channel's borders
+  int64_t most = 0;
+  for (int border = after; border < int(pieces_.size()); border += channels_.stages()) {
+    const Crossing& c = crossing(border);
+    int64_t floats = 0;
+    for (int v : way.gradients ? c.gradients : c.values) floats += most_floats(tables, v);
+    most = std::max(most, floats);
+  }
+  return most;
+}
+
+int64_t Layout::channel_floats(int channel, const std::vector<SpecTable>& tables) const {
+  return channels_.all()[size_t(channel)].capacity * message_floats(channel, tables);
 }
 
 }  // namespace pipecast

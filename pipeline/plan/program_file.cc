@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
@@ -75,6 +76,8 @@ const std::vector<Field>& fields() {
       number("chunk", &Row::chunk, 0, 63),
       choice("reads", &Row::reads, Reads::stash),
       number("ahead", &Row::ahead, -65535, 65535),
+      number("back", &Row::back, 0, 65535),
+      number("late", &Row::late, 0, 65535),
       number("age", &Row::age, 0, 65535),
       number("slot", &Row::slot, 0, most_stages - 1),
       number("scale", &Row::scale, 0.0f, 1e6f),
@@ -90,6 +93,14 @@ const Field& find_field(const std::string& name, const std::string& place) {
     known.push_back(field.name);
   }
   throw UsageError(place + ": " + unknown_name("field", name, known));
+}
+
+// Files from before `back` and `late` have both in `ahead`: below 0 it was a distance back, and of a step the lateness.
+Instruction in_grammar(Instruction i) {
+  if (i.operation == Operation::step) i.late += std::exchange(i.ahead, 0);
+  if (i.operation == Operation::predict && i.ahead < 0) i.operation = Operation::look_back;
+  if (i.ahead < 0) i.back -= std::exchange(i.ahead, 0);
+  return i;
 }
 
 // The row at one place of a file.
@@ -111,7 +122,7 @@ class Entry {
       throw UsageError(place_ + ": a program file holds at most " + std::to_string(most_instructions) +
                        " instructions; write fewer mini-batches, training repeats them");
     if (programs.size() <= size_t(row_.stage)) programs.resize(size_t(row_.stage) + 1);
-    programs[size_t(row_.stage)].push_back(row_);
+    programs[size_t(row_.stage)].push_back(in_grammar(row_));
   }
 
  private:

@@ -1,29 +1,28 @@
 #include "pipeline/plan/simulate.h"
 
 #include <algorithm>
-#include <array>
 
 #include "engine/error.h"
+#include "pipeline/plan/walker.h"
 
 namespace pipecast {
 namespace {
 
-// Messages one way between two neighbours. No more than link_capacity are on their way, so the times of older ones are not needed.
+// A channel as the stages at its ends see it. As many messages as it has places are on their way, so the times of older ones are not needed.
 struct Wire {
-  int64_t sent = 0, taken = 0;
-  std::array<double, link_capacity> arrival{}, freed{};  // of message n at n % link_capacity
-  double free_at = 0;                                    // when the last message has left the sender
+  std::vector<double> arrival, freed;  // of message n at n % capacity
+  double free_at = 0;                  // when the last message has left the sender
 };
 
-class Walk {
+class Simulator : public Visitor {
  public:
-  Walk(const std::vector<Program>& programs, const Costs& costs, std::vector<SimulatedPass>* passes)
-      : programs_(programs), costs_(costs), passes_(passes), count_(programs.size()), activations_(count_), gradients_(count_) {
-    const size_t chunks = size_t(pipecast::chunks(programs));
-    if (costs.stages.size() != count_)
+  Simulator(const std::vector<Program>& programs, const Channels& channels, const Costs& costs, std::vector<SimulatedPass>* passes)
+      : programs_(programs), channels_(channels), costs_(costs), passes_(passes) {
+    const size_t chunks = size_t(channels.chunks());
+    if (costs.stages.size() != programs.size())
       throw UsageError("the costs are those of " + std::to_string(costs.stages.size()) + " stages and the programs those of " +
-                       std::to_string(count_));
-    for (size_t k = 0; k < count_; ++k) {
+                       std::to_string(programs.size()));
+    for (size_t k = 0; k < programs.size(); ++k) {
       if (costs.stages[k].chunks.size() < chunks)
         throw UsageError("the costs of stage " + std::to_string(k) + " are those of " + std::to_string(costs.stages[k].chunks.size()) +
                          " chunks and the programs have " + std::to_string(chunks));
@@ -31,145 +30,76 @@ class Walk {
       stages_[k].in_flight.resize(chunks), stages_[k].most.resize(chunks);
       stages_[k].kept.resize(chunks), stages_[k].most_kept.resize(chunks);
     }
+    for (const Channel& channel : channels.all())
+      wires_.push_back({std::vector<double>(size_t(channel.capacity)), std::vector<double>(size_t(channel.capacity))});
   }
 
-  Simulation run() {
-    // Stages that may be able to go on. What a stage does can only help its neighbours.
-    std::vector<size_t> able;
-    std::vector<bool> listed(count_, true);
-    for (size_t k = count_; k-- > 0;) able.push_back(k);
-    while (!able.empty()) {
-      const size_t k = able.back();
-      able.pop_back();
-      listed[k] = false;
-      const size_t before = stages_[k].position;
-      while (advance(k)) continue;
-      if (stages_[k].position == before) continue;
-      for (size_t other : {previous(k), next(k)})
-        if (other != k && !listed[other] && !done(other)) able.push_back(other), listed[other] = true;
-    }
-    for (size_t k = 0; k < count_; ++k)
-      if (!done(k))
-        throw UsageError("the programs deadlock: stage " + std::to_string(k) + " waits for ever at instruction " +
-                         std::to_string(stages_[k].position) + "; an audit shows what for");
-    return result();
+  void receive(int k, size_t, const Message& message, const Tag&, int64_t number) override {
+    Wire& wire = wires_[size_t(message.channel)];
+    const size_t place = size_t(number) % wire.arrival.size();
+    double& clock = stages_[size_t(k)].clock;
+    clock = std::max(clock, wire.arrival[place]) + copying(bytes(message));
+    wire.freed[place] = clock;
   }
 
- private:
-  struct Stage {
-    size_t position = 0;
-    double clock = 0, busy = 0;
-    std::vector<int> in_flight, most, kept, most_kept;  // by chunk: frames and inputs, now and at most
-  };
-
-  bool done(size_t k) const { return stages_[k].position == programs_[k].size(); }
-  size_t previous(size_t k) const { return (k + count_ - 1) % count_; }
-  size_t next(size_t k) const { return (k + 1) % count_; }
-  double copying(int64_t bytes) const {
-    return costs_.link.copy_bytes_per_second > 0 ? double(bytes) / costs_.link.copy_bytes_per_second : 0;
+  void send(int k, size_t, const Message& message, int64_t number) override {
+    Wire& wire = wires_[size_t(message.channel)];
+    const size_t place = size_t(number) % wire.arrival.size();
+    const int64_t size = bytes(message);
+    double& clock = stages_[size_t(k)].clock;
+    clock = std::max(clock, wire.freed[place]) + copying(size);
+    const double rate = costs_.link.bytes_per_second;
+    wire.free_at = std::max(wire.free_at, clock) + (rate > 0 ? double(size) / rate : 0);
+    wire.arrival[place] = wire.free_at + costs_.link.latency;
   }
 
-  // Carries out the next instruction of stage k; false where it must wait or there is none.
-  bool advance(size_t k) {
-    if (done(k)) return false;
-    Stage& stage = stages_[k];
-    const Instruction& i = programs_[k][stage.position];
-    const StageCosts& costs = costs_.stages[k];
+  void carry_out(int k, size_t position) override {
+    Stage& stage = stages_[size_t(k)];
+    const Instruction& i = programs_[size_t(k)][position];
+    const StageCosts& costs = costs_.stages[size_t(k)];
     const size_t chunk = size_t(i.chunk);
     const ChunkCosts& pass = costs.chunks[chunk];
     switch (i.operation) {
       case Operation::receive_activation:
         if (k == 0 && i.chunk == 0) stage.clock += copying(pass.activation_bytes);
-        else if (!take(stage, activations_[previous(k)], pass.activation_bytes)) return false;
         break;
-      case Operation::send_activation: {
-        const size_t next_chunk = chunk + (k + 1 == count_ ? 1 : 0);
-        if (!send(stage, activations_[k], costs_.stages[next(k)].chunks.at(next_chunk).activation_bytes)) return false;
-        break;
-      }
-      case Operation::receive_gradient: {
-        const size_t next_chunk = chunk + (k + 1 == count_ ? 1 : 0);
-        if (!take(stage, gradients_[k], costs_.stages[next(k)].chunks.at(next_chunk).gradient_bytes)) return false;
-        break;
-      }
-      case Operation::send_gradient:
-        if (!send(stage, gradients_[previous(k)], pass.gradient_bytes)) return false;
-        break;
+      case Operation::send_activation:
+      case Operation::receive_gradient:
+      case Operation::send_gradient: break;
       case Operation::forward:
-        compute(k, pass.forward + (i.keep ? 0 : copying(pass.input_bytes)));
+        compute(k, i, pass.forward + (i.keep ? 0 : copying(pass.input_bytes)));
         hold(stage, chunk, i.keep);
         if (!i.keep) stage.most_kept[chunk] = std::max(stage.most_kept[chunk], ++stage.kept[chunk]);
         break;
       case Operation::recompute:
-        compute(k, pass.forward + copying(pass.input_bytes));
+        compute(k, i, pass.forward + copying(pass.input_bytes));
         hold(stage, chunk, true);
         --stage.kept[chunk];
         break;
       case Operation::backward:
-        compute(k, pass.backward);
+        compute(k, i, pass.backward);
         --stage.in_flight[chunk];
         break;
-      case Operation::backward_input: compute(k, pass.input_half); break;
+      case Operation::backward_input: compute(k, i, pass.input_half); break;
       case Operation::backward_weight:
-        compute(k, pass.weight_half);
+        compute(k, i, pass.weight_half);
         --stage.in_flight[chunk];
         break;
-      case Operation::step: {
-        const size_t after = stage.position + 1;
-        const bool joined =
-            after < programs_[k].size() && programs_[k][after].operation == Operation::predict && programs_[k][after].ahead >= 0;
-        compute(k, joined ? costs.step_and_predict : costs.step);
-        if (joined) ++stage.position;
-        if (k + 1 == count_) steps_.push_back(stage.clock);
+      case Operation::step:
+      case Operation::step_and_predict:
+        compute(k, i, i.operation == Operation::step ? costs.step : costs.step_and_predict);
+        if (k + 1 == channels_.stages()) steps_.push_back(stage.clock);
         break;
-      }
-      case Operation::predict: compute(k, costs.predict); break;
-      case Operation::stash: compute(k, costs.stash); break;
+      case Operation::predict:
+      case Operation::look_back: compute(k, i, costs.predict); break;
+      case Operation::stash: compute(k, i, costs.stash); break;
     }
-    ++stage.position;
-    return true;
-  }
-
-  void compute(size_t k, double seconds) {
-    Stage& stage = stages_[k];
-    const Instruction& i = programs_[k][stage.position];
-    if (passes_ && (is_pass(i.operation) || i.operation == Operation::backward_weight))
-      passes_->push_back({int(k), i.operation, i.tag(), stage.clock, stage.clock + seconds});
-    stage.clock += seconds, stage.busy += seconds;
-  }
-
-  // A pass takes one more frame, and keeps it until its backward where `keep` says so.
-  void hold(Stage& stage, size_t chunk, bool keep) {
-    stage.most[chunk] = std::max(stage.most[chunk], stage.in_flight[chunk] + 1);
-    if (keep) ++stage.in_flight[chunk];
-  }
-
-  // Takes the next message; false where it has not been sent.
-  bool take(Stage& stage, Wire& wire, int64_t bytes) {
-    if (wire.taken == wire.sent) return false;
-    const size_t place = size_t(wire.taken % link_capacity);
-    stage.clock = std::max(stage.clock, wire.arrival[place]) + copying(bytes);
-    wire.freed[place] = stage.clock;
-    ++wire.taken;
-    return true;
-  }
-
-  // Sends a message; false where no place is free yet.
-  bool send(Stage& stage, Wire& wire, int64_t bytes) {
-    if (wire.sent - wire.taken == link_capacity) return false;
-    const size_t place = size_t(wire.sent % link_capacity);
-    stage.clock = std::max(stage.clock, wire.freed[place]) + copying(bytes);
-    const double rate = costs_.link.bytes_per_second;
-    wire.free_at = std::max(wire.free_at, stage.clock) + (rate > 0 ? double(bytes) / rate : 0);
-    wire.arrival[place] = wire.free_at + costs_.link.latency;
-    ++wire.sent;
-    return true;
   }
 
   Simulation result() const {
     Simulation result;
     double busy = 0;
-    for (size_t k = 0; k < count_; ++k) {
+    for (size_t k = 0; k < stages_.size(); ++k) {
       const Stage& stage = stages_[k];
       const StageCosts& costs = costs_.stages[k];
       SimulatedStage s;
@@ -186,7 +116,7 @@ class Walk {
       busy += stage.busy;
       result.stages.push_back(s);
     }
-    if (result.seconds > 0) result.bubble_share = 1 - busy / (double(count_) * result.seconds);
+    if (result.seconds > 0) result.bubble_share = 1 - busy / (double(stages_.size()) * result.seconds);
     if (!steps_.empty()) {
       const size_t first = steps_.size() / 4, last = steps_.size() - 1 - first;
       result.step_seconds = last > first ? (steps_[last] - steps_[first]) / double(last - first) : result.seconds / double(steps_.size());
@@ -194,13 +124,42 @@ class Walk {
     return result;
   }
 
+ private:
+  struct Stage {
+    double clock = 0, busy = 0;
+    std::vector<int> in_flight, most, kept, most_kept;  // by chunk: frames and inputs, now and at most
+  };
+
+  double copying(int64_t bytes) const {
+    return costs_.link.copy_bytes_per_second > 0 ? double(bytes) / costs_.link.copy_bytes_per_second : 0;
+  }
+
+  int64_t bytes(const Message& message) const {
+    const size_t stages = stages_.size(), border = size_t(message.border);
+    const ChunkCosts& after = costs_.stages[border % stages].chunks[border / stages];
+    return channels_.all()[size_t(message.channel)].gradients ? after.gradient_bytes : after.activation_bytes;
+  }
+
+  void compute(int k, const Instruction& i, double seconds) {
+    Stage& stage = stages_[size_t(k)];
+    if (passes_ && (is_pass(i.operation) || i.operation == Operation::backward_weight))
+      passes_->push_back({k, i.operation, i.tag(), stage.clock, stage.clock + seconds});
+    stage.clock += seconds, stage.busy += seconds;
+  }
+
+  // A pass takes one more frame, and keeps it until its backward where `keep` says so.
+  static void hold(Stage& stage, size_t chunk, bool keep) {
+    stage.most[chunk] = std::max(stage.most[chunk], stage.in_flight[chunk] + 1);
+    if (keep) ++stage.in_flight[chunk];
+  }
+
   const std::vector<Program>& programs_;
+  const Channels& channels_;
   const Costs& costs_;
   std::vector<SimulatedPass>* passes_;
-  size_t count_;
   std::vector<Stage> stages_;
-  std::vector<Wire> activations_, gradients_;  // number k goes between stages k and k + 1, the last one round to stage 0
-  std::vector<double> steps_;                  // when the last stage has done its updates
+  std::vector<Wire> wires_;    // by channel
+  std::vector<double> steps_;  // when the last stage has done its updates
 };
 
 }  // namespace
@@ -217,7 +176,13 @@ Costs uniform_costs(int stages, int chunks, double forward, double backward, int
 }
 
 Simulation simulate(const std::vector<Program>& programs, const Costs& costs, std::vector<SimulatedPass>* passes) {
-  return Walk(programs, costs, passes).run();
+  const Channels channels(programs);
+  Simulator simulator(programs, channels, costs, passes);
+  const WalkEnd end = walk(programs, channels, simulator);
+  if (!end.waiting.empty())
+    throw UsageError("the programs deadlock: stage " + std::to_string(end.waiting.front().stage) + " waits for ever at instruction " +
+                     std::to_string(end.waiting.front().position) + "; an audit shows what for");
+  return simulator.result();
 }
 
 }  // namespace pipecast

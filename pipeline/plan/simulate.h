@@ -7,27 +7,27 @@
 
 namespace pipecast {
 
-// A stretch of the model on its stage. Seconds are those of a pass, bytes those of a pass or of one place for it.
+// A piece of the model on its stage. Seconds are those of a pass, bytes those of a pass or of one place for it.
 struct ChunkCosts {
   double forward = 0, backward = 0;        // a recompute takes as long as a forward
   double input_half = 0, weight_half = 0;  // of a backward that comes in halves
-  int64_t activation_bytes = 0;            // message that it receives; those of the images for the model's first stretch
-  int64_t gradient_bytes = 0;              // message that it sends back; 0 for the first stretch
+  int64_t activation_bytes = 0;            // message that it receives; for the model's first piece the inputs of the pass
+  int64_t gradient_bytes = 0;              // message that it sends back; 0 for the first piece
   int64_t frame_bytes = 0;                 // what its backward reads again
   int64_t input_bytes = 0;                 // its input alone, kept for a recompute
 };
 
 struct StageCosts {
   std::vector<ChunkCosts> chunks;
-  double step = 0, step_and_predict = 0;  // seconds; the second is of a predict directly after the step, joined to it (Stage::step)
-  double predict = 0, stash = 0;          // seconds of one that stands alone
+  double step = 0, step_and_predict = 0;  // seconds
+  double predict = 0, stash = 0;          // a look_back takes as long as a predict
   int64_t weight_bytes = 0;               // of one copy
   int64_t state_bytes = 0;                // of the optimizer
   int64_t arena_bytes = 0;
 };
 
-// A message is copied by its sender into one of link_capacity places, goes over the wire, and is copied by its receiver out of the
-// place, which is free again then. Both stages do nothing else while they copy. A wire is a link's own in each direction and carries one
+// A message is copied by its sender into one of the channel's places, goes over the wire, and is copied by its receiver out of the
+// place, which is free again then. Both stages do nothing else while they copy. Each channel has a wire of its own, which carries one
 // message after another; what has left it arrives `latency` later.
 struct LinkCosts {
   double latency = 0;                // seconds

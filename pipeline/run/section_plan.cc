@@ -21,19 +21,6 @@ struct Uses {
   std::vector<Use> values, gradients;
 };
 
-std::vector<SpecTable> tables_of(const Graph& graph, const std::vector<PassShape>& passes, Storage activations) {
-  std::vector<SpecTable> tables;
-  const auto add = [&](const PassShape& pass) {
-    for (const SpecTable& table : tables)
-      if (table.pass == pass) return;
-    tables.push_back({pass, graph.specs(pass)});
-    for (TensorSpec& spec : tables.back().specs) spec = stored(spec, activations);
-  };
-  for (const PassShape& pass : passes) add(pass);
-  for (const PassShape& pass : passes) add({0, pass.length});  // of a mini-batch with fewer samples than micro-batches
-  return tables;
-}
-
 std::vector<TensorSpec> inputs_of(const Node& node, const std::vector<TensorSpec>& specs) {
   std::vector<TensorSpec> inputs;
   for (int v : node.inputs) inputs.push_back(specs[size_t(v)]);
@@ -158,11 +145,7 @@ const std::vector<TensorSpec>& SectionPlan::specs(const PassShape& pass) const {
   throw Error("nodes " + std::to_string(first) + " to " + std::to_string(last) + " are not prepared for a pass of " + to_string(pass));
 }
 
-int64_t SectionPlan::most_floats(int value) const {
-  int64_t most = 0;
-  for (const SpecTable& table : tables) most = std::max(most, place_floats(table.specs[size_t(value)]));
-  return most;
-}
+int64_t SectionPlan::most_floats(int value) const { return pipecast::most_floats(tables, value); }
 
 SectionPlan plan_section(Device device, const Graph& graph, int first, int last, const std::vector<PassShape>& passes,
                          const SectionOptions& options) {
@@ -170,7 +153,7 @@ SectionPlan plan_section(Device device, const Graph& graph, int first, int last,
   plan.first = first, plan.last = last;
   plan.options = options;
   plan.borders = borders(graph, first, last);
-  plan.tables = tables_of(graph, passes, options.activations);
+  plan.tables = spec_tables(graph, passes, options.activations);
   plan.parameters = graph.collect(first, last, &Layer::parameters);
   plan.statistics = graph.collect(first, last, &Layer::statistics);
   for (int i = first; i < last; ++i) plan_node(device, graph.nodes()[size_t(i)], plan);

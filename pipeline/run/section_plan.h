@@ -33,17 +33,11 @@ struct PlannedNode {
   int maker = -1;                 // the node that makes the first input, where that is left unwritten
 };
 
-// The specs of all values of the graph in a pass, as they are stored.
-struct SpecTable {
-  PassShape pass;
-  std::vector<TensorSpec> specs;
-};
-
 struct SectionPlan {
   int first = 0, last = 0;  // nodes of the graph
   SectionOptions options;
   Borders borders;
-  std::vector<SpecTable> tables;  // for each shape of a pass, and for one without samples of each length
+  std::vector<SpecTable> tables;  // for each shape of a pass
   std::vector<PlannedNode> nodes;
   Segments parameters, statistics;
   std::vector<Place> values, gradients;  // by value of the graph

@@ -81,8 +81,8 @@ void Stage::begin(const Program& program, Feed feed) {
   counts_ = {};
   if (float* sums = chunks_.back()->section.sums()) fill_zero(options_.device, sums, Section::loss_floats * sizeof(float));
   if (!feed_.training) return;
-  const auto is_step = [](const Instruction& i) { return i.operation == Operation::step; };
-  square_sums_.assign(size_t(1 + std::count_if(program.begin(), program.end(), is_step)), std::nan(""));
+  const auto steps = [](const Instruction& i) { return is_step(i.operation); };
+  square_sums_.assign(size_t(1 + std::count_if(program.begin(), program.end(), steps)), std::nan(""));
   square_sums_[0] = square_sum_;
   first_update_ = updates(), norm_of_ = -1;
 }
@@ -95,16 +95,13 @@ bool Stage::ready() {
     case Operation::send_activation: return activations_out->can_send();
     case Operation::send_gradient: return gradients_out->can_send();
     case Operation::step:
+    case Operation::step_and_predict:
       if (!options_.all_norms) return true;
       contribute_norm(i);
       return options_.all_norms->complete(updates());
     default: return true;
   }
 }
-
-Tag Stage::next_tag(const Instruction& i) const { return {i.minibatch, i.micro, i.chunk + (options_.index == options_.count - 1 ? 1 : 0)}; }
-
-Tag Stage::previous_tag(const Instruction& i) const { return {i.minibatch, i.micro, i.chunk - (options_.index == 0 ? 1 : 0)}; }
 
 int64_t Stage::first_sample(const Instruction& i) const {
   return batches_->size(feed_.first_minibatch + i.minibatch) * i.micro / options_.micro_batches;
@@ -126,8 +123,7 @@ PassOptions Stage::pass_options(const Instruction& i) const {
 }
 
 void Stage::advance() {
-  const size_t at = position_;
-  const Instruction& i = (*program_)[at];
+  const Instruction& i = (*program_)[position_];
   const auto start = Clock::now();
   if (feed_.track) feed_.track->begin(), wait_for_others(i);
   const Device d = options_.device;
@@ -140,16 +136,15 @@ void Stage::advance() {
     case Operation::backward: backward(i, Half::both); break;
     case Operation::backward_input: backward(i, Half::input); break;
     case Operation::backward_weight: backward(i, Half::weight); break;
-    case Operation::send_gradient: gradients_out->send(d, previous_tag(i), gradients_of(i, 0, chunk(i).section.inputs())); break;
-    case Operation::step: step(i); break;
-    case Operation::predict:
-      if (i.ahead >= 0) weights_->predict(i.ahead);
-      else weights_->look_back(-i.ahead);
-      break;
+    case Operation::send_gradient: gradients_out->send(d, options_.channels->before(here(i))->pass, gradients_of(i, 0, chunk(i).section.inputs())); break;
+    case Operation::step:
+    case Operation::step_and_predict: step(i); break;
+    case Operation::predict: weights_->predict(i.ahead); break;
+    case Operation::look_back: weights_->look_back(i.back); break;
     case Operation::stash: weights_->stash(i); break;
   }
-  if (feed_.training && !waits(i.operation)) busy_ += Clock::now() - start;
-  if (feed_.track) feed_.track->finish(i, position_ > at ? &(*program_)[position_] : nullptr, updates());
+  if (feed_.training && !waits(i.operation)) busy_ += Clock::now() - start - std::exchange(waited_, {});
+  if (feed_.track) feed_.track->finish(i, updates());
   ++position_;
 }
 
@@ -161,7 +156,8 @@ void Stage::wait_for_others(const Instruction& i) {
     case Operation::receive_gradient: gradients_in->wait_to_receive(); break;
     case Operation::send_activation: activations_out->wait_to_send(); break;
     case Operation::send_gradient: gradients_out->wait_to_send(); break;
-    case Operation::step: options_.all_norms->total(updates()); break;
+    case Operation::step:
+    case Operation::step_and_predict: norm_of_all(); break;
     default: break;
   }
   feed_.track->add(Spent::wait, i, updates());
@@ -269,7 +265,7 @@ void Stage::hand_out_prediction(const Instruction& i, int frame) {
 void Stage::send_activation(const Instruction& i) {
   Chunk& c = chunk(i);
   const int frame = frame_of(i);
-  activations_out->send(options_.device, next_tag(i), values_of(i, frame, c.section.outputs()));
+  activations_out->send(options_.device, options_.channels->after(here(i))->pass, values_of(i, frame, c.section.outputs()));
   if (!c.keep[size_t(frame)]) c.frames.release(frame);
 }
 
@@ -311,15 +307,22 @@ void Stage::contribute_norm(const Instruction& i) {
   if (options_.all_norms) options_.all_norms->put(options_.index, updates(), square_sum_);
 }
 
-// A prediction that stands directly after the step is written in the same pass over the buffers.
+// The norm that clipping compares. The time for which the other stages' shares are waited for is not spent computing.
+double Stage::norm_of_all() {
+  if (!options_.all_norms) return std::sqrt(square_sum_);
+  const auto start = Clock::now();
+  const double total = options_.all_norms->total(updates());
+  waited_ += Clock::now() - start;
+  return std::sqrt(total);
+}
+
 void Stage::step(const Instruction& i) {
   contribute_norm(i);
-  const double norm = std::sqrt(options_.all_norms ? options_.all_norms->total(updates()) : square_sum_);
-  if (!std::isfinite(norm)) return skip_update(i);
-  const Instruction* next = position_ + 1 < program_->size() ? &(*program_)[position_ + 1] : nullptr;
-  const bool predicts = next && next->operation == Operation::predict && next->ahead >= 0;
-  weights_->step(i.scale, i.ahead, norm, predicts ? next->ahead : -1);
-  if (predicts) ++position_;
+  const double norm = norm_of_all();
+  const std::optional<int> ahead = i.operation == Operation::step_and_predict ? std::optional(i.ahead) : std::nullopt;
+  if (std::isfinite(norm)) return weights_->step(i.scale, i.late, norm, ahead);
+  skip_update(i);
+  if (ahead) weights_->predict(*ahead);
 }
 
 }  // namespace pipecast

@@ -58,7 +58,7 @@ class Stage {
   bool done() const { return position_ == program_->size(); }
   // Whether the next instruction would go on without waiting for another stage.
   bool ready();
-  // Carries out the next instruction, with those that belong to it.
+  // Carries out the next instruction.
   void advance();
 
   // Of a chunk: its section, and the places of its weights and statistics, laid out as the section's segments are.
@@ -122,9 +122,7 @@ class Stage {
   Chunk& chunk(const Instruction& i) { return *chunks_[size_t(i.chunk)]; }
   const Chunk& chunk(const Instruction& i) const { return *chunks_[size_t(i.chunk)]; }
   bool has_loss(const Instruction& i) const { return chunk(i).section.means() > 0; }
-  Tag next_tag(const Instruction&) const;      // what the stage after calls this pass
-  Tag previous_tag(const Instruction&) const;  // and the one before
-
+  PassAt here(const Instruction& i) const { return {options_.index, i.tag()}; }
   PassShape shape(const Instruction&) const;
   int64_t first_sample(const Instruction&) const;  // of the pass within its mini-batch
   int frame_of(const Instruction& i) { return chunk(i).frames.find(i.tag()); }
@@ -142,6 +140,7 @@ class Stage {
   void recompute(const Instruction&);
   void backward(const Instruction&, Half);
   void contribute_norm(const Instruction&);
+  double norm_of_all();
   void step(const Instruction&);
   void skip_update(const Instruction&);
   void copy_inputs(const Instruction&, int frame, int slot, bool to_slot);
@@ -180,7 +179,7 @@ class Stage {
   std::vector<double> square_sums_{std::nan("")};  // see square_sum()
   int64_t first_update_ = 0;                       // updates before the program
   int64_t skipped_ = 0;                            // updates since the last report
-  std::chrono::duration<double> busy_{};
+  std::chrono::duration<double> busy_{}, waited_{};  // waited_: of it, for the others' norms
 };
 
 }  // namespace pipecast

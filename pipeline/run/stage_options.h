@@ -7,6 +7,7 @@
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "pipeline/run/gradient_norms.h"
+#include "pipeline/plan/channels.h"
 #include "pipeline/run/health.h"
 
 namespace pipecast {
@@ -20,8 +21,9 @@ struct ChunkOptions {
 
 struct StageOptions {
   Device device;
-  int index = 0, count = 1;          // which stage of how many
-  std::vector<ChunkOptions> chunks;  // its own; chunk c is the model's piece c * count + index
+  int index = 0;                     // which stage
+  const Channels* channels = nullptr;
+  std::vector<ChunkOptions> chunks;  // its pieces of the model
   std::vector<PassShape> passes;     // the shapes of the passes that it will see
   int micro_batches = 1;
   Storage activations = Storage::fp32;

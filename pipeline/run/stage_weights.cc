@@ -70,13 +70,13 @@ LookAhead StageWeights::look_ahead(int ahead) {
   return {options_.look_ahead, {rates_.data(), size_t(ahead)}, gradient_scale_};
 }
 
-void StageWeights::step(float rate_scale, int late, double gradient_norm, int ahead) {
+void StageWeights::step(float rate_scale, int late, double gradient_norm, std::optional<int> ahead) {
   Update update{.t = updates_ + 1, .rate = rate_scale * options_.schedule.at(updates_, updates_per_epoch_), .late = late};
   if (options_.clip_norm > 0 && gradient_norm > options_.clip_norm) update.gradient_scale = float(options_.clip_norm / gradient_norm);
   ++updates_;
   rate_scale_ = rate_scale, gradient_scale_ = update.gradient_scale;
-  buffers_.predicted = ahead >= 0 ? store_.other() : nullptr;
-  options_.optimizer->step(device_, buffers_, update, ahead >= 0 ? look_ahead(ahead) : LookAhead{});
+  buffers_.predicted = ahead ? store_.other() : nullptr;
+  options_.optimizer->step(device_, buffers_, update, ahead ? look_ahead(*ahead) : LookAhead{});
   gradient_is_used_ = true;
 }
 

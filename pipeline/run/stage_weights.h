@@ -1,5 +1,6 @@
 #pragma once
 // The weights of a stage: their copies, the stash, the gradient, the optimizer's state and what it does, and all of it in a checkpoint.
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,8 +42,8 @@ class StageWeights {
   // Before each backward: the first one after an update begins a new sum.
   void begin_gradient();
   void clear_gradient();
-  // One update, and with ahead >= 0 in the same pass over memory the prediction. gradient_norm is what clipping compares.
-  void step(float rate_scale, int late, double gradient_norm, int ahead);
+  // One update, and with `ahead` in the same pass over memory the prediction. gradient_norm is what clipping compares.
+  void step(float rate_scale, int late, double gradient_norm, std::optional<int> ahead);
   // Weights and state stay as they are. The update counts: versions, learning rates and look-aheads are those that the program is made for.
   void skip(float rate_scale);
   void predict(int ahead);

@@ -26,10 +26,11 @@ std::string short_name(Operation operation) {
 
 std::string awaited(const Instruction& i, int stage) {
   switch (i.operation) {
-    case Operation::receive_activation: return stage == 0 && i.chunk == 0 ? "images" : "activation";
+    case Operation::receive_activation: return stage == 0 && i.chunk == 0 ? "samples" : "activation";
     case Operation::receive_gradient: return "gradient";
-    case Operation::step: return "norms of the other stages";
-    default: return "room on the link";
+    case Operation::step:
+    case Operation::step_and_predict: return "norms of the other stages";
+    default: return "room in the channel";
   }
 }
 
@@ -63,16 +64,18 @@ std::string metadata(int stage, const std::string& name, const std::string& valu
 }
 
 // Named as the audit names them.
-std::string arguments(Spent spent, const Instruction& i, int64_t updates, const std::optional<int>& joined, int stage) {
+std::string arguments(Spent spent, const Instruction& i, int64_t updates, int stage) {
   std::string text = field("minibatch", i.minibatch) + field("micro", i.micro) + field("chunk", i.chunk);
   if (spent == Spent::wait) return text + text_field("for", awaited(i, stage));
   if (spent == Spent::norm) return text;
   if (is_pass(i.operation))
-    return text + text_field("reads", to_string(i.reads)) + field("version", updates - i.age) + field("ahead", i.ahead) +
+    return text + text_field("reads", to_string(i.reads)) + field("version", updates - i.age) + field("ahead", i.ahead - i.back) +
            field("live", updates);
   switch (i.operation) {
-    case Operation::step: return text + field("makes_version", updates) + (joined ? field("predicts_ahead", *joined) : "");
-    case Operation::predict: return text + field("version", updates) + field("ahead", i.ahead);
+    case Operation::step: return text + field("makes_version", updates);
+    case Operation::step_and_predict: return text + field("makes_version", updates) + field("predicts_ahead", i.ahead);
+    case Operation::predict:
+    case Operation::look_back: return text + field("version", updates) + field("ahead", i.ahead - i.back);
     case Operation::stash: return text + text_field("reads", to_string(i.reads)) + field("slot", i.slot);
     default: return text;
   }
@@ -93,10 +96,9 @@ void Track::add(Spent spent, const Instruction& i, int64_t updates) {
   begin_ = now;
 }
 
-void Track::finish(const Instruction& i, const Instruction* joined, int64_t updates) {
+void Track::finish(const Instruction& i, int64_t updates) {
   add(Spent::instruction, i, updates);
-  if (joined && keeps(i)) events_.back().joined = joined->ahead;
-  left_ -= int(keeps(i)) + int(joined && keeps(*joined));
+  left_ -= int(keeps(i));
 }
 
 Trace::Trace(int stages, int64_t begin, int64_t end) : end_(end), tracks_(size_t(stages)) {
@@ -105,6 +107,7 @@ Trace::Trace(int stages, int64_t begin, int64_t end) : end_(end), tracks_(size_t
 
 void Trace::expect(const std::vector<Program>& programs, int64_t first_minibatch) {
   expected_ = first_minibatch + minibatches(programs);
+  channels_.emplace(programs);
   for (size_t k = 0; k < tracks_.size(); ++k) {
     Track& track = tracks_[k];
     track.first_minibatch_ = first_minibatch;
@@ -127,8 +130,8 @@ std::string Trace::json() const {
   auto time = [&](Track::Clock::time_point point) { return field("ts", microseconds(point - origin)); };
 
   std::vector<std::string> lines = {metadata(0, "process_name", text_field("name", "pipecast"))};
-  // The passes by what they are given and make: whether it is a gradient, of which micro-batch, by which stretch of the model.
-  std::map<std::tuple<bool, int64_t, int, int>, const Event*> passes;
+  // The passes: whether they make a gradient, on which stage, which pass.
+  std::map<std::tuple<bool, int, Tag>, const Event*> passes;
   for (int k = 0; k < stages; ++k) {
     lines.push_back(metadata(k, "thread_name", text_field("name", "stage " + std::to_string(k))));
     lines.push_back(metadata(k, "thread_sort_index", field("sort_index", k)));
@@ -136,23 +139,23 @@ std::string Trace::json() const {
       const Instruction& i = e.instruction;
       lines.push_back(event('X', k, name_of(e.spent, i),
                             text_field("cat", category(e.spent, i)) + time(e.begin) + field("dur", microseconds(e.end - e.begin)) +
-                                field("args", "{" + arguments(e.spent, i, e.updates, e.joined, k).substr(1) + "}")));
+                                field("args", "{" + arguments(e.spent, i, e.updates, k).substr(1) + "}")));
       if (e.spent == Spent::instruction && (i.operation == Operation::forward || is_backward(i.operation)))
-        passes[{is_backward(i.operation), i.minibatch, i.micro, i.chunk * stages + k}] = &e;
+        passes[{is_backward(i.operation), k, i.tag()}] = &e;
     }
   }
 
   // An arrow belongs to the events that are under way where it begins and ends.
   int64_t arrows = 0;
   for (const auto& [pass, maker] : passes) {
-    const auto& [gradient, minibatch, micro, stretch] = pass;
-    const int to = stretch + (gradient ? -1 : 1);
-    const auto taker = passes.find({gradient, minibatch, micro, to});
+    const auto& [gradient, stage, tag] = pass;
+    const std::optional<PassAt> to = gradient ? channels_->before({stage, tag}) : channels_->after({stage, tag});
+    const auto taker = to ? passes.find({gradient, to->stage, to->pass}) : passes.end();
     if (taker == passes.end()) continue;
     const std::string name = gradient ? "gradient" : "activation", common = text_field("cat", name) + field("id", ++arrows);
     const auto last = std::max(maker->begin, maker->end - std::chrono::nanoseconds(1));
-    lines.push_back(event('s', stretch % stages, name, common + time(last)));
-    lines.push_back(event('f', to % stages, name, common + time(taker->second->begin) + text_field("bp", "e")));
+    lines.push_back(event('s', stage, name, common + time(last)));
+    lines.push_back(event('f', to->stage, name, common + time(taker->second->begin) + text_field("bp", "e")));
   }
 
   std::string text;

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "pipeline/program.h"
+#include "pipeline/plan/channels.h"
 
 namespace pipecast {
 
@@ -23,8 +23,8 @@ class Track {
   void begin() { begin_ = Clock::now(); }
   // For what the time went since begin(), or since the call before. updates: those that the stage has done by now.
   void add(Spent, const Instruction&, int64_t updates);
-  // An instruction is done, and a prediction with it where that was joined to it.
-  void finish(const Instruction&, const Instruction* joined, int64_t updates);
+  // An instruction is done.
+  void finish(const Instruction&, int64_t updates);
 
  private:
   friend class Trace;
@@ -33,7 +33,6 @@ class Track {
     Spent spent;
     Instruction instruction;  // its mini-batch counted over the run
     int64_t updates;
-    std::optional<int> joined = {};  // how far the joined prediction goes
   };
 
   bool keeps(const Instruction&) const;
@@ -60,6 +59,7 @@ class Trace {
 
  private:
   int64_t end_, expected_ = 0;  // mini-batches
+  std::optional<Channels> channels_;
   std::vector<Track> tracks_;
 };
 

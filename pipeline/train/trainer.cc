@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <set>
 #include <thread>
 
@@ -69,7 +68,7 @@ std::vector<int64_t> updates_before_loss(const std::vector<Program>& programs, i
   for (const Program& program : programs) {
     int64_t steps = 0;
     for (const Instruction& i : program) {
-      steps += i.operation == Operation::step;
+      steps += is_step(i.operation);
       if (i.operation != Operation::forward || i.chunk != last_chunk || i.micro != micro_batches - 1) continue;
       updates[size_t(i.minibatch)] = std::min(updates[size_t(i.minibatch)], steps);
     }
@@ -84,17 +83,17 @@ void check(const std::vector<Program>& programs, const TrainerOptions& o) {
     bool adding = false;  // a gradient is being added up
     for (const Instruction& i : program) {
       const std::string by = o.programs.empty() ? "method " + o.method : "the program file";
-      if (i.operation == Operation::predict && i.ahead > max_look_ahead)
+      if (makes_prediction(i.operation) && i.ahead > max_look_ahead)
         throw UsageError(by + " predicts " + std::to_string(i.ahead) + " updates ahead; at most " + std::to_string(max_look_ahead) +
                          " are possible: use fewer stages or another method");
-      if (i.operation == Operation::step && i.ahead > 0 && !optimizer->compensates())
+      if (is_step(i.operation) && i.late > 0 && !optimizer->compensates())
         throw UsageError(by + " compensates for the delay of gradients, which optimizer " + o.optimizer.name +
                          " does not know how to do: use sgd with momentum, adam or adamw");
       if (i.micro >= o.micro_batches)
         throw UsageError(by + " has micro-batch " + std::to_string(i.micro) + " and the run " + std::to_string(o.micro_batches) +
                          " of them: give --micro-batches " + std::to_string(i.micro + 1));
       if (is_backward(i.operation)) adding = true;
-      if (i.operation == Operation::step) adding = false;
+      if (is_step(i.operation)) adding = false;
       if (i.operation == Operation::predict && i.ahead > 0 && adding && optimizer->looks_at_gradient(o.look_ahead))
         throw UsageError(by + " predicts between the backwards of one update, when the gradient is not whole, and " + o.optimizer.name +
                          " with look-ahead " + to_string(o.look_ahead) + " reads it: use another look-ahead");
@@ -139,6 +138,7 @@ struct Trainer::Parts {
   Graph graph;
   TrainerOptions options;
   std::vector<int> partition = {};
+  std::optional<Layout> layout = {};
   std::unique_ptr<Optimizer> optimizer = nullptr;
   std::vector<std::unique_ptr<DeviceOwner>> devices = {};
   std::vector<std::unique_ptr<Link>> links = {};
@@ -155,8 +155,8 @@ struct Trainer::Parts {
   Outcome run(const Batches& data, Feed feed, int64_t begin, int64_t end);
   // Calls visit(stage, its chunk) for the model's pieces in their order.
   template <class Visit>
-  void each_stretch(const Visit& visit) const {
-    for (size_t stretch = 0; stretch < partition.size(); ++stretch) visit(*stages[stretch % stages.size()], int(stretch / stages.size()));
+  void each_piece(const Visit& visit) const {
+    for (const Piece& piece : layout->pieces()) visit(*stages[size_t(piece.stage)], piece.chunk);
   }
 };
 
@@ -167,7 +167,6 @@ int TrainerOptions::threads_per_stage() const {
 RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassShape> batch_shapes) {
   if (!graph.loss())
     throw UsageError("model " + graph.name() + " has no loss: add one as its last layer, for example softmax_cross_entropy");
-  const std::vector<Part>& model_parts = graph.parts();
   if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
   if (o.micro_batches < 1) throw UsageError("the number of micro-batches is " + std::to_string(o.micro_batches) + ": give at least 1");
   if (o.stages < 1) throw UsageError("the number of stages is " + std::to_string(o.stages) + ": give at least 1");
@@ -188,24 +187,19 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
   setting.minibatches = o.programs.empty() ? 4 * o.stages + 4 : minibatches(o.programs);
   layout.programs = programs_of(o, setting, 0);
   check(layout.programs, o);
-  const int chunks = pipecast::chunks(layout.programs), stretches = chunks * o.stages;
-  layout.partition = o.partition.empty() ? pipecast::partition(estimated_costs(graph, {o.pass(), longest(batch_shapes)}), stretches) : o.partition;
-  int given = 0;
-  for (int count : layout.partition) given += count;
-  if (int(layout.partition.size()) != stretches || given != int(model_parts.size()))
-    throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(layout.partition.size()) +
-                     " stretches; model " + graph.name() + " has " + std::to_string(model_parts.size()) + " parts and the run " +
-                     std::to_string(o.stages) + " stages" + (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
+  const int chunks = pipecast::chunks(layout.programs);
+  layout.partition = o.partition;
+  if (layout.partition.empty())
+    layout.partition = pipecast::partition(estimated_costs(graph, {o.pass(), longest(batch_shapes)}), chunks * o.stages);
+  layout.model.emplace(graph, layout.partition, layout.programs);
   if (batch_shapes.empty()) batch_shapes = {o.batch};
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;
-    s.index = k, s.count = o.stages;
+    s.index = k;
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      const auto stretch = layout.partition.begin() + chunk * o.stages + k;
-      const int part = std::accumulate(layout.partition.begin(), stretch, 0);
-      s.chunks.push_back({model_parts[size_t(part)].first, model_parts[size_t(part + *stretch - 1)].last,
-                          std::max(1, frames_needed(program, chunk)), inputs_needed(program, chunk)});
+      const Piece& piece = layout.model->piece(k, chunk);
+      s.chunks.push_back({piece.first_node, piece.last_node, std::max(1, frames_needed(program, chunk)), inputs_needed(program, chunk)});
     }
     s.passes = pass_shapes(batch_shapes, o.micro_batches);
     s.activations = activation_storage(o.math);
@@ -229,6 +223,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
   p.optimizer = make_optimizer(o.optimizer);
   RunLayout layout = resolve(p.graph, o, std::move(batch_shapes));
   p.partition = layout.partition;
+  p.layout = std::move(layout.model);
   const int before = threads();
   set_threads(o.threads_per_stage());
   if ((o.clip_norm > 0 || o.non_finite == NonFinite::skip) && o.stages > 1 && is_synchronous(layout.programs))
@@ -237,6 +232,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
   for (StageOptions& s : layout.stages) {
     p.devices.push_back(std::make_unique<DeviceOwner>(o.device, o.math));
     s.device = p.devices.back()->get();
+    s.channels = &p.layout->channels();
     s.optimizer = p.optimizer.get();
     s.all_norms = p.norms.get();
     p.stages.push_back(std::make_unique<Stage>(p.graph, s));
@@ -249,7 +245,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
     if (p.norms) p.norms->close();
   };
   p.executor = make_executor(o.executor, stages, stop, o.threads_per_stage());
-  p.each_stretch([&o](const Stage& stage, int chunk) {
+  p.each_piece([&o](const Stage& stage, int chunk) {
     const Device d = stage.device();
     const auto begin = [&](const Segments& segments, float* place) {
       if (!d.gpu) return initialize(segments, o.seed, place);
@@ -263,26 +259,18 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
   });
 }
 
-// Links from every stage to the next, and with several chunks from the last to the first.
+// A link for every channel.
 void Trainer::Parts::connect() {
-  const bool ring = partition.size() > stages.size();
-  for (size_t k = 0; k + (ring ? 0 : 1) < stages.size(); ++k) {
-    Stage &stage = *stages[k], &next = *stages[(k + 1) % stages.size()];
-    int64_t activations = 0, gradients = 0;
-    for (size_t chunk = 0; chunk < partition.size() / stages.size(); ++chunk) {
-      int64_t forward = 0, backward = 0;
-      const SectionPlan& plan = stage.section(int(chunk)).plan();
-      for (int v : plan.borders.outputs) {
-        forward += plan.most_floats(v);
-        if (graph.has_gradient(v, plan.tables.front().specs)) backward += plan.most_floats(v);
-      }
-      activations = std::max(activations, forward), gradients = std::max(gradients, backward);
-    }
-    const Device d = devices[k]->get();
-    links.push_back(local_link(d, activations));
-    stage.activations_out = next.activations_in = links.back().get();
-    links.push_back(local_link(d, gradients));
-    stage.gradients_in = next.gradients_out = links.back().get();
+  const std::vector<SpecTable>& tables = stages.front()->section().plan().tables;
+  const std::vector<Channel>& channels = layout->channels().all();
+  for (size_t c = 0; c < channels.size(); ++c) {
+    const Channel& channel = channels[c];
+    // In memory of the stage before the border, in both directions.
+    const Device d = devices[size_t(channel.gradients ? channel.to : channel.from)]->get();
+    links.push_back(local_link(d, layout->message_floats(int(c), tables), channel.capacity));
+    Stage &from = *stages[size_t(channel.from)], &to = *stages[size_t(channel.to)];
+    (channel.gradients ? from.gradients_out : from.activations_out) = links.back().get();
+    (channel.gradients ? to.gradients_in : to.activations_in) = links.back().get();
   }
 }
 
@@ -371,7 +359,7 @@ Weights Trainer::weights() const {
   Weights w{p.graph.parameters(), p.graph.statistics(), {}, {}};
   w.parameter_values.resize(w.parameters.total), w.statistic_values.resize(w.statistics.total);
   size_t parameter = 0, statistic = 0;
-  p.each_stretch([&](const Stage& stage, int chunk) {
+  p.each_piece([&](const Stage& stage, int chunk) {
     const Device d = stage.device();
     each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t from, int64_t to, int64_t count) {
       copy(d, w.parameter_values.data() + to, stage.latest(chunk) + from, size_t(count) * sizeof(float));
@@ -387,7 +375,7 @@ Weights Trainer::weights() const {
 void Trainer::set_weights(const Weights& w) {
   const Parts& p = *parts_;
   size_t parameter = 0, statistic = 0;
-  p.each_stretch([&](const Stage& stage, int chunk) {
+  p.each_piece([&](const Stage& stage, int chunk) {
     const Device d = stage.device();
     each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t to, int64_t from, int64_t count) {
       copy(d, stage.latest(chunk) + to, w.parameter_values.data() + from, size_t(count) * sizeof(float));
@@ -429,8 +417,7 @@ std::vector<StageSummary> Trainer::summaries() {
     s.memory = stage->memory();
     summaries.push_back(s);
   }
-  for (size_t stretch = 0, part = 0; stretch < p.partition.size(); part += size_t(p.partition[stretch++]))
-    summaries[stretch % summaries.size()].parts.push_back({int(part), p.partition[stretch]});
+  for (const Piece& piece : p.layout->pieces()) summaries[size_t(piece.stage)].parts.push_back({piece.first_part, piece.parts});
   p.train_seconds = 0;
   return summaries;
 }

@@ -3,6 +3,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,8 @@ namespace pipecast {
 
 struct TrainerOptions {
   int stages = 1;
-  int chunks = 0;              // stretches of the model per stage; 0: as many as the method takes by itself
-  std::vector<int> partition;  // parts per stretch, chunks * stages of them; empty: balanced by estimated_costs()
+  int chunks = 0;              // pieces of the model per stage; 0: as many as the method takes by itself
+  std::vector<int> partition;  // parts per piece, chunks * stages of them; empty: balanced by estimated_costs()
   std::string method = "pipeoptim";
   LookAheadMode look_ahead = LookAheadMode::paper;
   int micro_batches = 1;
@@ -75,7 +76,8 @@ struct MeanLoss {
 
 // How a run is laid out, found without taking memory.
 struct RunLayout {
-  std::vector<int> partition;         // parts per stretch
+  std::vector<int> partition;         // parts per piece
+  std::optional<Layout> model;        // its pieces and the channels between them
   std::vector<StageOptions> stages;   // without device, optimizer and norms, which a trainer owns
   std::vector<Program> programs;      // with as many mini-batches as it takes to need all frames and copies
 };
@@ -122,7 +124,7 @@ class Trainer {
   std::vector<StageSummary> summaries();  // since the last call
   const Graph& graph() const;
   const TrainerOptions& options() const;
-  const std::vector<int>& partition() const;  // parts per stretch, as resolved
+  const std::vector<int>& partition() const;  // parts per piece, as resolved
 
  private:
   struct Parts;

@@ -1,0 +1,61 @@
+#pragma once
+// The channels between the stages of a pipeline, from its programs: which stages send to each other, what the receiver calls a pass, and how
+// many messages may be under way. The one place that knows how the pieces of the model go round the stages.
+#include <optional>
+#include <vector>
+
+#include "pipeline/program.h"
+
+namespace pipecast {
+
+// A pass on a piece of the model. Piece n is chunk n / stages of stage n % stages, so with several chunks a pass goes round the stages, and
+// the last stage sends to the first.
+struct PassAt {
+  int stage = 0;
+  Tag pass;
+  bool operator==(const PassAt&) const = default;
+};
+
+// One way between two stages: activations to the one that has the next piece, gradients to the one that has the piece before.
+struct Channel {
+  int from = 0, to = 0;
+  bool gradients = false;
+  int capacity = 2;  // messages that were sent and not yet received, at most
+};
+
+// A message that an instruction sends or receives.
+struct Message {
+  int channel = 0;  // in Channels::all()
+  bool sends = false;
+  Tag pass;        // as the receiver calls it
+  int border = 0;  // that it crosses: border n lies before piece n of the model
+};
+
+class Channels {
+ public:
+  // Capacities: what is under way at once at most where every pass takes the same time and no sender waits, at least two, so that a
+  // stage computes while its last message is on its way. Programs that wait for each other for ever are legal here; the audit refuses them.
+  explicit Channels(const std::vector<Program>&);
+
+  int stages() const { return stages_; }
+  int chunks() const { return chunks_; }
+  const std::vector<Channel>& all() const { return all_; }
+  // Where a pass goes on: on the piece after, and on the piece before. Nothing at the ends of the model.
+  int piece(const PassAt& at) const { return at.pass.chunk * stages_ + at.stage; }
+  std::optional<PassAt> after(const PassAt&) const;
+  std::optional<PassAt> before(const PassAt&) const;
+  // The channels of a stage; -1: it has none.
+  int activations_from(int stage) const { return activations_[size_t(stage)]; }  // to the next stage
+  int gradients_to(int stage) const { return gradients_[size_t(stage)]; }        // from the next stage
+  int activations_to(int stage) const { return activations_from((stage + stages_ - 1) % stages_); }
+  int gradients_from(int stage) const { return gradients_to((stage + stages_ - 1) % stages_); }
+  // What an instruction of a stage sends or receives; nothing for other operations and at the ends of the model.
+  std::optional<Message> message(int stage, const Instruction&) const;
+
+ private:
+  int stages_, chunks_;
+  std::vector<Channel> all_;
+  std::vector<int> activations_, gradients_;  // by stage, see above
+};
+
+}  // namespace pipecast
