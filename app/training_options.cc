@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "pipeline/measure/measure.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/plan/program_file.h"
 

@@ -1,10 +1,9 @@
 #pragma once
-// Four ways to run a kernel over its work, on the host's threads or on a CUDA stream.
+// Three ways to run a kernel over its work, on the host's threads or on a CUDA stream.
 //
 //   map      f(i)         or f(r, c)    every element by itself
 //   rows     f(team, r)                 a team shares a row: its sums and maxima reach every member
 //   columns  f(r, c), f.done(c, sums)   sums over the rows, per column
-//   scatter  f(i, lane)                 elements may add to memory that others add to
 //
 // A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. In place of it, one for map may have a
 // template at<W>(i) or at<W>(r, c) for the W elements from there on, and `width`, the W that suits a GPU; what its pointers point to is then
@@ -270,17 +269,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
 inline dim3 map_grid(int64_t threads) { return dim3(unsigned(std::min((threads + 255) / 256, most_blocks))); }
 #endif
 
-template <class F>
-struct InOrder {
-  F f;
-  int64_t n;
-  HD void operator()(int64_t lane) const {
-    for (int64_t i = 0; i < n; ++i) f(i, lane);
-  }
-};
-
 // ---------------------------------------------------------------------------------------------------------------------
-// The four primitives
+// The primitives
 
 // f(i) for every i in [0, n), in any order.
 template <class F>
@@ -347,23 +337,6 @@ void columns(Device d, int64_t n, int64_t cols, F f) {
 #endif
   (void)d;
   host::columns<K>(n, cols, f);
-}
-
-// f(i, lane) for i in [0, n) and lane in [0, width): work on different i may add to the same memory, work on different
-// lanes may not. Threads share the lanes, not i, so that they add in order.
-template <class F>
-void scatter(Device d, int64_t n, int64_t width, F f) {
-  if (n == 0 || width == 0) return;
-#ifdef PIPECAST_DEVICE_CODE
-  if (d.gpu) return map(d, width, InOrder<F>{f, n});
-#endif
-  (void)d;
-  parallel(width, 64, [f, n](int64_t begin, int64_t end) {
-    for (int64_t i = 0; i < n; ++i) {
-#pragma omp simd
-      for (int64_t lane = begin; lane < end; ++lane) f(i, lane);
-    }
-  });
 }
 
 }  // namespace pipecast

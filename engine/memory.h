@@ -43,9 +43,6 @@ class HostMemory {
 int64_t memory_in_use();
 int64_t memory_peak();
 
-// Rounds a number of floats up so that what follows stays aligned to 64 bytes.
-constexpr int64_t aligned(int64_t floats) { return (floats + 15) / 16 * 16; }
-
 // A tensor that lives from time `first` to time `last` (both included) of a pass.
 struct Lifetime {
   int64_t floats = 0;

@@ -48,4 +48,7 @@ void with_element(Storage storage, const Body& body) {
   else body(float());
 }
 
+// Rounds a number of floats up so that what follows stays aligned to 64 bytes.
+constexpr int64_t aligned(int64_t floats) { return (floats + 15) / 16 * 16; }
+
 }  // namespace pipecast

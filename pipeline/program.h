@@ -86,8 +86,8 @@ struct Setting {
   int chunks = 0;
   Recompute recompute = Recompute::never;
   int64_t done = 0;         // mini-batches of the run before this program
-  int64_t synchronous = 0;  // mini-batches at the beginning of the run that are trained synchronously first, by 1f1b-flush
-  int64_t rescale = 0;      // pipemare: mini-batches over which its learning rates grow to the full one
+  int64_t synchronous = 0;  // mini-batches at the beginning of the run that are trained synchronously first
+  int64_t rescale = 0;      // where the method starts with lower learning rates: the mini-batches over which they grow to the full one
   bool lag_rates = false;   // a stage's learning rate is divided by its largest staleness, where that is above 1
 };
 

@@ -72,6 +72,7 @@ RUNS = {
     "look-ahead exact, warm-up": stages(4, "--lookahead", "exact", "--warmup-epochs", "0.5", "--optimizer", "adam", "--lr", "0.002"),
     "look-ahead decayed": stages(4, "--lookahead", "decayed"),
     "adamw": stages(3, "--optimizer", "adamw", "--lr", "0.002", "--lr-schedule", "polynomial", "--lr-final", "0.001"),
+    "polynomial of power 3": stages(2, "--lr-schedule", "polynomial", "--lr-power", "3"),
     "nadam, decayed": stages(3, "--optimizer", "nadam", "--lr", "0.002", "--lookahead", "decayed", "--momentum-decay", "0.01"),
     "rmsprop": stages(3, "--optimizer", "rmsprop", "--lr", "0.002", "--lr-schedule", "step", "--lr-step-epochs", "1", "--epochs", "2"),
     "muon": stages(3, "--optimizer", "muon", "--lr-schedule", "constant"),

@@ -105,13 +105,6 @@ struct Moments {  // y = the sums of x and x * x
   }
 };
 
-struct Histogram {  // y[i % 3] += x
-  const float* x;
-  float* y;
-  int64_t width;
-  HD void operator()(int64_t i, int64_t lane) const { y[i % 3 * width + lane] += x[i * width + lane]; }
-};
-
 }  // namespace
 
 TEST_CASE("map reaches every element once") {
@@ -228,30 +221,6 @@ TEST_CASE("columns sums over the rows") {
               worst = std::isnan(error) ? INFINITY : std::max(worst, error);
             }
             CHECK(worst < 1e-5);
-          });
-    }
-}
-
-TEST_CASE("scatter adds everything that shares a place, in order") {
-  for (int64_t n : row_counts)
-    for (int64_t width : column_counts) {
-      CAPTURE(n);
-      CAPTURE(width);
-      const std::vector<float> x = random_values(n * width), begin = random_values(3 * width);
-      everywhere(
-          3 * width,
-          [&](Device d, float* y) {
-            std::copy(begin.begin(), begin.end(), y);
-            scatter(d, n, width, Histogram{x.data(), y, width});
-          },
-          [&](const std::vector<float>& y) {
-            int64_t wrong = 0;
-            for (int64_t k = 0; k < 3 * width; ++k) {
-              float sum = begin[size_t(k)];
-              for (int64_t i = k / width; i < n; i += 3) sum += x[size_t(i * width + k % width)];
-              wrong += y[size_t(k)] != sum;
-            }
-            CHECK(wrong == 0);
           });
     }
 }

@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "picture_batches.h"
 #include "engine/random.h"
@@ -10,6 +12,7 @@
 #include "layers/layers.h"
 #include "models/models.h"
 #include "models/weights.h"
+#include "pipeline/measure/measure.h"
 #include "pipeline/train/trainer.h"
 
 using namespace pipecast;
@@ -52,6 +55,20 @@ PictureSet noise_data(int64_t count, Shape image = {1, 6, 6, 3}, int64_t classes
   for (int64_t i = 0; i < count * image.count(); ++i) d.train.pixels.push_back(uint8_t(random.below(i, 256)));
   return d;
 }
+
+// y = x, in a backward of 20 ms.
+class SlowBackward : public Layer {
+ public:
+  using Layer::Layer;
+  const char* kind() const override { return "slow"; }
+  TensorSpec output(std::span<const TensorSpec> x) const override { return x[0]; }
+  Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
+  void forward(const Pass& p) override { copy(p.device, p.y.data, p.x[0].data, p.y.bytes()); }
+  void backward(const Pass& p) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    if (p.dx[0].data) copy(p.device, p.dx[0].data, p.dy.data, p.dy.bytes());
+  }
+};
 
 TrainerOptions tiny_options(int stages, const std::string& optimizer = "sgd") {
   TrainerOptions o;
@@ -513,6 +530,25 @@ TEST_CASE("evaluation reads the latest weights and changes nothing") {
   one.set_weights(trained);
   one.evaluate(batches, &again);
   for (size_t i = 0; i < logits.size(); ++i) CHECK(logits[i] == doctest::Approx(again[i]).epsilon(1e-5));
+}
+
+TEST_CASE("a stage that waits for the others' norms is not busy") {
+  Graph g("uneven", Shape{1, 6, 6, 3});
+  g.part("slow");
+  int x = g.add(convolution("conv", {.in = 3, .out = 4, .kernel = 3, .padding = 1}), {0});
+  x = g.add(std::make_unique<SlowBackward>("slow"), {x});
+  g.part("head");
+  x = g.add(global_average_pool("pool"), {x});
+  add_classifier_loss(g, g.add(linear("fc", 4, 5), {x}), 0);
+  TrainerOptions o = tiny_options(2);
+  o.method = "gpipe", o.clip_norm = 1;
+  PictureSet data = noise_data(40);
+  PictureBatches batches = in_order(data, 4);
+  Trainer trainer(std::move(g), o);
+  trainer.train(batches, 0, 10);
+  const std::vector<StageSummary> s = trainer.summaries();
+  CHECK(s[0].busy_share > 0.5);
+  CHECK(s[1].busy_share < 0.5);
 }
 
 TEST_CASE("reports: copies, frames, busy shares, prediction error") {

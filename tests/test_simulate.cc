@@ -11,6 +11,7 @@
 #include "pipeline/measure/machine.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/measure/plan.h"
+#include "pipeline/train/trainer.h"
 #include "pipeline/plan/simulate.h"
 
 using namespace pipecast;

@@ -196,4 +196,12 @@ double measure_copy_rate(int64_t bytes, const std::string& device) {
   return double(bytes) / seconds;
 }
 
+std::vector<double> measured_costs(const Graph& graph, const TrainerOptions& o) {
+  const int threads = o.threads_per_stage();
+  std::vector<double> costs = measure_part_updates(graph, *make_optimizer(o.optimizer), o.look_ahead, o.device, threads);
+  const std::vector<PartSeconds> passes = measure_parts(graph, o.pass(), o.device, o.math, threads, o.stages, false);
+  for (size_t part = 0; part < costs.size(); ++part) costs[part] += o.micro_batches * (passes[part].forward + passes[part].backward);
+  return costs;
+}
+
 }  // namespace pipecast

@@ -5,6 +5,7 @@
 
 #include "models/graph.h"
 #include "optim/optimizer.h"
+#include "pipeline/run/run_layout.h"
 
 namespace pipecast {
 
@@ -31,5 +32,8 @@ std::vector<double> measure_part_updates(const Graph&, const Optimizer&, LookAhe
 
 // Of a copy of so many bytes on the device, as links make: bytes per second.
 double measure_copy_rate(int64_t bytes, const std::string& device);
+
+// Of a mini-batch, measured here and now: its passes and its update.
+std::vector<double> measured_costs(const Graph&, const TrainerOptions&);
 
 }  // namespace pipecast

@@ -2,20 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <thread>
 
-#include "engine/files/json_reader.h"
 #include "pipeline/plan/partition.h"
 #include "data/loader.h"
 #include "pipeline/run/section.h"
 
 namespace pipecast {
 namespace {
-
-using Json = nlohmann::ordered_json;
-constexpr double most_count = 65535;  // stages, chunks, micro-batches of a plan
 
 int64_t counted(const Segments& segments) {
   int64_t count = 0;
@@ -80,25 +75,75 @@ Segments add_memory(Device device, const Graph& graph, const Layout& layout, con
   return parameters;
 }
 
+// Seconds of the model's parts on this machine.
+struct PartCosts {
+  std::vector<PartSeconds> passes;
+  std::vector<double> updates;     // of a mini-batch
+  std::vector<double> minibatch;   // its passes and its update
+};
+
+PartCosts measure_costs(const Graph& graph, const TrainerOptions& options, const Optimizer& optimizer, bool halves) {
+  const int threads = options.threads_per_stage();
+  PartCosts costs{measure_parts(graph, options.pass(), options.device, options.math, threads, options.stages, halves),
+                  measure_part_updates(graph, optimizer, options.look_ahead, options.device, threads),
+                  {}};
+  for (size_t part = 0; part < costs.passes.size(); ++part) {
+    const PartSeconds& s = costs.passes[part];
+    const double pass = s.forward + (halves ? s.input_half + s.weight_half : s.backward);
+    costs.minibatch.push_back(costs.updates[part] + pass * options.micro_batches);
+  }
+  return costs;
+}
+
+PlannedPart plan_part(Device device, const Graph& graph, size_t number, const PartCosts& costs, const PassShape& pass, Storage activations) {
+  const Part& part = graph.parts()[number];
+  const SectionPlan section = plan_section(device, graph, part.first, part.last, {pass}, {activations});
+  int64_t border_bytes = 0;
+  if (number + 1 < graph.parts().size()) {
+    const std::vector<TensorSpec>& specs = section.specs(pass);
+    for (int v : section.borders.outputs) border_bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
+  }
+  return {part.name, counted(section.parameters), border_bytes, costs.passes[number], costs.updates[number]};
+}
+
+// Stage k, and its costs for a simulation.
+PlannedStage plan_stage(Device device, const Graph& graph, const TrainerOptions& options, const RunLayout& layout, int k,
+                        const PartCosts& parts, const Optimizer& optimizer, StageCosts& costs) {
+  PlannedStage stage;
+  stage.frames = 0;
+  const Segments parameters =
+      add_memory(device, graph, *layout.model, layout.stages[size_t(k)], optimizer, options.pass(), stage, costs);
+  for (size_t chunk = 0; chunk < costs.chunks.size(); ++chunk) {
+    const Piece& piece = layout.model->piece(k, int(chunk));
+    stage.parts.push_back({piece.first_part, piece.parts});
+    ChunkCosts& c = costs.chunks[chunk];
+    for (int part = piece.first_part; part < piece.first_part + piece.parts; ++part) {
+      const PartSeconds& of_part = parts.passes[size_t(part)];
+      c.forward += of_part.forward, c.backward += of_part.backward;
+      c.input_half += of_part.input_half, c.weight_half += of_part.weight_half;
+    }
+  }
+  const UpdateSeconds update = measure_updates(optimizer, parameters, options.look_ahead, options.stages - 1 - k, options.device);
+  costs.step = update.norm + update.step, costs.step_and_predict = update.norm + update.step_and_predict;
+  costs.predict = update.predict, costs.stash = update.stash;
+  return stage;
+}
+
+int64_t largest_activation(const Costs& costs) {
+  int64_t bytes = 0;
+  for (const StageCosts& stage : costs.stages)
+    for (const ChunkCosts& chunk : stage.chunks) bytes = std::max(bytes, chunk.activation_bytes);
+  return bytes;
+}
+
 }  // namespace
 
 Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   RunLayout layout = resolve(graph, options);
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(options.optimizer);
-  const PassShape pass = options.pass();
-  const bool halves = splits_backward(layout.programs.front());
-  const std::vector<PartSeconds> seconds =
-      measure_parts(graph, pass.samples, options.device, options.math, options.threads_per_stage(), options.stages, halves);
-  auto pass_seconds = [&](size_t part) {
-    const PartSeconds& s = seconds[part];
-    return s.forward + (halves ? s.input_half + s.weight_half : s.backward);
-  };
-  const std::vector<double> updates =
-      measure_part_updates(graph, *optimizer, options.look_ahead, options.device, options.threads_per_stage());
-  std::vector<double> costs = updates;
-  for (size_t part = 0; part < seconds.size(); ++part) costs[part] += pass_seconds(part) * options.micro_batches;
+  const PartCosts costs = measure_costs(graph, options, *optimizer, splits_backward(layout.programs.front()));
   if (options.partition.empty() && balance == Balance::measured) {
-    options.partition = partition(costs, int(layout.partition.size()));
+    options.partition = partition(costs.minibatch, int(layout.partition.size()));
     layout = resolve(graph, options);
   }
 
@@ -107,48 +152,20 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   const DeviceOwner owner(options.device, options.math);
   const int before = threads();
   set_threads(options.threads_per_stage());
-  for (size_t p = 0; p < seconds.size(); ++p) {
-    const Part& part = graph.parts()[p];
-    const SectionPlan section = plan_section(owner.get(), graph, part.first, part.last, {pass}, {activation_storage(options.math)});
-    int64_t border_bytes = 0;
-    if (p + 1 < seconds.size())
-      for (int v : section.borders.outputs) border_bytes += bytes_of(section.specs(pass)[size_t(v)].storage, section.specs(pass)[size_t(v)].shape.count());
-    plan.parts.push_back({part.name, counted(section.parameters), border_bytes, seconds[p], updates[p]});
-  }
+  for (size_t p = 0; p < graph.parts().size(); ++p)
+    plan.parts.push_back(plan_part(owner.get(), graph, p, costs, options.pass(), activation_storage(options.math)));
 
-  plan.slowest = slowest_stage(costs, plan.partition, options.stages);
-  plan.best_partition = partition(costs, int(layout.partition.size()));
-  plan.best = std::min(plan.slowest, slowest_stage(costs, plan.best_partition, options.stages));
-  plan.perfect = std::accumulate(costs.begin(), costs.end(), 0.0) / options.stages;
+  plan.slowest = slowest_stage(costs.minibatch, plan.partition, options.stages);
+  plan.best_partition = partition(costs.minibatch, int(layout.partition.size()));
+  plan.best = std::min(plan.slowest, slowest_stage(costs.minibatch, plan.best_partition, options.stages));
+  plan.perfect = std::accumulate(costs.minibatch.begin(), costs.minibatch.end(), 0.0) / options.stages;
   plan.loader = Loader::memory(graph.inputs(), {options.batch});
 
   Costs& simulated = plan.run.costs;
-  int64_t largest_message = 0;
-  for (size_t k = 0; k < layout.stages.size(); ++k) {
-    const StageOptions& s = layout.stages[k];
-    PlannedStage stage;
-    stage.frames = 0;
-    StageCosts cost;
-    const Segments parameters = add_memory(owner.get(), graph, *layout.model, s, *optimizer, pass, stage, cost);
-    for (size_t chunk = 0; chunk < s.chunks.size(); ++chunk) {
-      const Piece& piece = layout.model->piece(int(k), int(chunk));
-      stage.parts.push_back({piece.first_part, piece.parts});
-      ChunkCosts& c = cost.chunks[chunk];
-      for (int part = piece.first_part; part < piece.first_part + piece.parts; ++part) {
-        const PartSeconds& of_part = seconds[size_t(part)];
-        c.forward += of_part.forward, c.backward += of_part.backward;
-        c.input_half += of_part.input_half, c.weight_half += of_part.weight_half;
-      }
-      largest_message = std::max(largest_message, c.activation_bytes);
-    }
-    const int ahead = int(layout.stages.size()) - 1 - int(k);
-    const UpdateSeconds update = measure_updates(*optimizer, parameters, options.look_ahead, ahead, options.device);
-    cost.step = update.norm + update.step, cost.step_and_predict = update.norm + update.step_and_predict;
-    cost.predict = update.predict, cost.stash = update.stash;
-    plan.stages.push_back(std::move(stage));
-    simulated.stages.push_back(std::move(cost));
-  }
-  simulated.link.copy_bytes_per_second = measure_copy_rate(largest_message, options.device);
+  simulated.stages.resize(layout.stages.size());
+  for (int k = 0; k < options.stages; ++k)
+    plan.stages.push_back(plan_stage(owner.get(), graph, options, layout, k, costs, *optimizer, simulated.stages[size_t(k)]));
+  simulated.link.copy_bytes_per_second = measure_copy_rate(largest_activation(simulated), options.device);
   set_threads(before);
 
   plan.run.model = graph.name(), plan.run.method = options.method, plan.run.batch = options.batch;
@@ -171,127 +188,6 @@ int64_t Plan::memory() const {
     floats += m.weights + m.stash + m.gradient + m.state + m.frames + m.arena + stage.links;
   }
   return floats;
-}
-
-std::string plan_json(const Plan& plan) {
-  const Setting& setting = plan.run.setting;
-  auto bytes = [](int64_t floats) { return floats * int64_t(sizeof(float)); };
-  Json json = {{"model", plan.run.model},
-               {"method", plan.run.method},
-               {"lookahead", to_string(setting.look_ahead)},
-               {"stages", setting.stages},
-               {"chunks", setting.chunks},
-               {"minibatches", setting.minibatches},
-               {"micro_batches", setting.micro_batches},
-               {"recompute", to_string(setting.recompute)},
-               {"batch", plan.run.batch},
-               {"copy_bytes_per_second", plan.run.costs.link.copy_bytes_per_second},
-               {"partition", plan.partition},
-               {"slowest_seconds", plan.slowest},
-               {"best_partition", plan.best_partition},
-               {"best_seconds", plan.best},
-               {"perfect_seconds", plan.perfect},
-               {"loader_bytes", bytes(plan.loader)},
-               {"memory_bytes", bytes(plan.memory())}};
-  for (const PlannedPart& part : plan.parts)
-    json["parts"].push_back({{"name", part.name},
-                             {"parameters", part.parameters},
-                             {"border_bytes", part.border_bytes},
-                             {"forward_seconds", part.seconds.forward},
-                             {"backward_seconds", part.seconds.backward},
-                             {"input_half_seconds", part.seconds.input_half},
-                             {"weight_half_seconds", part.seconds.weight_half},
-                             {"update_seconds", part.update}});
-  for (size_t k = 0; k < plan.stages.size(); ++k) {
-    const PlannedStage& stage = plan.stages[k];
-    const StageCosts& costs = plan.run.costs.stages[k];
-    const Stage::MemoryUse& m = stage.memory;
-    Json chunks = Json::array();
-    for (const ChunkCosts& chunk : costs.chunks)
-      chunks.push_back({{"forward_seconds", chunk.forward},
-                        {"backward_seconds", chunk.backward},
-                        {"input_half_seconds", chunk.input_half},
-                        {"weight_half_seconds", chunk.weight_half},
-                        {"activation_bytes", chunk.activation_bytes},
-                        {"gradient_bytes", chunk.gradient_bytes},
-                        {"frame_bytes", chunk.frame_bytes},
-                        {"input_bytes", chunk.input_bytes}});
-    json["costs"].push_back({{"chunks", chunks},
-                             {"step_seconds", costs.step},
-                             {"step_and_predict_seconds", costs.step_and_predict},
-                             {"predict_seconds", costs.predict},
-                             {"stash_seconds", costs.stash},
-                             {"weight_bytes", costs.weight_bytes},
-                             {"state_bytes", costs.state_bytes},
-                             {"arena_bytes", costs.arena_bytes}});
-    json["stage_plans"].push_back({{"parameters", stage.parameters},
-                                   {"copies", stage.copies},
-                                   {"frames", stage.frames},
-                                   {"weight_bytes", bytes(m.weights + m.stash)},
-                                   {"gradient_bytes", bytes(m.gradient)},
-                                   {"state_bytes", bytes(m.state)},
-                                   {"frame_bytes", bytes(m.frames)},
-                                   {"arena_bytes", bytes(m.arena)},
-                                   {"link_bytes", bytes(stage.links)},
-                                   {"seconds", stage.seconds}});
-  }
-  return json.dump(1);
-}
-
-SimulatedRun read_plan(std::string_view text) {
-  using Json = nlohmann::json;  // finds a key among many without comparing all
-  const std::string hint = ": write it with 'pipecast plan --json'";
-  const Json json = parse_json(text.data(), text.size(), "the file of costs");
-  if (!json.is_object()) throw UsageError("the file of costs is not a JSON object" + hint);
-  // A value of an object, from 0 to what fits with room for sums.
-  auto read = [&](const Json& object, const char* key, auto& value, double most = 1e15) {
-    const auto found = object.find(key);
-    const bool good = found != object.end() && found->is_number() && found->get<double>() >= 0 && found->get<double>() <= most;
-    if (!good)
-      throw UsageError(std::string("the file of costs has no number '") + key + "' from 0 to " + std::to_string(int64_t(most)) + hint);
-    found->get_to(value);
-  };
-  auto read_text = [&](const char* key) {
-    const auto found = json.find(key);
-    if (found == json.end() || !found->is_string()) throw UsageError(std::string("the file of costs has no text '") + key + "'" + hint);
-    return found->get<std::string>();
-  };
-  auto list = [&](const Json& object, const char* key) -> const Json& {
-    const auto found = object.find(key);
-    bool good = found != object.end() && found->is_array();
-    if (good) good = std::all_of(found->begin(), found->end(), [](const Json& row) { return row.is_object(); });
-    if (!good) throw UsageError(std::string("the file of costs has no list of objects '") + key + "'" + hint);
-    return *found;
-  };
-  SimulatedRun run{.model = read_text("model"), .method = read_text("method"), .setting = {}, .batch = 1, .costs = {}};
-  Setting& setting = run.setting;
-  setting.look_ahead = look_ahead_mode(read_text("lookahead")), setting.recompute = recompute_mode(read_text("recompute"));
-  read(json, "stages", setting.stages, most_count), read(json, "chunks", setting.chunks, most_count);
-  read(json, "minibatches", setting.minibatches), read(json, "micro_batches", setting.micro_batches, most_count);
-  read(json, "batch", run.batch), read(json, "copy_bytes_per_second", run.costs.link.copy_bytes_per_second);
-  for (const Json& row : list(json, "costs")) {
-    StageCosts stage;
-    for (const Json& c : list(row, "chunks")) {
-      ChunkCosts chunk;
-      read(c, "forward_seconds", chunk.forward), read(c, "backward_seconds", chunk.backward);
-      read(c, "input_half_seconds", chunk.input_half), read(c, "weight_half_seconds", chunk.weight_half);
-      read(c, "activation_bytes", chunk.activation_bytes), read(c, "gradient_bytes", chunk.gradient_bytes);
-      read(c, "frame_bytes", chunk.frame_bytes), read(c, "input_bytes", chunk.input_bytes);
-      stage.chunks.push_back(chunk);
-    }
-    read(row, "step_seconds", stage.step), read(row, "step_and_predict_seconds", stage.step_and_predict);
-    read(row, "predict_seconds", stage.predict), read(row, "stash_seconds", stage.stash);
-    read(row, "weight_bytes", stage.weight_bytes), read(row, "state_bytes", stage.state_bytes);
-    read(row, "arena_bytes", stage.arena_bytes);
-    if (int64_t(stage.chunks.size()) != setting.chunks)
-      throw UsageError("the file of costs has " + std::to_string(stage.chunks.size()) + " chunks for a stage and says 'chunks' " +
-                       std::to_string(setting.chunks) + hint);
-    run.costs.stages.push_back(stage);
-  }
-  if (int64_t(run.costs.stages.size()) != setting.stages)
-    throw UsageError("the file of costs has those of " + std::to_string(run.costs.stages.size()) + " stages and says 'stages' " +
-                     std::to_string(setting.stages) + hint);
-  return run;
 }
 
 }  // namespace pipecast

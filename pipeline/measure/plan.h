@@ -8,7 +8,7 @@
 #include "models/graph.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/plan/simulate.h"
-#include "pipeline/train/trainer.h"
+#include "pipeline/run/stage.h"
 
 namespace pipecast {
 
@@ -49,7 +49,7 @@ struct Plan {
   std::vector<int> best_partition;
 
   // Floats of all stages, links and the loader: the run's tensors but for what does not grow with model and batch together (running
-  // statistics, labels and losses, the sample of weights that the prediction error is taken over).
+  // statistics, columns of integers and losses, the sample of weights that the prediction error is taken over).
   int64_t memory() const;
 };
 

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "engine/error.h"
-#include "engine/memory.h"
 
 namespace pipecast {
 

@@ -27,7 +27,7 @@ struct Fault {
   int stage = -1;         // -1: not one stage's, as a loss that grew too large; the fields below then say nothing
   int micro = 0;
   std::string direction = {};  // "forward", "backward", or "recomputed forward"
-  std::string layer = {};      // empty: no layer's, as an image
+  std::string layer = {};      // empty: no layer's, as an input of the model
 };
 
 // The training came to nothing; the sentence says where and what may help.
@@ -61,7 +61,7 @@ class Search {
   explicit Search(Health& health) : health_(health) {}
 
   void operator()(const Layer&, const Pass&);
-  // Looks at what no layer made. `what` continues a sentence, as in "stage 0 was given an image that is not finite".
+  // Looks at what no layer made. `what` continues a sentence, as in "stage 0 was given a sample that is not finite".
   void look_at(const std::string& what, int64_t n, const float* x);
   void look_at(const std::string& what, const Tensor&);
   // To be thrown. `pass`: all of the fault but the layer. Where nothing was found every value is finite by itself, but their sum is not.
