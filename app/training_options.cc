@@ -20,10 +20,10 @@ void TrainingOptions::declare(Options& o) {
   o.group("Model and data");
   o.text("model", model, "NAME", list_names(model_entries()));
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
-  o.text("data", data, "FORMAT:DIR", "cifar10:DIR, folder:DIR, generated or generated:SIZE; see pipecast info");
+  o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
-  o.number("batch", trainer.batch, "N", "images per mini-batch", int64_t(1));
-  o.number("epochs", run.epochs, "N", "passes over the training images", int64_t(1));
+  o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
+  o.number("epochs", run.epochs, "N", "passes over the training samples", int64_t(1));
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short");
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);

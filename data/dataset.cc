@@ -1,22 +1,30 @@
 #include "data/dataset.h"
 
 #include "data/pictures.h"
-#include "engine/error.h"
 #include "engine/files/sha256.h"
+#include "engine/registry.h"
 
 namespace pipecast {
 
-const std::vector<DatasetFormat>& dataset_formats() {
-  static const std::vector<DatasetFormat> formats = {
+namespace {
+
+Registry<DatasetFormat>& registry() {
+  static Registry<DatasetFormat> formats = registry_of<DatasetFormat>("data set", {
       {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)",
        [](const std::string& argument, BadSamples bad) { return dataset_of(load_cifar10(argument, bad)); }},
       {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size",
        [](const std::string& argument, BadSamples bad) { return dataset_of(load_folder(argument, bad)); }},
       {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
        [](const std::string& argument, BadSamples) { return dataset_of(generate_shapes(argument)); }},
-  };
+  });
   return formats;
 }
+
+}  // namespace
+
+void register_dataset(DatasetFormat format) { registry().add(std::move(format)); }
+
+const std::vector<DatasetFormat>& dataset_formats() { return registry().entries(); }
 
 BadSamples bad_samples_mode(const std::string& name) {
   if (name == "fail") return BadSamples::fail;
@@ -28,12 +36,7 @@ Dataset load_dataset(const std::string& format_and_path, BadSamples bad_samples)
   const size_t colon = format_and_path.find(':');
   const std::string name = format_and_path.substr(0, colon);
   const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
-  std::vector<std::string> known;
-  for (const DatasetFormat& format : dataset_formats()) {
-    if (format.name == name) return format.load(argument, bad_samples);
-    known.push_back(format.name);
-  }
-  throw UsageError(unknown_name("data set", name, known));
+  return registry().find(name).load(argument, bad_samples);
 }
 
 std::string digest(const Dataset& dataset) {

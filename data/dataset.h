@@ -71,6 +71,8 @@ struct DatasetFormat {
   std::string name, summary;
   Dataset (*load)(const std::string& argument, BadSamples);  // what follows the colon
 };
-const std::vector<DatasetFormat>& dataset_formats();  // a format is its file and its row in dataset.cc
+const std::vector<DatasetFormat>& dataset_formats();  // what ships is a file and a row in dataset.cc
+// From then on the format can be named. Throws UsageError for a name that is taken.
+void register_dataset(DatasetFormat);
 
 }  // namespace pipecast

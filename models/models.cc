@@ -1,13 +1,15 @@
 #include "models/models.h"
 
+#include "engine/registry.h"
 #include "layers/layers.h"
 
 namespace pipecast {
+namespace {
 
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
-const std::vector<ModelEntry>& model_entries() {
+Registry<ModelEntry>& registry() {
   using Options = ModelOptions;
-  static const std::vector<ModelEntry> entries = {
+  static Registry<ModelEntry> models = registry_of<ModelEntry>("model", {
       {"resnet20", "0.27 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(20, o); }},
       {"resnet32", "0.47 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(32, o); }},
       {"resnet44", "0.66 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(44, o); }},
@@ -18,22 +20,21 @@ const std::vector<ModelEntry>& model_entries() {
       {"resnet50", "25.56 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(50, o); }},
       {"resnet101", "44.55 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(101, o); }},
       {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }},
-  };
-  return entries;
+  });
+  return models;
 }
+
+}  // namespace
+
+void register_model(ModelEntry entry) { registry().add(std::move(entry)); }
+
+const std::vector<ModelEntry>& model_entries() { return registry().entries(); }
+
+Graph make_model(const std::string& name, const ModelOptions& options) { return registry().find(name).make(options); }
 
 void add_classifier_loss(Graph& graph, int logits, float label_smoothing) {
   const int label = graph.input({"label", {{1, 1, 1, 1}, Storage::int32}});
   graph.add(softmax_cross_entropy("loss", {.label_smoothing = label_smoothing}), {logits, label});
-}
-
-Graph make_model(const std::string& name, const ModelOptions& options) {
-  std::vector<std::string> known;
-  for (const ModelEntry& entry : model_entries()) {
-    if (entry.name == name) return entry.make(options);
-    known.push_back(entry.name);
-  }
-  throw UsageError(unknown_name("model", name, known));
 }
 
 }  // namespace pipecast

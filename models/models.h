@@ -1,5 +1,5 @@
 #pragma once
-// The models by name. Adding one = adding its file and its row in models.cc.
+// The models by name. What ships is in models.cc, a row each; a program adds its own with register_model().
 #include <string>
 #include <vector>
 
@@ -24,6 +24,8 @@ struct ModelEntry {
   Graph (*make)(const ModelOptions&);
 };
 const std::vector<ModelEntry>& model_entries();
+// From then on the model can be made by its name. Throws UsageError for a name that is taken.
+void register_model(ModelEntry);
 
 // One family per file:
 Graph cifar_resnet(int depth, const ModelOptions&);     // 20, 32, 44, 56, 110

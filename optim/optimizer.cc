@@ -3,21 +3,16 @@
 #include <cmath>
 #include <numeric>
 
+#include "engine/registry.h"
+
 namespace pipecast {
 namespace {
 
-struct NamedOptimizer {
-  const char* name;
-  std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
-};
-constexpr NamedOptimizer optimizers[] = {{"sgd", make_sgd},     {"adam", make_adam},       {"adamw", make_adamw},
-                                         {"nadam", make_nadam}, {"rmsprop", make_rmsprop}, {"muon", make_muon}};
-
-template <class Table>
-std::vector<std::string> names(const Table& table) {
-  std::vector<std::string> all;
-  for (const auto& row : table) all.push_back(row.name);
-  return all;
+Registry<OptimizerEntry>& registry() {
+  static Registry<OptimizerEntry> optimizers = registry_of<OptimizerEntry>(
+      "optimizer",
+      {{"sgd", make_sgd}, {"adam", make_adam}, {"adamw", make_adamw}, {"nadam", make_nadam}, {"rmsprop", make_rmsprop}, {"muon", make_muon}});
+  return optimizers;
 }
 
 }  // namespace
@@ -48,13 +43,12 @@ void Optimizer::step(Device d, const Buffers& b, const Update& u, const LookAhea
   update(d, b, u, ahead);
 }
 
-std::vector<std::string> optimizer_names() { return names(optimizers); }
+void register_optimizer(OptimizerEntry entry) { registry().add(std::move(entry)); }
+
+std::vector<std::string> optimizer_names() { return registry().names(); }
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions& o) {
-  const NamedOptimizer* found = nullptr;
-  for (const NamedOptimizer& row : optimizers)
-    if (row.name == o.name) found = &row;
-
+  const OptimizerEntry* found = registry().search(o.name);
   std::string mistakes;
   auto require = [&](bool good, const std::string& mistake) {
     if (!good) mistakes += (mistakes.empty() ? "" : "\n") + mistake;

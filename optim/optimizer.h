@@ -88,6 +88,13 @@ struct OptimizerOptions {
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerOptions&);
 std::vector<std::string> optimizer_names();
 
+struct OptimizerEntry {
+  std::string name;
+  std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
+};
+// From then on the optimizer can be made by its name. Throws UsageError for a name that is taken.
+void register_optimizer(OptimizerEntry);
+
 // One per file:
 std::unique_ptr<Optimizer> make_sgd(const OptimizerOptions&);    // v = u v + (1 - dampening) (g + wd w); w -= rate * v (nesterov: g + u v)
 std::unique_ptr<Optimizer> make_adam(const OptimizerOptions&);   // Kingma and Ba 2015; weight decay is added to the gradient

@@ -33,4 +33,17 @@ struct Schedule {
 };
 std::vector<std::string> schedule_names();
 
+// Where training is at an update after the warm-up.
+struct ScheduleProgress {
+  int64_t t = 0, updates = 1;  // the update's number, 0 for the first; updates per epoch
+  double share = 0;            // of the updates between the end of the warm-up and that of training, p above
+};
+struct ScheduleEntry {
+  std::string name;
+  double (*rate)(const Schedule&, const ScheduleProgress&);
+  bool ends = false;  // it is defined by the end of training, so the warm-up must be shorter
+};
+// From then on the schedule can be chosen by its name. Throws UsageError for a name that is taken.
+void register_schedule(ScheduleEntry);
+
 }  // namespace pipecast

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "engine/error.h"
+#include "engine/registry.h"
 #include "pipeline/program.h"
 
 namespace pipecast {
@@ -23,8 +23,10 @@ Program vanilla_program(const Setting&, int stage);
 Program xpipe_program(const Setting&, int stage);
 Program zero_bubble_program(const Setting&, int stage);
 
-const std::vector<Method>& methods() {
-  static const std::vector<Method> table = {
+namespace {
+
+Registry<Method>& registry() {
+  static Registry<Method> table = registry_of<Method>("method", {
       {"pipeoptim", "1F1B; the forward reads weights predicted for its backward, the backward the latest", pipeoptim_program},
       {"vanilla", "1F1B; forward and backward read the latest weights", vanilla_program},
       {"pipedream", "1F1B with weight stashing; forward and backward of a mini-batch read the same weights", pipedream_program},
@@ -43,18 +45,17 @@ const std::vector<Method>& methods() {
       {"interleaved", "synchronous; 1f1b-flush with several chunks of the model per stage", interleaved_program, 2},
       {"zero-bubble", "synchronous; 1f1b-flush with the weights' gradients put off to where the stage would wait", zero_bubble_program},
       {"model-parallel", "synchronous; one pass at a time, the other stages wait", model_parallel_program},
-  };
+  });
   return table;
 }
 
-const Method& find_method(const std::string& name) {
-  std::vector<std::string> known;
-  for (const Method& method : methods()) {
-    if (method.name == name) return method;
-    known.push_back(method.name);
-  }
-  throw UsageError(unknown_name("method", name, known));
-}
+}  // namespace
+
+void register_method(Method method) { registry().add(std::move(method)); }
+
+const std::vector<Method>& methods() { return registry().entries(); }
+
+const Method& find_method(const std::string& name) { return registry().find(name); }
 
 std::vector<Program> make_programs(const Method& method, const Setting& given) {
   auto at_least = [](const char* what, int64_t value, int64_t least) {

@@ -98,8 +98,10 @@ struct Method {
   std::string optimizer = {};  // that the method is defined with; empty: any
   float beta1 = 0;             // of that optimizer
 };
-// The methods there are: a method is its file in methods/ and its row in methods.cc.
+// The methods there are: what ships is a file in methods/ and a row in methods.cc; a program adds its own with register_method(), which
+// throws UsageError for a name that is taken.
 const std::vector<Method>& methods();
+void register_method(Method);
 const Method& find_method(const std::string& name);                 // throws UsageError with the nearest known name
 std::vector<Program> make_programs(const Method&, const Setting&);  // one per stage
 

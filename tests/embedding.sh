@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a build into a temporary folder, compiles the program of docs/embedding.md against it with pkg-config, runs it.
-# Usage: embedding.sh BUILD_FOLDER
+# What a research fork does: installs a build into a temporary folder, compiles the programs of docs/embedding.md and docs/embedding/ against
+# it with pkg-config, away from the sources, and runs them. Usage: embedding.sh BUILD_FOLDER
 set -euo pipefail
 command -v pkg-config >/dev/null || { echo "pkg-config is not installed: skipped"; exit 77; }
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,9 +9,29 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 DESTDIR="$work/root" meson install -C "$build" --no-rebuild --quiet
 prefix=$(cd "$work/root"/usr/local 2>/dev/null && pwd || dirname "$(find "$work/root" -type d -name bin | head -1)")
-pc=$(find "$prefix" -name pipecast.pc)
+PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name pipecast.pc)")
+export PKG_CONFIG_PATH
+flags() { pkg-config --define-variable=prefix="$prefix" --cflags --libs "$@"; }
 sed -n '/^```cpp$/,/^```$/p' "$source/docs/embedding.md" | sed '1d;$d' >"$work/program.cc"
-flags=$(PKG_CONFIG_PATH=$(dirname "$pc") pkg-config --define-variable=prefix="$prefix" --cflags --libs pipecast)
-# The installed tree alone must do: compiled away from the sources.
-(cd "$work" && c++ -std=c++20 -O1 program.cc $flags -o program && ./program)
+cp "$source"/docs/embedding/* "$work"
+cd "$work"
+
+compile() { c++ -std=c++20 -O1 "$1.cc" $(flags "${@:2}") -o "$1"; }
+compile program pipecast && ./program
+compile test_layer pipecast && ./test_layer
+compile train pipecast && ./train
+
+# The whole command with the fork's names in it.
+compile main pipecast-command
+for name in two-branches half-ahead lion inverse-root stripes; do
+  ./main info | grep -q "$name" || { echo "info does not name $name"; exit 1; }
+  ./main train --help | grep -q "$name" || { echo "train --help does not name $name"; exit 1; }
+done
+./main audit --stages 3 --method half-ahead --minibatches 4 >/dev/null
+run=(--data stripes --model two-branches --stages 3 --optimizer lion --lr 0.002 --lr-schedule inverse-root --epochs 1 --batch 64)
+./main train "${run[@]}" --method half-ahead --out run >/dev/null
+./main compare "${run[@]}" --methods half-ahead,pipeoptim --seeds 1,2 | tee compared
+grep -q half-ahead compared
+./main train --data stripes --method half-ahed --out other 2>message && exit 1
+grep -q "did you mean 'half-ahead'?" message
 "$prefix/bin/pipecast" --help >/dev/null

@@ -15,6 +15,7 @@
 #include "engine/memory.h"
 #include "engine/parameters.h"
 #include "engine/random.h"
+#include "engine/registry.h"
 #include "engine/files/safetensors.h"
 #include "engine/files/sha256.h"
 #include "tests/message_of.h"
@@ -620,4 +621,23 @@ TEST_CASE("safetensors: with any byte of the header changed, the file is read or
     }
   CHECK(read > 100);  // a changed letter of a name, a byte written over itself
   CHECK(refused > 1000);
+}
+
+TEST_CASE("a registry finds entries by name and refuses names that are taken or no names") {
+  struct Entry {
+    std::string name;
+    int value;
+  };
+  Registry<Entry> registry = registry_of<Entry>("thing", {{"first", 1}, {"second", 2}});
+  registry.add({"third.x_2-y", 3});
+  CHECK(registry.names() == std::vector<std::string>{"first", "second", "third.x_2-y"});
+  CHECK(registry.find("third.x_2-y").value == 3);
+  CHECK(registry.search("fourth") == nullptr);
+  CHECK(message_of<UsageError>([&] { registry.find("secnd"); }) ==
+        "unknown thing 'secnd'; did you mean 'second'? Known: first, second, third.x_2-y");
+  CHECK(message_of<UsageError>([&] { registry.add({"first", 4}); }) == "there is a thing 'first' already: choose another name");
+  for (const std::string name : {"", "two words", "a,b", "a:b", "a=b"})
+    CHECK(message_of<UsageError>([&] { registry.add({name, 4}); }) ==
+          "'" + name + "' is no name for a thing: use letters, digits, '-', '_' and '.'");
+  CHECK(registry.entries().size() == 3);
 }
