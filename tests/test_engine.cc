@@ -638,6 +638,6 @@ TEST_CASE("a registry finds entries by name and refuses names that are taken or 
   CHECK(message_of<UsageError>([&] { registry.add({"first", 4}); }) == "there is a thing 'first' already: choose another name");
   for (const std::string name : {"", "two words", "a,b", "a:b", "a=b"})
     CHECK(message_of<UsageError>([&] { registry.add({name, 4}); }) ==
-          "'" + name + "' is no name for a thing: use letters, digits, '-', '_' and '.'");
+          ("'" + name + "' is no name for a thing: use letters, digits, '-', '_' and '.'").c_str());
   CHECK(registry.entries().size() == 3);
 }
