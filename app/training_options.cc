@@ -101,6 +101,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   mistakes.check([&] {
     input.dataset = load_dataset(data, bad_samples_mode(bad_samples));
     model_options = {input.dataset.image, input.dataset.classes, label_smoothing};
+    if (input.dataset.vocabulary > 0) model_options.vocabulary = input.dataset.vocabulary;
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();

@@ -25,7 +25,8 @@ std::map<std::string, std::string> weights_metadata(const std::string& model, co
           {"classes", std::to_string(options.classes)},
           {"height", std::to_string(options.image.h)},
           {"width", std::to_string(options.image.w)},
-          {"channels", std::to_string(options.image.c)}};
+          {"channels", std::to_string(options.image.c)},
+          {"vocabulary", std::to_string(options.vocabulary)}};
 }
 
 void write_weights(const std::string& path, const NamedWeights& named) {
@@ -55,6 +56,7 @@ NamedWeights name_weights(const SafeTensors& file, const std::string& path, cons
   if (!says("height").empty()) named.options.image.h = number(says("height"), path, 4096);
   if (!says("width").empty()) named.options.image.w = number(says("width"), path, 4096);
   if (!says("channels").empty()) named.options.image.c = number(says("channels"), path, 64);
+  if (!says("vocabulary").empty()) named.options.vocabulary = number(says("vocabulary"), path, 1 << 30);
   if (classes > 0) named.options.classes = classes;
   named.weights = from_safetensors(make_model(named.model, named.options), file, path);
   return named;

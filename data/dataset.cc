@@ -1,6 +1,7 @@
 #include "data/dataset.h"
 
 #include "data/pictures.h"
+#include "data/text.h"
 #include "engine/files/sha256.h"
 #include "engine/registry.h"
 
@@ -14,6 +15,7 @@ Registry<DatasetFormat>& registry() {
        [](const std::string& argument, BadSamples bad) { return dataset_of(load_cifar10(argument, bad)); }},
       {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size",
        [](const std::string& argument, BadSamples bad) { return dataset_of(load_folder(argument, bad)); }},
+      {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
       {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
        [](const std::string& argument, BadSamples) { return dataset_of(generate_shapes(argument)); }},
   });

@@ -60,7 +60,7 @@ struct Dataset {
 enum class BadSamples { fail, skip };
 BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; throws UsageError
 
-// "cifar10:DIR", "folder:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing, truncated,
+// "cifar10:DIR", "folder:DIR", "text:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing, truncated,
 // a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
 Dataset load_dataset(const std::string& format_and_path, BadSamples = BadSamples::fail);
 

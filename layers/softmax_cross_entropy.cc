@@ -1,7 +1,13 @@
 // Per row, with p = softmax(logits) and q = (1 - smoothing) * onehot(target) + smoothing / classes:
 //   loss = -sum q * log p = log sum exp(logits) - sum q * logits;    dlogits = scale * (p - q)
-// All of it relative to the row's largest logit, which keeps it exact for logits of any size.
+// With a weight u per class, as torch.nn.CrossEntropyLoss has it, q is multiplied by u element by element, Q is its sum, and
+//   loss = Q log sum exp(logits) - sum q * logits;                   dlogits = scale * (Q p - q)
+// and the mean is taken over the sum of the targets' weights. A row whose target is the ignored label has loss and gradient 0 and is counted
+// nowhere. All of it relative to the row's largest logit, which keeps it exact for logits of any size.
+#include <algorithm>
+
 #include "engine/math.h"
+#include "engine/memory.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
 
@@ -15,19 +21,30 @@ struct SoftmaxCrossEntropyForward {
   float *row_loss, *row_hit;
   int64_t classes;
   float smoothing;
+  int32_t ignored;
+  const float* weights;  // of the classes; null: all are 1
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
     const T* z = logits + r * classes;
     const int64_t t = target[r];
+    if (t == ignored) {
+      team.each(1, [&](int64_t) { row_loss[r] = 0, row_hit[r] = 0; });
+      return;
+    }
     const float largest = team.max(classes, [&](int64_t c) { return float(z[c]); });
     const float sum = team.sum(classes, [&](int64_t c) { return exp_(z[c] - largest); });
-    const float shifted = team.sum(classes, [&](int64_t c) { return z[c] - largest; });
+    const float elsewhere = smoothing / float(classes);
+    if (weights) {
+      const float shifted = team.sum(classes, [&](int64_t c) { return weights[c] * (z[c] - largest); }), here = (1 - smoothing) * weights[t];
+      const float whole = here + elsewhere * team.sum(classes, [&](int64_t c) { return weights[c]; });
+      team.each(1, [&](int64_t) { row_loss[r] = whole * logf(sum) - here * (z[t] - largest) - elsewhere * shifted; });
+    } else {
+      const float shifted = team.sum(classes, [&](int64_t c) { return z[c] - largest; });
+      team.each(1, [&](int64_t) { row_loss[r] = logf(sum) - (1 - smoothing) * (z[t] - largest) - elsewhere * shifted; });
+    }
     // Written so that a NaN counts as beating the target.
     const float beating = team.sum(classes, [&](int64_t c) { return (c < t ? z[c] < z[t] : z[c] <= z[t]) ? 0.f : 1.f; });
-    team.each(1, [&](int64_t) {
-      row_loss[r] = logf(sum) - (1 - smoothing) * (z[t] - largest) - smoothing / float(classes) * shifted;
-      row_hit[r] = beating == 0 ? 1 : 0;
-    });
+    team.each(1, [&](int64_t) { row_hit[r] = beating == 0 ? 1 : 0; });
   }
 };
 
@@ -38,16 +55,29 @@ struct SoftmaxCrossEntropyBackward {
   T* dlogits;
   int64_t classes;
   float smoothing;
+  int32_t ignored;
+  const float* weights;
   const float* scale_at;
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
     const T* z = logits + r * classes;
     T* dz = dlogits + r * classes;
     const int64_t t = target[r];
+    if (t == ignored) {
+      team.each(classes, [&](int64_t c) { dz[c] = 0.f; });
+      return;
+    }
     const float largest = team.max(classes, [&](int64_t c) { return float(z[c]); });
     const float sum = team.sum(classes, [&](int64_t c) { return exp_(z[c] - largest); });
     const float elsewhere = smoothing / float(classes), here = elsewhere + 1 - smoothing, scale = *scale_at;
-    team.each(classes, [&](int64_t c) { dz[c] = scale * (exp_(z[c] - largest) / sum - (c == t ? here : elsewhere)); });
+    if (!weights) {
+      team.each(classes, [&](int64_t c) { dz[c] = scale * (exp_(z[c] - largest) / sum - (c == t ? here : elsewhere)); });
+      return;
+    }
+    const float whole = (1 - smoothing) * weights[t] + elsewhere * team.sum(classes, [&](int64_t c) { return weights[c]; });
+    team.each(classes, [&](int64_t c) {
+      dz[c] = scale * (whole * exp_(z[c] - largest) / sum - weights[c] * (c == t ? here : elsewhere));
+    });
   }
 };
 
@@ -71,9 +101,29 @@ class SoftmaxCrossEntropy : public Layer {
     return {row, Storage::fp32, false};
   }
   // Workspace: whether each row is a hit.
-  Needs prepare(Device, std::span<const TensorSpec> x) override { return {.input = true, .bf16 = true, .workspace = x[0].shape.rows()}; }
+  Needs prepare(Device d, std::span<const TensorSpec> x) override {
+    const std::vector<float>& weights = options_.class_weights;
+    if (!weights.empty() && int64_t(weights.size()) != x[0].shape.c)
+      throw UsageError("softmax_cross_entropy '" + name() + "' has weights for " + std::to_string(weights.size()) + " classes and is given " +
+                       std::to_string(x[0].shape.c) + " logits: give a weight for each class");
+    if (d.gpu && !weights.empty() && on_gpu_.size() == 0) {
+      on_gpu_ = Memory(d, int64_t(weights.size()));
+      copy(d, on_gpu_.data(), weights.data(), weights.size() * sizeof(float));
+      synchronize(d);
+    }
+    return {.input = true, .bf16 = true, .workspace = x[0].shape.rows()};
+  }
   std::vector<std::string> means() const override { return {"loss", "accuracy"}; }
-  void count(std::span<const Tensor> x, double* counts) const override { counts[0] = counts[1] = double(x[0].shape.rows()); }
+  // The loss is a mean over the weights of the targets, the accuracy one over the rows, without those that are ignored.
+  void count(std::span<const Tensor> x, double* counts) const override {
+    counts[0] = counts[1] = 0;
+    const int32_t* target = x[1].as<int32_t>();
+    for (int64_t r = 0; r < x[1].shape.count(); ++r) {
+      if (target[r] == options_.ignored) continue;
+      counts[0] += options_.class_weights.empty() ? 1 : double(options_.class_weights[size_t(target[r])]);
+      ++counts[1];
+    }
+  }
 
   void forward(const Pass& p) override {
     const int64_t rows = p.y.shape.rows(), classes = p.x[0].shape.c;
@@ -82,7 +132,7 @@ class SoftmaxCrossEntropy : public Layer {
       using T = decltype(element);
       pipecast::rows(p.device, rows,
                      SoftmaxCrossEntropyForward<T>{p.x[0].as<T>(), p.x[1].as<int32_t>(), row_loss, row_hit, classes,
-                                                   p.training ? options_.label_smoothing : 0});
+                                                   p.training ? options_.label_smoothing : 0, options_.ignored, weights(p.device)});
     });
     if (!p.replay) columns<2>(p.device, rows, 1, Totals{row_loss, row_hit, p.sums});
   }
@@ -91,12 +141,18 @@ class SoftmaxCrossEntropy : public Layer {
       using T = decltype(element);
       rows(p.device, p.y.shape.rows(),
            SoftmaxCrossEntropyBackward<T>{p.x[0].as<T>(), p.x[1].as<int32_t>(), p.dx[0].as<T>(), p.x[0].shape.c, options_.label_smoothing,
-                                          p.scale});
+                                          options_.ignored, weights(p.device), p.scale});
     });
   }
 
  private:
+  const float* weights(Device d) const {
+    if (options_.class_weights.empty()) return nullptr;
+    return d.gpu ? on_gpu_.data() : options_.class_weights.data();
+  }
+
   SoftmaxCrossEntropyOptions options_;
+  Memory on_gpu_;  // the weights of the classes
 };
 
 }  // namespace
@@ -104,6 +160,9 @@ class SoftmaxCrossEntropy : public Layer {
 std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions options) {
   require(options.label_smoothing >= 0 && options.label_smoothing < 1, "softmax_cross_entropy", name,
           "label smoothing is " + std::to_string(options.label_smoothing) + "; give a share in [0, 1)");
+  const std::vector<float>& weights = options.class_weights;
+  require(std::all_of(weights.begin(), weights.end(), [](float w) { return w >= 0 && w <= 1e6f; }), "softmax_cross_entropy", name,
+          "a weight of a class is not a number from 0 to 1000000");
   return std::make_unique<SoftmaxCrossEntropy>(std::move(name), options);
 }
 

@@ -11,6 +11,7 @@ struct ModelOptions {
   Shape image = {1, 32, 32, 3};
   int64_t classes = 10;
   float label_smoothing = 0;  // of the loss, in training
+  int64_t vocabulary = 10000;  // tokens, where the model reads them
 };
 
 // Throws UsageError, with the nearest known name, for an unknown model.
@@ -30,5 +31,6 @@ void register_model(ModelEntry);
 // One family per file:
 Graph cifar_resnet(int depth, const ModelOptions&);     // 20, 32, 44, 56, 110
 Graph imagenet_resnet(int depth, const ModelOptions&);  // 18, 34, 50, 101, 152
+Graph bag_of_embeddings(const ModelOptions&);           // of text
 
 }  // namespace pipecast

@@ -508,7 +508,7 @@ TEST_CASE("picture: sizes are checked before anything is decoded") {
 TEST_CASE("dataset: unknown formats and the table") {
   check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
   check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});
-  CHECK(dataset_formats().size() == 3);
+  CHECK(dataset_formats().size() == 4);
   CHECK(load_dataset("generated:40").name == "generated");
 }
 

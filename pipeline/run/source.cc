@@ -38,7 +38,7 @@ void Source::load(const Section& section, int frame, int64_t first_sample, const
   if (loss_) {
     if (!counted_) {
       count(section, pass, 0, minibatch_.samples);
-      scale_.data()[0] = 1.f / float(counts_[0]);
+      scale_.data()[0] = counts_[0] > 0 ? 1.f / float(counts_[0]) : 0;  // nothing is counted where all labels are ignored
       counted_ = true;
     }
     count(section, pass, first_sample, pass.samples);

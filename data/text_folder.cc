@@ -1,0 +1,161 @@
+// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews (Maas et al. 2011) are unpacked. The classes are the
+// folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent words, those that are
+// equally frequent in the order of their bytes.
+#include <algorithm>
+#include <filesystem>
+#include <unordered_map>
+
+#include "data/text.h"
+#include "engine/error.h"
+#include "engine/files/durable_file.h"
+#include "engine/files/sha256.h"
+
+namespace pipecast {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t vocabulary_size = 10000;  // tokens, padding and the unknown word among them
+constexpr int64_t most_tokens = 256;        // of a text: what follows is left out
+constexpr size_t most_bytes = 1 << 24;      // of a file
+const std::string layout = "; the layout is DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt";
+
+// What is in a folder and `wanted`, by name: the order is the same on every machine.
+template <class F>
+std::vector<fs::path> entries(const fs::path& folder, F wanted) {
+  std::vector<fs::path> paths;
+  try {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+      if (wanted(entry)) paths.push_back(entry.path());
+  } catch (const fs::filesystem_error& error) {
+    throw UsageError("folder '" + folder.string() + "' cannot be read: " + error.code().message() + layout);
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+std::vector<std::string> folders(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const fs::path& path : entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); }))
+    names.push_back(path.filename().string());
+  return names;
+}
+
+// Visits every text of a part: visit(words, label).
+template <class F>
+void each_text(const fs::path& part, const std::vector<std::string>& classes, const F& visit) {
+  for (size_t label = 0; label < classes.size(); ++label) {
+    const auto is_text = [](const fs::directory_entry& entry) { return entry.is_regular_file() && entry.path().extension() == ".txt"; };
+    for (const fs::path& path : entries(part / classes[label], is_text)) visit(text_of(read_file_or_pipe(path.string(), most_bytes)), int32_t(label));
+  }
+}
+
+using Vocabulary = std::unordered_map<std::string, int32_t>;
+
+Vocabulary vocabulary_of(const fs::path& part, const std::vector<std::string>& classes) {
+  std::unordered_map<std::string, int64_t> counts;
+  each_text(part, classes, [&](std::string_view text, int32_t) { each_word(text, [&](const std::string& word) { ++counts[word]; }); });
+  std::vector<std::pair<std::string, int64_t>> words(counts.begin(), counts.end());
+  std::sort(words.begin(), words.end(), [](const auto& a, const auto& b) { return a.second != b.second ? a.second > b.second : a.first < b.first; });
+  Vocabulary vocabulary;
+  for (size_t k = 0; k < words.size() && int64_t(k) + 2 < vocabulary_size; ++k) vocabulary[words[k].first] = int32_t(k) + 2;
+  return vocabulary;
+}
+
+Texts texts_of(const fs::path& part, const std::vector<std::string>& classes, const Vocabulary& vocabulary) {
+  Texts texts;
+  each_text(part, classes, [&](std::string_view text, int32_t label) {
+    const size_t begin = texts.tokens.size();
+    each_word(text, [&](const std::string& word) {
+      if (int64_t(texts.tokens.size() - begin) == most_tokens) return;
+      const auto found = vocabulary.find(word);
+      texts.tokens.push_back(found == vocabulary.end() ? unknown_token : found->second);
+    });
+    if (texts.tokens.size() == begin) texts.tokens.push_back(unknown_token);  // a text without words
+    texts.ends.push_back(int64_t(texts.tokens.size()));
+    texts.labels.push_back(label);
+  });
+  if (texts.size() == 0) throw UsageError("folder '" + part.string() + "' has no texts" + layout);
+  return texts;
+}
+
+class TextSamples : public Samples {
+ public:
+  TextSamples(Texts texts, std::vector<int64_t> lengths) : texts_(std::move(texts)), lengths_(std::move(lengths)) {
+    const TensorSpec number({1, 1, 1, 1}, Storage::int32);
+    columns_ = {{"tokens", number, true}, {"length", number}, {"label", number}};
+  }
+
+  int64_t size() const override { return texts_.size(); }
+  const std::vector<InputSpec>& columns() const override { return columns_; }
+  std::vector<int64_t> lengths() const override { return lengths_; }
+  int64_t length(int64_t sample) const override { return texts_.ends[size_t(sample)] - begin(sample); }
+
+  void read(size_t column, const int32_t* samples, int64_t count, const Reading& reading, void* to) const override {
+    int32_t* values = static_cast<int32_t*>(to);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t sample = samples[i];
+      if (column == 1) values[i] = int32_t(length(sample));
+      if (column == 2) values[i] = texts_.labels[size_t(sample)];
+      if (column != 0) continue;
+      const int32_t* tokens = texts_.tokens.data() + begin(sample);
+      int32_t* row = values + i * reading.length;
+      std::copy_n(tokens, length(sample), row);
+      std::fill(row + length(sample), row + reading.length, padding_token);
+    }
+  }
+  void check(const Augmentation& augmentation) const override {
+    if (augmentation.any()) throw UsageError("texts are not augmented, pictures are: leave --augment out");
+  }
+  void add_to(Sha256& digest) const override {
+    digest.add(texts_.tokens.data(), texts_.tokens.size() * sizeof(int32_t));
+    digest.add(texts_.labels.data(), texts_.labels.size() * sizeof(int32_t));
+  }
+
+ private:
+  int64_t begin(int64_t sample) const { return sample > 0 ? texts_.ends[size_t(sample) - 1] : 0; }
+
+  Texts texts_;
+  std::vector<int64_t> lengths_;
+  std::vector<InputSpec> columns_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Samples> text_samples(Texts texts, std::vector<int64_t> lengths) {
+  return std::make_shared<TextSamples>(std::move(texts), std::move(lengths));
+}
+
+void each_word(std::string_view text, const std::function<void(const std::string&)>& visit) {
+  std::string word;
+  const auto end_word = [&] {
+    while (!word.empty() && word.back() == '\'') word.pop_back();
+    if (!word.empty()) visit(word);
+    word.clear();
+  };
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool capital = c >= 'A' && c <= 'Z';
+    const bool letter = capital || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || byte > 127 || (c == '\'' && !word.empty());
+    if (!letter) end_word();
+    else if (word.size() < most_word_bytes) word += capital ? char(c - 'A' + 'a') : c;
+  }
+  end_word();
+}
+
+Dataset load_text(const std::string& directory, BadSamples) {
+  if (directory.empty()) throw UsageError("data set text: the folder is missing; write text:DIR" + layout);
+  const fs::path train = fs::path(directory) / "train", test = fs::path(directory) / "test";
+  const std::vector<std::string> of_train = folders(train), of_test = folders(test);
+  std::vector<std::string> classes;
+  std::set_intersection(of_train.begin(), of_train.end(), of_test.begin(), of_test.end(), std::back_inserter(classes));
+  if (classes.size() < 2) throw UsageError("'" + directory + "' has " + std::to_string(classes.size()) + " classes of text in both parts; give at least two" + layout);
+  const Vocabulary vocabulary = vocabulary_of(train, classes);
+  const std::vector<int64_t> lengths = {64, 128, most_tokens};
+  Dataset dataset{.name = "text", .image = {1, 1, 1, 1}, .classes = int64_t(classes.size()), .vocabulary = vocabulary_size, .train = {}, .test = {}};
+  dataset.train = text_samples(texts_of(train, classes, vocabulary), lengths);
+  dataset.test = text_samples(texts_of(test, classes, vocabulary), lengths);
+  return dataset;
+}
+
+}  // namespace pipecast
