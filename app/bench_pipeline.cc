@@ -148,7 +148,7 @@ class BenchPipelineCommand : public Command {
     return make_programs(find_method(o.method), setting);
   }
 
-  // By the number of stretches and the images of a pass: methods with the same are compared on the same partition.
+  // By the number of pieces and the images of a pass: methods with the same are compared on the same partition.
   using Partitions = std::map<std::pair<size_t, int64_t>, std::vector<int>>;
 
   void prepare(Entry& entry, const ModelOptions& model, Partitions& partitions) const {
@@ -156,10 +156,10 @@ class BenchPipelineCommand : public Command {
     const int chunks = pipecast::chunks(walked);
     entry.bubble = simulate(walked, uniform_costs(base_.stages, chunks, 1, 2, 0)).bubble_share;
     const Graph graph = make_graph(model);
-    const int stretches = base_.stages * chunks;
-    std::vector<int>& partition = partitions[{size_t(stretches), entry.options.pass()}];
+    const int pieces = base_.stages * chunks;
+    std::vector<int>& partition = partitions[{size_t(pieces), entry.options.pass()}];
     const bool listed = partition_ != "balanced" && partition_ != "measured";
-    if (partition.empty() && listed) partition = listed_partition(partition_, graph, stretches);
+    if (partition.empty() && listed) partition = listed_partition(partition_, graph, pieces);
     entry.options.partition = partition;
     const Plan plan = make_plan(graph, entry.options, partition_ == "measured" ? Balance::measured : Balance::estimated);
     entry.options.partition = partition = plan.partition;

@@ -20,7 +20,7 @@ struct MethodChoice {
     o.number("stages", setting.stages, "N", "stages of the pipeline", 1);
     o.number("minibatches", setting.minibatches, "N", "mini-batches from fill to drain", int64_t(1));
     o.number("micro-batches", setting.micro_batches, "N", "micro-batches per mini-batch", 1);
-    o.number("chunks", setting.chunks, "N", "stretches of the model per stage; 0: as many as the method takes by itself", 0);
+    o.number("chunks", setting.chunks, "N", "pieces of the model per stage; 0: as many as the method takes by itself", 0);
     o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
     o.text("recompute", recompute, "MODE", "which activations to compute again for the backward: " + list(recompute_modes()));
     o.number("synchronous-minibatches", setting.synchronous, "N", "mini-batches at the beginning that run as in 1f1b-flush", int64_t(0));

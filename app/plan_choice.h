@@ -31,7 +31,7 @@ struct PlanChoice {
     o.text("method", trainer.method, "NAME", list_names(methods()));
     o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
     o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
-    o.number("chunks", trainer.chunks, "N", "stretches of the model per stage; 0: as many as the method takes by itself", 0);
+    o.number("chunks", trainer.chunks, "N", "pieces of the model per stage; 0: as many as the method takes by itself", 0);
     o.text("recompute", recompute, "MODE", "forwards that are computed again: " + list(recompute_modes()));
     o.group("Machine");
     o.text("device", trainer.device, "NAME", "cpu or cuda");

@@ -35,7 +35,7 @@ void TrainingOptions::declare(Options& o) {
   o.text("program", program, "FILE", "a program of your own in place of a method's (docs/program-files.md); it sets the number of stages");
   o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
   o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
-  o.number("chunks", trainer.chunks, "N", "stretches of the model per stage, for interleaved; 0: as many as the method takes by itself", 0);
+  o.number("chunks", trainer.chunks, "N", "pieces of the model per stage, for interleaved; 0: as many as the method takes by itself", 0);
   o.text("recompute", recompute, "WHEN", "activations made again for the backward: " + list(recompute_modes()) + " (of a mini-batch)");
   o.flag("deferred-batch-norm", trainer.deferred_batch_norm, "running statistics are those of mini-batches, not of micro-batches");
   o.number("synchronous-epochs", trainer.synchronous_epochs, "N", "train synchronously first, may be a fraction", 0.0);
@@ -135,25 +135,25 @@ void TrainingOptions::resolve_optimizer(const Method& method) {
                      ": leave --optimizer out, or choose another method");
 }
 
-void TrainingOptions::resolve_partition(const Graph& graph, int stretches) {
+void TrainingOptions::resolve_partition(const Graph& graph, int pieces) {
   if (partition == "balanced") {
-    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.pass()), stretches);
+    trainer.partition = pipecast::partition(estimated_costs(graph, trainer.pass()), pieces);
     return;
   }
   if (partition == "measured") {
-    trainer.partition = pipecast::partition(measured_costs(graph, trainer), stretches);
+    trainer.partition = pipecast::partition(measured_costs(graph, trainer), pieces);
     // What was measured goes into the configuration: another measurement might come out otherwise.
     partition.clear();
     for (int parts : trainer.partition) partition += (partition.empty() ? "" : ",") + std::to_string(parts);
     return;
   }
-  trainer.partition = listed_partition(partition, graph, stretches);
+  trainer.partition = listed_partition(partition, graph, pieces);
 }
 
-std::vector<int> listed_partition(const std::string& option, const Graph& graph, int stretches) {
+std::vector<int> listed_partition(const std::string& option, const Graph& graph, int pieces) {
   if (option.find_first_not_of("0123456789,") != std::string::npos)
     throw UsageError(unknown_name("partition", option, {"balanced", "measured", "3,3,3,2"}));
-  return parse_partition(option, int(graph.parts().size()), stretches);
+  return parse_partition(option, int(graph.parts().size()), pieces);
 }
 
 std::string run_configuration(const Options& options) {

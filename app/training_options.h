@@ -40,11 +40,11 @@ struct TrainingOptions {
  private:
   void resolve_program();
   void resolve_optimizer(const Method&);
-  void resolve_partition(const Graph&, int stretches);
+  void resolve_partition(const Graph&, int pieces);
 };
 
-// The parts per stretch that --partition lists. Throws UsageError where it is no list, or one that does not fit.
-std::vector<int> listed_partition(const std::string& option, const Graph&, int stretches);
+// The parts per piece that --partition lists. Throws UsageError where it is no list, or one that does not fit.
+std::vector<int> listed_partition(const std::string& option, const Graph&, int pieces);
 
 // The configuration that a run's folder keeps.
 std::string run_configuration(const Options&);

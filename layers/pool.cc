@@ -16,7 +16,7 @@ struct Windows {
   Shape in, out;
   int64_t kernel_h, kernel_w, stride, padding;
 
-  // A stretch of one axis.
+  // A range of one axis.
   struct Range {
     int64_t begin, end;
   };

@@ -22,7 +22,7 @@ struct Node {
   int value = 0;            // that it makes
 };
 
-// A stretch of nodes that the partitioner does not cut: [first, last).
+// Nodes [first, last) that the partitioner does not cut.
 struct Part {
   std::string name;
   int first = 0, last = 0;

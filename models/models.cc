@@ -20,7 +20,7 @@ Registry<ModelEntry>& registry() {
       {"resnet50", "25.56 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(50, o); }},
       {"resnet101", "44.55 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(101, o); }},
       {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }},
-      {"bag-of-embeddings", "0.65 M parameters with 10000 tokens, text, the mean of all words", bag_of_embeddings},
+      {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
   });
   return models;
 }

@@ -23,9 +23,11 @@ compile train pipecast && ./train
 
 # The whole command with the fork's names in it.
 compile main pipecast-command
+./main info >info
+./main train --help >help
 for name in two-branches half-ahead lion inverse-root stripes; do
-  ./main info | grep -q "$name" || { echo "info does not name $name"; exit 1; }
-  ./main train --help | grep -q "$name" || { echo "train --help does not name $name"; exit 1; }
+  grep -q "$name" info || { echo "info does not name $name"; exit 1; }
+  grep -q "$name" help || { echo "train --help does not name $name"; exit 1; }
 done
 ./main audit --stages 3 --method half-ahead --minibatches 4 >/dev/null
 run=(--data stripes --model two-branches --stages 3 --optimizer lion --lr 0.002 --lr-schedule inverse-root --epochs 1 --batch 64)

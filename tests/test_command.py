@@ -90,7 +90,7 @@ class Help(CommandTest):
         self.assertLessEqual({"pipeoptim", "vanilla", "pipedream", "gpipe"}, {method["name"] for method in info["methods"]})
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
-        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "folder", "generated"})
+        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "folder", "text", "generated"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
 

@@ -80,7 +80,7 @@ void check_tracks(const Recorded& recorded) {
   }
 }
 
-// What makes and what takes are a stretch of the model apart, and in time one after the other.
+// What makes and what takes are a piece of the model apart, and in time one after the other.
 void check_arrows(const Recorded& recorded, const std::map<Key, Json>& passes, int stages, size_t expected) {
   std::map<int64_t, Json> begins, ends;
   for (const Json& e : recorded.arrows) CHECK((e["ph"] == "s" ? begins : ends).emplace(e["id"], e).second);
@@ -95,8 +95,8 @@ void check_arrows(const Recorded& recorded, const std::map<Key, Json>& passes, i
   for (const auto& [id, begin] : begins) {
     const Json maker = at(begin), taker = at(ends.at(id));
     const int step = begin["name"] == "gradient" ? -1 : 1;
-    auto stretch = [&](const Json& e) { return e["args"]["chunk"].get<int>() * stages + e["tid"].get<int>(); };
-    CHECK(stretch(maker) + step == stretch(taker));
+    auto piece = [&](const Json& e) { return e["args"]["chunk"].get<int>() * stages + e["tid"].get<int>(); };
+    CHECK(piece(maker) + step == piece(taker));
     CHECK(maker["cat"] == taker["cat"]);
     CHECK((maker["cat"] == "forward") == (step == 1));
     for (const char* of : {"minibatch", "micro"}) CHECK(maker["args"][of] == taker["args"][of]);
@@ -137,8 +137,8 @@ TEST_CASE("a trace holds every pass once, in its time, with the weights that the
         for (const AuditedPass& pass : audited.passes) {
           const auto found = passes.find({to_string(pass.operation), pass.stage, pass.minibatch, pass.micro, pass.chunk});
           REQUIRE(found != passes.end());
-          const int stretch = pass.chunk * o.stages + pass.stage, stretches = chunks(programs) * o.stages;
-          arrows += pass.operation == Operation::forward ? stretch < stretches - 1 : pass.backward() && stretch > 0;
+          const int piece = pass.chunk * o.stages + pass.stage, pieces = chunks(programs) * o.stages;
+          arrows += pass.operation == Operation::forward ? piece < pieces - 1 : pass.backward() && piece > 0;
           if (pass.operation == Operation::backward_weight) continue;  // reads none
           const Json& of = found->second["args"];
           CHECK(of["reads"] == to_string(pass.reads));
