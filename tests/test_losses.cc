@@ -114,7 +114,7 @@ TEST_CASE("a label that no class has is refused before it is used as an index") 
   const auto layer = softmax_cross_entropy("loss", {.class_weights = {1, 2, 3}});
   for (const int32_t label : {3, -1})
     CHECK(message_of<UsageError>([&] { run(*layer, {}, noise(6, 1), {2, 1, 1, 3}, labels({0, label}, {2, 1, 1, 1})); }) ==
-          "softmax_cross_entropy 'loss' is given the label " + std::to_string(label) + ": labels are 0 to 2, or -100 for what is not counted");
+          ("softmax_cross_entropy 'loss' is given the label " + std::to_string(label) + ": labels are 0 to 2, or -100 for what is not counted").c_str());
 }
 
 TEST_CASE("losses: gradients by differences, devices, threads, passes in flight, for odd sizes") {
