@@ -83,7 +83,7 @@ class EvalCommand : public Command {
                        .dump()
                 << "\n";
     else
-      std::cout << format("%s on %s, %lld test images: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
+      std::cout << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
                           (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
   }
 

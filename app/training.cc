@@ -34,7 +34,7 @@ void describe(const TrainingOptions& options, const Dataset& dataset, const Grap
     table += format("%5zu  %-28s %10lld  %6d  %6d  %7.1f MiB\n", k, owns.c_str(), (long long)(stage.parameters), stage.copies, stage.frames,
                     memory_mebibytes(stage));
   }
-  std::cout << format("%s with %lld parameters on %s: %lld training and %lld test images\n", options.model.c_str(), (long long)(parameters),
+  std::cout << format("%s with %lld parameters on %s: %lld training and %lld test samples\n", options.model.c_str(), (long long)(parameters),
                       dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
             << (dataset.skipped > 0 ? format("%lld bad samples left out\n", (long long)(dataset.skipped)) : "")
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
@@ -130,14 +130,14 @@ class Shown {
     if (row.test_accuracy) std::cout << format("  test accuracy %6.2f %%", 100 * *row.test_accuracy);
     int64_t skipped = 0;  // on the stage that left out most
     for (const EvaluatedStage& stage : row.stages) skipped = std::max(skipped, stage.skipped_updates);
-    std::cout << format("  %.0f images/s  learning rate %.4g", row.samples_per_second, double(row.learning_rate))
+    std::cout << format("  %.0f samples/s  learning rate %.4g", row.samples_per_second, double(row.learning_rate))
               << (skipped > 0 ? format("  %lld updates left out", (long long)(skipped)) : "") << std::endl;
   }
 
   void show_progress() {
     const RunProgress now = loop_.progress();
     const int64_t epoch = (now.minibatches - 1) / per_epoch_, left = int64_t(now.seconds_left);
-    progress_.show(format("epoch %lld/%lld  mini-batch %lld/%lld  loss %.4f  %.0f images/s  %lld:%02lld left", (long long)(epoch + 1),
+    progress_.show(format("epoch %lld/%lld  mini-batch %lld/%lld  loss %.4f  %.0f samples/s  %lld:%02lld left", (long long)(epoch + 1),
                           (long long)(options_.run.epochs), (long long)(now.minibatches - epoch * per_epoch_), (long long)(per_epoch_),
                           trainer_.mean_loss(), now.samples_per_second, (long long)(left / 60), (long long)(left % 60)));
   }

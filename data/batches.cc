@@ -31,6 +31,7 @@ Batches::Batches(std::shared_ptr<const Samples> samples, const BatchOptions& opt
   }
   std::vector<Batch> shorter;
   for (size_t b = 0; b < buckets.size(); ++b) {
+    if (buckets[b].empty()) continue;
     const int64_t begin = int64_t(buckets_.size()), end = begin + int64_t(buckets[b].size());
     buckets_.insert(buckets_.end(), buckets[b].begin(), buckets[b].end());
     bucket_ends_.push_back(end);

@@ -38,8 +38,14 @@ class Linear : public Layer {
   void backward(const Pass& p) override {
     const int64_t n = p.dy.shape.rows();
     if (!p.dweight.empty()) {
-      gemm(p.device, true, false, out_, in_, n, p.dy.as<float>(), p.x[0].as<float>(), 1, p.dweight[0]);
-      if (bias_) columns<1>(p.device, n, out_, BiasBackward<float>{p.dy.as<float>(), p.dweight[1], out_});
+      // A sequence is added up by itself: the zeros of its padding come last in a sum of its own, and change no bit.
+      const bool sequences = p.dy.shape.w == 1 && p.dy.shape.h > 1;
+      const int64_t sums = sequences ? p.dy.shape.n : 1, rows = sequences ? p.dy.shape.h : n;
+      for (int64_t k = 0; k < sums; ++k) {
+        const float *dy = p.dy.as<float>() + k * rows * out_, *x = p.x[0].as<float>() + k * rows * in_;
+        gemm(p.device, true, false, out_, in_, rows, dy, x, 1, p.dweight[0]);
+        if (bias_) columns<1>(p.device, rows, out_, BiasBackward<float>{dy, p.dweight[1], out_});
+      }
     }
     if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.as<float>(), p.weight[0], 0, p.dx[0].as<float>());
   }

@@ -210,7 +210,7 @@ class BadData(CommandTest):
         self.refuse_data("test_batch.bin", "label 10", "record 2", "--bad-samples skip")
         out = self.succeed("train", "--data", f"cifar10:{self.folder}", "--batch", 8, "--epochs", 1, "--threads", 1, "--lr", ".001",
                            "--bad-samples", "skip", "--out", "run")
-        self.assertIn("20 training and 3 test images\n1 bad samples left out\n", out)
+        self.assertIn("20 training and 3 test samples\n1 bad samples left out\n", out)
         self.assertEqual(self.metrics("run")[0]["bad_samples_skipped"], 1)
         self.assertEqual(json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["images"], 3)
         self.refuse(["eval", "--run", "run", "--bad-samples", "fail"], "record 2")

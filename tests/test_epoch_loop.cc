@@ -163,6 +163,61 @@ TEST_CASE("a run whose loss is too large ends with a line that says so") {
   CHECK_THROWS_AS(EpochLoop(s.trainer, s.train, s.test, three_epochs, {}, folder), UsageError);  // it is locked
 }
 
+namespace {
+
+// y = the sum of four numbers: a column "x" and a column "target".
+class SumSamples : public Samples {
+ public:
+  int64_t size() const override { return 64; }
+  const std::vector<InputSpec>& columns() const override { return columns_; }
+  void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const override {
+    float* values = static_cast<float*>(to);
+    const Random random{6, purpose("sums"), 0};
+    for (int64_t i = 0; i < count; ++i) {
+      float sum = 0;
+      for (int64_t k = 0; k < 4; ++k) {
+        const float x = random.normal(uint64_t(samples[i] * 4 + k));
+        sum += x;
+        if (column == 0) values[i * 4 + k] = x;
+      }
+      if (column == 1) values[i] = sum;
+    }
+  }
+  void add_to(Sha256&) const override {}
+
+ private:
+  std::vector<InputSpec> columns_ = {{"x", {{1, 1, 1, 4}}}, {"target", {{1, 1, 1, 1}, Storage::fp32, false}}};
+};
+
+}  // namespace
+
+TEST_CASE("regression: another loss, another data set, no changed line in the engine") {
+  const auto samples = std::make_shared<SumSamples>();
+  Graph g("regression");
+  const int x = g.input(samples->columns()[0]);
+  g.part("hidden");
+  const int hidden = g.add(relu("relu"), {g.add(linear("hidden", 4, 16), {x})});
+  g.part("head");
+  const int y = g.add(linear("fc", 16, 1), {hidden});
+  g.add(mean_squared_error("loss"), {y, g.input(samples->columns()[1])});
+  TrainerOptions o;
+  o.stages = 2, o.threads = 2, o.batch = 8;
+  o.optimizer = {.name = "adam"};
+  o.schedule = {.name = "constant", .rate = .02f};
+  Batches train(samples, {.batch = 8, .shuffle = true, .seed = 1}), test(samples, {.batch = 8});
+  Trainer trainer(std::move(g), o);
+  const Folder folder;
+  EpochLoop loop(trainer, train, test, {.epochs = 20}, {}, folder.run("regression"));
+  loop.begin(origin);
+  const std::optional<RunResult> result = loop.run();
+  REQUIRE(result);
+  CHECK(result->epochs.front().test_loss > 0.5);
+  CHECK(result->epochs.back().test_loss < 0.05);
+  std::vector<float> prediction;
+  trainer.evaluate(test, &prediction);
+  CHECK(prediction.size() == 64);
+}
+
 TEST_CASE("stops and what is counted between them") {
   const Stops stops({.epochs = 5, .eval_every = 2, .checkpoint_every = 7}, 10);
   std::vector<int64_t> all;
