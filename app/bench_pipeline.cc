@@ -157,7 +157,7 @@ class BenchPipelineCommand : public Command {
     entry.bubble = simulate(walked, uniform_costs(base_.stages, chunks, 1, 2, 0)).bubble_share;
     const Graph graph = make_graph(model);
     const int pieces = base_.stages * chunks;
-    std::vector<int>& partition = partitions[{size_t(pieces), entry.options.pass()}];
+    std::vector<int>& partition = partitions[{size_t(pieces), entry.options.pass().samples}];
     const bool listed = partition_ != "balanced" && partition_ != "measured";
     if (partition.empty() && listed) partition = listed_partition(partition_, graph, pieces);
     entry.options.partition = partition;

@@ -4,7 +4,7 @@
 
 #include "app/commands.h"
 #include "app/config_file.h"
-#include "app/weights_file.h"
+#include "app/training_options.h"
 #include "engine/files/safetensors.h"
 #include "pipeline/train/run_folder.h"
 #include "pipeline/train/trainer.h"
@@ -63,10 +63,15 @@ class EvalCommand : public Command {
     if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, bad_samples_mode(bad_samples_)); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
     mistakes.report();
-    named.options.image = dataset.image;
+    if (dataset.vocabulary > 0 && named.options.vocabulary != dataset.vocabulary)
+      throw UsageError("the weights are for " + std::to_string(named.options.vocabulary) + " different tokens and '" + data_ + "' has " +
+                       std::to_string(dataset.vocabulary) + ": use the data set that they were trained on");
+    named.options.image = model_options_of(dataset).image;
+    Graph graph = make_model(named.model, named.options);
+    check_columns(graph, dataset);
     const Batches batches(dataset.test, {.batch = trainer_.batch});
     if (trainer_.threads == 0) trainer_.threads = threads();
-    Trainer trainer(make_model(named.model, named.options), trainer_, batches.shapes());
+    Trainer trainer(std::move(graph), trainer_, batches.shapes());
     trainer.set_weights(named.weights);
 
     std::vector<float> logits;

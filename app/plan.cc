@@ -48,7 +48,7 @@ std::string table(const Plan& plan) {
                    mebibytes(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena), mebibytes(stage.links),
                    stage.seconds * 1e3);
   }
-  text += format("\nin all %.1f MiB, with %.1f MiB of images made ahead\n", mebibytes(plan.memory()), mebibytes(plan.loader));
+  text += format("\nin all %.1f MiB, with %.1f MiB of samples read ahead\n", mebibytes(plan.memory()), mebibytes(plan.loader));
   return text;
 }
 

@@ -10,7 +10,7 @@ namespace pipecast {
 
 struct PlanChoice {
   std::string model = "resnet20", partition = "balanced", look_ahead = "paper", recompute = "never";
-  int64_t image = 32, classes = 10;
+  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary;
   bool cut_layers = false;
   TrainerOptions trainer;
 
@@ -19,8 +19,10 @@ struct PlanChoice {
   void declare(Options& o) {
     o.group("Model");
     o.text("model", model, "NAME", list_names(model_entries()));
-    o.number("batch", trainer.batch, "N", "images per mini-batch", int64_t(1));
+    o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
     o.number("image", image, "SIZE", "height and width of the images", int64_t(1));
+    o.number("length", trainer.length, "N", "tokens of a text, where the model reads text", int64_t(1));
+    o.number("vocabulary", vocabulary, "N", "tokens that there are", int64_t(1));
     o.number("classes", classes, "N", "classes of the model", int64_t(1));
     o.text("optimizer", trainer.optimizer.name, "NAME", list(optimizer_names()));
     o.number("momentum", trainer.optimizer.momentum, "U", "sgd");
@@ -53,7 +55,7 @@ struct PlanChoice {
 
   // Measures. After resolve().
   Plan plan() {
-    Graph graph = make_model(model, {{1, image, image, 3}, classes});
+    Graph graph = make_model(model, {.image = {1, image, image, 3}, .classes = classes, .vocabulary = vocabulary});
     if (cut_layers) graph.cut_parts_by_layer();
     if (partition == "measured") return make_plan(graph, trainer, Balance::measured);
     if (partition != "balanced") {

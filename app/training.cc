@@ -173,7 +173,7 @@ RunOrigin Training::origin(const Options& options) const {
   origin.options = option_values(options);
   origin.identity = identity(input_.dataset, options_).dump();
   origin.notes = Json{{"bad_samples_skipped", input_.dataset.skipped}}.dump();
-  origin.weights_metadata = weights_metadata(options_.model, {input_.dataset.image, input_.dataset.classes});
+  origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset));
   return origin;
 }
 

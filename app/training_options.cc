@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/batches.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/plan/program_file.h"
@@ -100,10 +101,12 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
     mistakes.add(unknown_name("executor", trainer.executor, executors));
   mistakes.check([&] {
     input.dataset = load_dataset(data, bad_samples_mode(bad_samples));
-    model_options = {input.dataset.image, input.dataset.classes, label_smoothing};
-    if (input.dataset.vocabulary > 0) model_options.vocabulary = input.dataset.vocabulary;
+    model_options = model_options_of(input.dataset);
+    model_options.label_smoothing = label_smoothing;
+    trainer.length = input.dataset.train->lengths().back();
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
+  if (input.graph && input.dataset.train) mistakes.check([&] { check_columns(*input.graph, input.dataset); });
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();
   if (input.graph && method) {
     const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : trainer.chunks > 0 ? trainer.chunks : method->chunks;
@@ -113,6 +116,18 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
     mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
   mistakes.report();
   return input;
+}
+
+ModelOptions model_options_of(const Dataset& dataset) {
+  ModelOptions options{.classes = dataset.classes};
+  if (dataset.image.count() > 1) options.image = dataset.image;
+  if (dataset.vocabulary > 0) options.vocabulary = dataset.vocabulary;
+  return options;
+}
+
+void check_columns(const Graph& graph, const Dataset& dataset) {
+  const Batches batches(dataset.train, {});
+  for (const InputSpec& input : graph.inputs()) batches.column(input);
 }
 
 // What the file says of stages and micro-batches goes into the configuration.

@@ -7,7 +7,7 @@
 #include "app/options.h"
 #include "app/weights_file.h"
 #include "data/dataset.h"
-#include "models/graph.h"
+#include "models/models.h"
 #include "pipeline/train/run_options.h"
 #include "pipeline/train/trainer.h"
 
@@ -42,6 +42,11 @@ struct TrainingOptions {
   void resolve_optimizer(const Method&);
   void resolve_partition(const Graph&, int pieces);
 };
+
+// What a model for this data set is made with; what does not apply stays as it is by itself.
+ModelOptions model_options_of(const Dataset&);
+// Throws UsageError where the data set lacks a column that the model reads.
+void check_columns(const Graph&, const Dataset&);
 
 // The parts per piece that --partition lists. Throws UsageError where it is no list, or one that does not fit.
 std::vector<int> listed_partition(const std::string& option, const Graph&, int pieces);

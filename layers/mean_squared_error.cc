@@ -65,6 +65,7 @@ class MeanSquaredError : public Layer {
     if (!p.replay) columns<1>(p.device, rows, 1, Total{p.y.as<float>(), p.sums});
   }
   void backward(const Pass& p) override {
+    if (!p.dx[0].data) return;
     with_element(p.x[0].storage, [&](auto element) {
       using T = decltype(element);
       map(p.device, p.x[0].shape.count(), SquaredErrorBackward<T>{p.x[0].as<T>(), p.x[1].as<float>(), p.dx[0].as<T>(), p.scale});

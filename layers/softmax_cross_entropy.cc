@@ -120,6 +120,9 @@ class SoftmaxCrossEntropy : public Layer {
     const int32_t* target = x[1].as<int32_t>();
     for (int64_t r = 0; r < x[1].shape.count(); ++r) {
       if (target[r] == options_.ignored) continue;
+      if (target[r] < 0 || target[r] >= x[0].shape.c)
+        throw UsageError("softmax_cross_entropy '" + name() + "' is given the label " + std::to_string(target[r]) + ": labels are 0 to " +
+                         std::to_string(x[0].shape.c - 1) + ", or " + std::to_string(options_.ignored) + " for what is not counted");
       counts[0] += options_.class_weights.empty() ? 1 : double(options_.class_weights[size_t(target[r])]);
       ++counts[1];
     }
@@ -137,6 +140,7 @@ class SoftmaxCrossEntropy : public Layer {
     if (!p.replay) columns<2>(p.device, rows, 1, Totals{row_loss, row_hit, p.sums});
   }
   void backward(const Pass& p) override {
+    if (!p.dx[0].data) return;
     with_element(p.x[0].storage, [&](auto element) {
       using T = decltype(element);
       rows(p.device, p.y.shape.rows(),

@@ -3,6 +3,11 @@
 //
 //   check_layer(*relu("relu"), {{2, 3, 3, 17}}, {.kinks = true});   gradients, devices, passes in flight, threads, declared needs
 //   check_golden("relu", *relu("relu"));                            every value against PyTorch's, on every device, where GOLDEN_DIR is defined
+//
+// A layer with integer inputs, and a loss:
+//
+//   check_layer(*embedding("e", {.vocabulary = 7, .features = 5}), {{3, 5, 1, 1}}, {.below = {7}});
+//   check_layer(*softmax_cross_entropy("loss"), {{4, 1, 1, 5}, {4, 1, 1, 1}}, {.below = {0, 5}});
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -91,26 +96,40 @@ inline std::vector<TensorSpec> specs_of(const std::vector<Shape>& shapes) { retu
 
 // What a pass reads and what it makes, on the host, in the order of the layer's inputs, parameters and statistics.
 struct Given {
-  std::vector<Shape> shapes;
-  std::vector<Values> x, weight, statistics;
-  Values dy;
+  std::vector<TensorSpec> specs;  // of the inputs
+  std::vector<Values> x, weight, statistics;  // an int32 input as the floats with the same bits
+  Values dy;                                  // of a loss: 1, and not given to it
 };
 struct Made {
   Values y;
+  Values sums;  // of a loss
   std::vector<Values> dx, dweight, statistics;
 };
 
-// Noise everywhere; statistics positive, as variances are.
-inline Given some_given(Layer& layer, std::vector<Shape> shapes, uint64_t seed = 1) {
+// Integers in [0, below), as the floats with the same bits.
+inline Values integer_noise(int64_t n, uint64_t seed, int32_t below) {
+  Values values;
+  for (int64_t i = 0; i < n; ++i)
+    values.push_back(std::bit_cast<float>(int32_t(Random{seed, purpose("test"), 0}.below(uint64_t(i), uint32_t(below)))));
+  return values;
+}
+
+// Noise everywhere; statistics positive, as variances are. below: of Options.
+inline Given some_given(Layer& layer, const std::vector<Shape>& shapes, uint64_t seed = 1, const std::vector<int32_t>& below = {}) {
   Given given;
-  for (const Shape& shape : shapes) given.x.push_back(noise(shape.count(), ++seed));
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const bool integers = i < below.size() && below[i] > 0;
+    given.specs.push_back({shapes[i], integers ? Storage::int32 : Storage::fp32});
+    ++seed;
+    given.x.push_back(integers ? integer_noise(shapes[i].count(), seed, below[i]) : noise(shapes[i].count(), seed));
+  }
   for (const ParameterSpec& spec : layer.parameters()) given.weight.push_back(noise(spec.count(), ++seed));
   for (const ParameterSpec& spec : layer.statistics()) {
     given.statistics.push_back(noise(spec.count(), ++seed));
     for (float& v : given.statistics.back()) v = spec.counter ? 3 : 0.5f + std::abs(v);
   }
-  given.dy = noise(layer.output(specs_of(shapes)).shape.count(), ++seed);
-  given.shapes = std::move(shapes);
+  const int64_t outputs = layer.output(given.specs).shape.count();
+  given.dy = layer.means().empty() ? noise(outputs, ++seed) : Values(size_t(outputs), 1.f);
   return given;
 }
 
@@ -120,13 +139,14 @@ class Flight {
  public:
   // wanted: which inputs somebody wants the gradient of.
   Flight(Layer& layer, Device device, const Given& given, bool training = true, std::vector<bool> wanted = {})
-      : layer_(layer), given_(given), needs_(layer.prepare(device, specs_of(given.shapes))) {
+      : layer_(layer), given_(given), needs_(layer.prepare(device, given.specs)) {
     auto buffer = [&](Values values) { return &buffers_.emplace_back(std::make_unique<Guarded>(device, std::move(values)))->data()[0]; };
     auto nothing = [&](int64_t n) { return buffer(Values(size_t(n), NAN)); };
-    const Shape out = layer.output(specs_of(given.shapes)).shape;
+    const Shape out = layer.output(given.specs).shape;
     for (size_t i = 0; i < given.x.size(); ++i) {
-      x_.push_back({buffer(given.x[i]), given.shapes[i]});
-      dx_.push_back({wanted.empty() || wanted[i] ? nothing(given.shapes[i].count()) : nullptr, given.shapes[i]});
+      const TensorSpec& spec = given.specs[i];
+      x_.push_back({buffer(given.x[i]), spec.shape, spec.storage});
+      dx_.push_back({spec.differentiable && (wanted.empty() || wanted[i]) ? nothing(spec.shape.count()) : nullptr, spec.shape, spec.storage});
     }
     for (const Values& w : given.weight) weight_.push_back(buffer(w));
     for (const Values& w : given.weight) dweight_.push_back(buffer(noise(int64_t(w.size()), 99)));
@@ -134,7 +154,9 @@ class Flight {
     pass_.device = device, pass_.training = training, pass_.seed = 7, pass_.step = 3;
     pass_.x = x_, pass_.dx = dx_;
     pass_.y = {nothing(out.count()), out};
-    pass_.dy = {buffer(given.dy), out};
+    const size_t means = layer.means().size();
+    pass_.dy = {means == 0 ? buffer(given.dy) : nullptr, out};
+    if (means > 0) pass_.sums = buffer(Values(means, 0.f)), pass_.scale = buffer({1.f});
     pass_.weight = weight_, pass_.dweight = dweight_, pass_.statistics = statistics_;
     pass_.saved = nothing(needs_.saved);
     pass_.workspace = nothing(needs_.workspace);
@@ -146,6 +168,7 @@ class Flight {
     layer_.forward(pass_);
     allocated_ += allocations - before;
     made_.y = at(pass_.y.data).get();
+    if (pass_.sums) made_.sums = at(pass_.sums).get();
     for (const float* s : statistics_) made_.statistics.push_back(at(s).get());
     for (size_t i = 0; i < x_.size(); ++i) CHECK(same(at(x_[i].data).get(), given_.x[i]));  // inputs are read only
     for (const Tensor& x : x_)
@@ -168,7 +191,7 @@ class Flight {
       const Values prefilled = noise(int64_t(given_.weight[i].size()), 99);
       for (size_t k = 0; k < prefilled.size(); ++k) made_.dweight[i][k] -= prefilled[k];
     }
-    CHECK(same(at(pass_.dy.data).get(), given_.dy));
+    if (pass_.dy.data) CHECK(same(at(pass_.dy.data).get(), given_.dy));
     check_guards();
     if (layer_.adds() && dx_[0].data) check_added();
   }
@@ -262,6 +285,7 @@ inline void check_close(const std::string& what, const Made& got, const Made& ex
     for (size_t i = 0; i < a.size(); ++i) check_close(indexed(what + " " + part, i), a[i], b[i], bound);
   };
   check_close(what + " y", got.y, expected.y, bound);
+  check_close(what + " sums", got.sums, expected.sums, bound);
   all("dx", got.dx, expected.dx);
   all("dweight", got.dweight, expected.dweight);
   all("statistics", got.statistics, expected.statistics);
@@ -270,7 +294,7 @@ inline bool same(const Made& a, const Made& b) {
   auto all = [](const std::vector<Values>& p, const std::vector<Values>& q) {
     return std::equal(p.begin(), p.end(), q.begin(), q.end(), Flight::same);
   };
-  return Flight::same(a.y, b.y) && all(a.dx, b.dx) && all(a.dweight, b.dweight) && all(a.statistics, b.statistics);
+  return Flight::same(a.y, b.y) && Flight::same(a.sums, b.sums) && all(a.dx, b.dx) && all(a.dweight, b.dweight) && all(a.statistics, b.statistics);
 }
 
 // The Jacobian of y by an input or a parameter `v` of `given`, column by column: central differences at h and h/2, extrapolated
@@ -319,7 +343,8 @@ inline std::vector<std::vector<double>> jacobian(Layer& layer, const Given& give
 inline void check_gradients(Layer& layer, Given given, bool kinks) {
   std::vector<bool> smooth(given.dy.size(), true);
   std::vector<std::vector<std::vector<double>>> by_x, by_weight;
-  for (Values& x : given.x) by_x.push_back(jacobian(layer, given, x, smooth));
+  for (size_t i = 0; i < given.x.size(); ++i)
+    by_x.push_back(given.specs[i].differentiable ? jacobian(layer, given, given.x[i], smooth) : std::vector<std::vector<double>>());
   for (Values& weight : given.weight) by_weight.push_back(jacobian(layer, given, weight, smooth));
   for (size_t k = 0; k < smooth.size(); ++k)
     if (!smooth[k]) given.dy[k] = 0;
@@ -346,11 +371,13 @@ inline void check_gradients(Layer& layer, Given given, bool kinks) {
 struct Options {
   bool kinks = false;    // its derivative jumps somewhere
   bool library = false;  // its sums are a library's, which may allocate, and whose order may depend on the number of threads
+  // By input: where it is above 0, the input is int32 with values from 0 to below it.
+  std::vector<int32_t> below = {};
 };
 
 inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options options = {}) {
   INFO(layer.kind(), " ", layer.name());
-  const Given given = some_given(layer, shapes), other = some_given(layer, shapes, 100);
+  const Given given = some_given(layer, shapes, 1, options.below), other = some_given(layer, shapes, 100, options.below);
   const Made alone = run(layer, {}, given), other_alone = run(layer, {}, other);
 
   check_gradients(layer, given, options.kinks);
@@ -381,6 +408,7 @@ inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options 
 
   // The gradient of an input that nobody wants is not computed, and the others do not change.
   for (size_t skipped = 0; skipped < shapes.size(); ++skipped) {
+    if (!given.specs[skipped].differentiable) continue;
     std::vector<bool> wanted(shapes.size(), true);
     wanted[skipped] = false;
     Made expected = alone;
@@ -392,7 +420,7 @@ inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options 
   if (!options.library) {
     std::vector<Shape> large = shapes;
     for (Shape& shape : large) shape = shape.batch(1 + (int64_t(1) << 17) / (shapes[0].h * shapes[0].w * shapes[0].c));
-    const Given many = some_given(layer, large);
+    const Given many = some_given(layer, large, 1, options.below);
     const int before = threads();
     set_threads(1);
     const Made one = run(layer, {}, many);
@@ -418,7 +446,7 @@ inline void check_golden(const std::string& name, Layer& layer, bool training = 
   for (int i = 0; file.tensors.contains(name + "/x" + std::to_string(i)); ++i) {
     const std::string x = std::string("x").append(std::to_string(i));
     const std::vector<int64_t>& s = tensor(x).shape;
-    given.shapes.push_back({s[0], s[1], s[2], s[3]});
+    given.specs.push_back(Shape{s[0], s[1], s[2], s[3]});
     given.x.push_back(values(x));
     if (training) expected.dx.push_back(values("d" + x));
   }
@@ -434,7 +462,7 @@ inline void check_golden(const std::string& name, Layer& layer, bool training = 
   }
   given.dy = values("dy");
   expected.y = values("y");
-  const Shape out = layer.output(specs_of(given.shapes)).shape;
+  const Shape out = layer.output(given.specs).shape;
   CHECK(std::vector<int64_t>{out.n, out.h, out.w, out.c} == tensor("y").shape);
   for (const TestDevice& on : test_devices())
     check_close(name + " on " + on.name, training ? run(layer, on.device, given) : evaluate(layer, on.device, given), expected, 2e-6);

@@ -110,6 +110,35 @@ TEST_CASE("a batch whose labels are all ignored has no loss and no gradient") {
   }
 }
 
+TEST_CASE("a label that no class has is refused before it is used as an index") {
+  const auto layer = softmax_cross_entropy("loss", {.class_weights = {1, 2, 3}});
+  for (const int32_t label : {3, -1})
+    CHECK(message_of<UsageError>([&] { run(*layer, {}, noise(6, 1), {2, 1, 1, 3}, labels({0, label}, {2, 1, 1, 1})); }) ==
+          ("softmax_cross_entropy 'loss' is given the label " + std::to_string(label) + ": labels are 0 to 2, or -100 for what is not counted").c_str());
+}
+
+TEST_CASE("losses: gradients by differences, devices, threads, passes in flight, for odd sizes") {
+  for (int64_t classes : {1, 3, 5, 17, 33}) {
+    const std::vector<Shape> shapes = {{3, 2, 1, classes}, {3, 2, 1, 1}};
+    const int32_t ignored = classes > 1 ? 1 : -100;  // about one row in `classes`
+    Values weights = noise(classes, 6);
+    for (float& w : weights) w = std::abs(w);
+    weights[0] = classes > 1 ? 0 : 2;
+    for (float smoothing : {0.f, 0.3f}) {
+      check_layer(*softmax_cross_entropy("loss", {smoothing, ignored}), shapes, {.below = {0, int32_t(classes)}});
+      check_layer(*softmax_cross_entropy("loss", {smoothing, ignored, weights}), shapes, {.below = {0, int32_t(classes)}});
+    }
+  }
+}
+
+TEST_CASE("layers of text: gradients by differences, devices, threads, passes in flight, for odd sizes") {
+  for (int64_t features : {1, 3, 17}) {
+    check_layer(*embedding("e", {.vocabulary = 7, .features = features}), {{3, 5, 1, 1}}, {.below = {7}});
+    check_layer(*embedding("e", {.vocabulary = 7, .features = features, .padding = -1}), {{1, 9, 1, 1}}, {.below = {7}});
+    check_layer(*masked_mean("m"), {{5, 3, 1, features}, {5, 1, 1, 1}}, {.below = {0, 4}});
+  }
+}
+
 TEST_CASE("the gradients of losses by differences") {
   const Values x = noise(6 * 5, 3);
   const Shape shape{3, 2, 1, 5};

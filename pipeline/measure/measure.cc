@@ -51,11 +51,11 @@ std::array<double, sizeof...(F)> median_seconds_in_turns(Device device, const F&
 // A part with memory of its own, and the times of its passes.
 class MeasuredPart {
  public:
-  MeasuredPart(Device device, const Graph& graph, const Part& part, int64_t batch, const SectionOptions& options)
+  MeasuredPart(Device device, const Graph& graph, const Part& part, const PassShape& pass, const SectionOptions& options)
       : device_(device),
-        batch_(batch),
+        pass_(pass),
         splits_(options.split_backward),
-        section_(device, graph, part.first, part.last, {PassShape(batch)}, 1, options),
+        section_(device, graph, part.first, part.last, {pass}, 1, options),
         weights_(device, section_.parameters().total),
         gradients_(device, section_.parameters().total),
         statistics_(device, section_.statistics().total),
@@ -64,7 +64,7 @@ class MeasuredPart {
         s_(section_.bind_statistics(statistics_.data())) {}
 
   void forward() {
-    forward_.push_back(seconds_of(device_, [&] { section_.forward(0, batch_, w_, s_, {}); }));
+    forward_.push_back(seconds_of(device_, [&] { section_.forward(0, pass_, w_, s_, {}); }));
   }
   void backward() {
     if (!splits_) return backward_.push_back(half(Half::both));
@@ -80,11 +80,11 @@ class MeasuredPart {
 
  private:
   double half(Half which) {
-    return seconds_of(device_, [&] { section_.backward(0, batch_, w_, g_, s_, {}, which); });
+    return seconds_of(device_, [&] { section_.backward(0, pass_, w_, g_, s_, {}, which); });
   }
 
   Device device_;
-  int64_t batch_;
+  PassShape pass_;
   bool splits_;
   Section section_;
   Memory weights_, gradients_, statistics_;
@@ -94,7 +94,7 @@ class MeasuredPart {
 
 }  // namespace
 
-std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const std::string& device, const std::string& math,
+std::vector<PartSeconds> measure_parts(const Graph& graph, const PassShape& pass, const std::string& device, const std::string& math,
                                        int threads_of_a_stage, int stages, bool halves) {
   const size_t parts = graph.parts().size();
   std::vector<PartSeconds> costs(parts);
@@ -111,7 +111,7 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, int64_t batch, const 
     for (int share : shares) {
       devices.push_back(std::make_unique<DeviceOwner>(device, math));
       owned.push_back({});
-      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], batch, SectionOptions{activation_storage(math), splits});
+      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], pass, SectionOptions{activation_storage(math), splits});
     }
 
     // Everybody goes on until the slowest has enough, so that all of them are disturbed all the time.

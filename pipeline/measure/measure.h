@@ -14,9 +14,9 @@ struct PartSeconds {
   double input_half = 0, weight_half = 0;  // of a backward that comes in halves; 0 where they are not asked for
 };
 
-// Of one pass of `batch` samples: medians of several runs. Different parts are measured at the same time, each with as many threads as a
+// Of one pass: medians of several runs. Different parts are measured at the same time, each with as many threads as a
 // stage has, and as many of them as there are stages with cores of their own: they compete for the machine's memory.
-std::vector<PartSeconds> measure_parts(const Graph&, int64_t batch, const std::string& device, const std::string& math, int threads,
+std::vector<PartSeconds> measure_parts(const Graph&, const PassShape&, const std::string& device, const std::string& math, int threads,
                                        int stages, bool halves);
 
 struct UpdateSeconds {

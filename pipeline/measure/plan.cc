@@ -159,7 +159,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   plan.best_partition = partition(costs.minibatch, int(layout.partition.size()));
   plan.best = std::min(plan.slowest, slowest_stage(costs.minibatch, plan.best_partition, options.stages));
   plan.perfect = std::accumulate(costs.minibatch.begin(), costs.minibatch.end(), 0.0) / options.stages;
-  plan.loader = Loader::memory(graph.inputs(), {options.batch});
+  plan.loader = Loader::memory(graph.inputs(), {PassShape(options.batch, options.length)});
 
   Costs& simulated = plan.run.costs;
   simulated.stages.resize(layout.stages.size());

@@ -132,10 +132,10 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
   check(layout.programs, o);
   const int chunks = pipecast::chunks(layout.programs);
   layout.partition = o.partition;
+  if (batch_shapes.empty()) batch_shapes = {PassShape(o.batch, o.length)};
   if (layout.partition.empty())
-    layout.partition = pipecast::partition(estimated_costs(graph, {o.pass(), longest(batch_shapes)}), chunks * o.stages);
+    layout.partition = pipecast::partition(estimated_costs(graph, {o.pass().samples, longest(batch_shapes)}), chunks * o.stages);
   layout.model.emplace(graph, layout.partition, layout.programs);
-  if (batch_shapes.empty()) batch_shapes = {o.batch};
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;

@@ -37,6 +37,7 @@ struct TrainerOptions {
   OptimizerOptions optimizer;
   Schedule schedule;
   int64_t batch = 128;
+  int64_t length = 1;  // of a sample where the model reads sequences: what the partition and a plan reckon with
   uint64_t seed = 1;
   std::string device = "cpu";
   std::string math = "fp32";         // or "tf32" or "bf16", see DeviceOwner
@@ -44,7 +45,7 @@ struct TrainerOptions {
   int threads = 0;                   // in all; 0: as many as the machine has. Each stage gets its share, at least one
   std::string executor = "threads";  // or "sequential"
 
-  int64_t pass() const { return (batch + micro_batches - 1) / micro_batches; }  // samples of the largest micro-batch
+  PassShape pass() const { return {(batch + micro_batches - 1) / micro_batches, length}; }  // the largest micro-batch
   int threads_per_stage() const;
 };
 
@@ -55,7 +56,7 @@ struct RunLayout {
   std::vector<Program> programs;      // with as many mini-batches as it takes to need all frames and copies
 };
 // Throws UsageError for options that do not fit the model or each other. batch_shapes: every shape of a mini-batch that will come; options.batch samples
-// alone if empty.
+// of options.length alone if empty.
 RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<PassShape> batch_shapes = {});
 
 // What a run of mini-batches is trained by. setting: the mini-batches, and those that are done.
