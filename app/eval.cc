@@ -63,9 +63,7 @@ class EvalCommand : public Command {
     if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, bad_samples_mode(bad_samples_)); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
     mistakes.report();
-    if (dataset.vocabulary > 0 && named.options.vocabulary != dataset.vocabulary)
-      throw UsageError("the weights are for " + std::to_string(named.options.vocabulary) + " different tokens and '" + data_ + "' has " +
-                       std::to_string(dataset.vocabulary) + ": use the data set that they were trained on");
+    check_tokens(named, dataset);
     named.options.image = model_options_of(dataset).image;
     Graph graph = make_model(named.model, named.options);
     check_columns(graph, dataset);

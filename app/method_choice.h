@@ -28,7 +28,7 @@ struct MethodChoice {
     o.text("program", file, "FILE", "a program file, .csv or .json, in place of all the above");
   }
 
-  // Throws UsageError for names that nobody knows, for settings that the method refuses, and for a wrong program file.
+  // Throws UsageError for names that are not known, for settings that the method refuses, and for a wrong program file.
   std::vector<Program> programs() {
     if (!file.empty()) return read_programs(file);
     Mistakes mistakes;

@@ -41,7 +41,7 @@ struct PlanChoice {
     o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
   }
 
-  // What the names say, into `trainer`. Throws UsageError for those that nobody knows.
+  // What the names say, into `trainer`. Throws UsageError for those that are not known.
   void resolve() {
     Mistakes mistakes;
     mistakes.check([&] { find_method(trainer.method); });

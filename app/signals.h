@@ -6,7 +6,7 @@
 
 namespace pipecast {
 
-// From now on the first of these signals is only noted; the second ends the process as if nobody had asked for them.
+// From now on the first of these signals is only noted; the second ends the process as if they were not looked for.
 void catch_signals();
 // The name of the signal that came; "" while none has.
 std::string caught_signal();

@@ -113,7 +113,10 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
   }
   if (input.graph && !weights.empty() && !resumed)
-    mistakes.check([&] { input.start = read_weights(weights, model, input.dataset.classes); });
+    mistakes.check([&] {
+      input.start = read_weights(weights, model, input.dataset.classes);
+      check_tokens(*input.start, input.dataset);
+    });
   mistakes.report();
   return input;
 }
@@ -128,6 +131,12 @@ ModelOptions model_options_of(const Dataset& dataset) {
 void check_columns(const Graph& graph, const Dataset& dataset) {
   const Batches batches(dataset.train, {});
   for (const InputSpec& input : graph.inputs()) batches.column(input);
+}
+
+void check_tokens(const NamedWeights& weights, const Dataset& dataset) {
+  if (dataset.vocabulary > 0 && weights.options.vocabulary != dataset.vocabulary)
+    throw UsageError("the weights are for " + std::to_string(weights.options.vocabulary) + " different tokens and the data set " + dataset.name +
+                     " has " + std::to_string(dataset.vocabulary) + ": use the kind of data that they were trained on");
 }
 
 // What the file says of stages and micro-batches goes into the configuration.

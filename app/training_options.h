@@ -47,6 +47,8 @@ struct TrainingOptions {
 ModelOptions model_options_of(const Dataset&);
 // Throws UsageError where the data set lacks a column that the model reads.
 void check_columns(const Graph&, const Dataset&);
+// Throws UsageError where weights are for another number of tokens than the data set has.
+void check_tokens(const NamedWeights&, const Dataset&);
 
 // The parts per piece that --partition lists. Throws UsageError where it is no list, or one that does not fit.
 std::vector<int> listed_partition(const std::string& option, const Graph&, int pieces);

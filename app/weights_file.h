@@ -1,5 +1,5 @@
 #pragma once
-// Weights files that name their model, so that nobody has to say it again.
+// Weights files that name their model, so that it need not be said again.
 #include <map>
 #include <string>
 

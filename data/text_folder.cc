@@ -109,6 +109,7 @@ class TextSamples : public Samples {
   }
   void add_to(Sha256& digest) const override {
     digest.add(texts_.tokens.data(), texts_.tokens.size() * sizeof(int32_t));
+    digest.add(texts_.ends.data(), texts_.ends.size() * sizeof(int64_t));
     digest.add(texts_.labels.data(), texts_.labels.size() * sizeof(int32_t));
   }
 

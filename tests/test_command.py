@@ -383,6 +383,56 @@ class Training(CommandTest):
         self.succeed(*common, "--stop-above", "1e3", "--overwrite")
 
 
+class Text(CommandTest):
+    WORDS = {"pos": "a good and fine film", "neg": "a bad and dull film"}
+    MODEL = ["--model", "bag-of-embeddings"]
+
+    def setUp(self):
+        super().setUp()
+        for part, count in ("train", 40), ("test", 10):
+            for label, words in self.WORDS.items():
+                texts = self.folder / "texts" / part / label
+                texts.mkdir(parents=True)
+                for i in range(count):
+                    (texts / f"{i}_5.txt").write_text(" ".join([words] * (1 + 7 * i % 40)))
+        self.data = ["--data", f"text:{self.folder}/texts"]
+
+    def test_trains_on_four_stages_and_goes_on(self):
+        arguments = ["train", *self.data, *self.MODEL, "--stages", 4, "--batch", 8, "--lr", ".02", "--optimizer", "adam", "--threads", 1]
+        out = self.succeed(*arguments, "--epochs", 3, "--out", "run")
+        self.assertIn("80 training and 20 test samples", out)
+        done = self.metrics("run")[-1]
+        self.assertGreater(done["test_accuracy"], 0.9)
+        self.succeed(*arguments, "--epochs", 3, "--executor", "sequential", "--out", "again")
+        self.assertEqual(self.metrics("again")[-1]["weights_digest"], done["weights_digest"])
+        evaluated = json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))
+        self.assertEqual(evaluated["test_accuracy"], done["test_accuracy"])
+        self.assertEqual(read_safetensors(self.folder / "run" / "weights.safetensors")[1]["vocabulary"], "10000")
+
+    def test_models_and_data_of_different_kinds(self):
+        train = ["train", "--epochs", 1, "--out", "run"]
+        self.refuse([*train, *self.data, "--model", "resnet20"], "input 'image'", "tokens, length, label")
+        self.refuse([*train, "--data", "generated", *self.MODEL], "input 'tokens'", "image, label")
+        self.refuse([*train, *self.data, *self.MODEL, "--augment", "crop"], "texts are not augmented")
+        self.refuse(["train", "--data", f"text:{self.folder}", *self.MODEL], "train' cannot be read", "DIR/train/CLASS/*.txt")
+
+    def test_weights_for_fewer_tokens_are_refused(self):
+        self.succeed("export", *self.MODEL, "--classes", 2, "--out", "weights")
+        tensors, metadata = read_safetensors(self.folder / "weights")
+        kind, (_, width), block = tensors["embedding.weight"]
+        tensors["embedding.weight"] = kind, [5, width], block[: 5 * width * 4]
+        write_safetensors(self.folder / "few", tensors, metadata | {"vocabulary": "5"})
+        self.refuse(["eval", "--weights", "few", *self.data], "5 different tokens", "10000")
+        self.refuse(["train", "--weights", "few", *self.data, *self.MODEL, "--out", "run"], "5 different tokens", "10000")
+
+    def test_a_plan_reckons_with_the_length(self):
+        def border(*arguments):
+            return json.loads(self.succeed("plan", *self.MODEL, "--batch", 8, "--threads", 1, *arguments, "--json"))["parts"][0]["border_bytes"]
+
+        self.assertEqual(border("--length", 128), 128 * border())
+        self.assertEqual(border(), 8 * 64 * 4)
+
+
 class Compare(CommandTest):
     COMPARE = ["compare", *TRAIN[1:], "--stages", 2, "--lr", ".02", "--out", "out"]
 

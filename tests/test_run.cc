@@ -528,6 +528,9 @@ TEST_CASE("evaluation reads the latest weights and changes nothing") {
 
   Trainer one(tiny_graph(), tiny_options(1), {4, 3});
   one.set_weights(trained);
+  Weights shorter = trained;
+  shorter.parameters.specs.back().shape.front() -= 1;
+  CHECK_THROWS_AS(one.set_weights(shorter), UsageError);
   one.evaluate(batches, &again);
   for (size_t i = 0; i < logits.size(); ++i) CHECK(logits[i] == doctest::Approx(again[i]).epsilon(1e-5));
 }

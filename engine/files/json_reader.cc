@@ -16,7 +16,7 @@ namespace {
 
 constexpr int depth_limit = 8;  // the files that are read this way need three
 
-// Before the parser sees it: brackets nested deep enough would exhaust the stack of whoever walks the result.
+// Before the parser sees it: brackets nested deep enough would exhaust the stack of a walk over the result.
 void check_depth(const char* text, size_t size, const std::string& what) {
   int depth = 0;
   bool quoted = false;

@@ -30,7 +30,7 @@ struct ModelTimes {
 ModelTimes measure_layers(const Graph&, int64_t batch, const std::string& device);
 
 // Multiplications and additions of a training step of so many samples: a forward, and of each product in it the two of the backward, but
-// the gradient of the model's input, which nobody wants.
+// the gradient of the model's input, which is not needed.
 double training_flops(const Graph&, int64_t batch);
 
 }  // namespace pipecast

@@ -1,5 +1,5 @@
 // ZB-H1 (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): 1F1B with a flush, its backward cut in two. The gradient of
-// the input goes on to the stage before as soon as it can; the gradient of the weights, for which nobody waits, comes k passes
+// the input goes on to the stage before as soon as it can; the gradient of the weights, for which no stage waits, comes k passes
 // later on stage k and so fills the time in which the pipeline drains. With at least as many micro-batches as stages, and the three
 // kinds of pass equally long, a mini-batch takes 3 M + D - 1 of them, where 1F1B takes 3 (M + D - 1); no stage holds more than D.
 #include <algorithm>

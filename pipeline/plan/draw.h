@@ -10,7 +10,7 @@ namespace pipecast {
 std::string audit_table(const std::string& title, const Audit&);
 
 // Stages downwards, time to the right, in blocks that fit on a page: F3 is the forward of mini-batch 3, B3.1 the backward of its
-// micro-batch 1, B3.1c2 that on chunk 2. Throws UsageError for a timeline that nobody could read.
+// micro-batch 1, B3.1c2 that on chunk 2. Throws UsageError for a timeline that is too large to read.
 std::string draw_text(const Audit&);
 // As far as the programs of so many stages ran, with "!" where the fault is.
 std::string draw_text(size_t stages, const AuditFault&);

@@ -20,7 +20,7 @@ namespace pipecast {
 
 struct Checkpoint {
   int64_t minibatch = 0;            // done so far, counted over the whole training: it names the checkpoint's folder
-  std::string description;          // JSON text of whoever made it (position, configuration); opaque here
+  std::string description;          // JSON text of its maker (position, configuration); not read here
   std::vector<SafeTensors> stages;  // one file each: stage-0.safetensors, ...
 };
 

@@ -22,7 +22,7 @@ class SequentialExecutor : public Executor {
     }
     set_threads(before);
     for (size_t k = 0; k < stages_.size(); ++k)
-      if (!stages_[k]->done()) throw Error("the program deadlocks: stage " + std::to_string(k) + " waits for a message that nobody sends");
+      if (!stages_[k]->done()) throw Error("the program deadlocks: stage " + std::to_string(k) + " waits for a message that no stage sends");
   }
 
  private:

@@ -17,7 +17,7 @@ class Executor {
   virtual void run() = 0;
 };
 
-// "threads" or "sequential"; each stage computes with `threads_per_stage` threads. `stop` makes whoever waits for another stage throw. The
+// "threads" or "sequential"; each stage computes with `threads_per_stage` threads. `stop` makes a stage that waits for another one throw. The
 // stages and what they wait for must outlive the executor.
 std::unique_ptr<Executor> make_executor(const std::string& name, std::vector<Stage*> stages, std::function<void()> stop,
                                         int threads_per_stage);

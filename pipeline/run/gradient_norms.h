@@ -37,7 +37,7 @@ class GradientNorms {
     for (double square : round.squares) sum += square;
     return sum;
   }
-  // After the failure of a stage: whoever waits, or calls later, gets an Error.
+  // After the failure of a stage: a stage that waits, or calls later, gets an Error.
   void close() {
     std::lock_guard lock(mutex_);
     closed_ = true;

@@ -2,7 +2,7 @@
 // Values that are not finite (an infinity, or no number): what a run does about them, and the search for the layer that made the first.
 //
 // Every stage looks at what a pass has made before anybody else reads it: the forward's outputs and the loss, the backward's gradients at
-// the border, and the gradient before the update. So whoever finds such a value first is the stage that made it, and only then that pass
+// the border, and the gradient before the update. So the first stage that finds such a value is the one that made it, and only then that pass
 // runs once more, with a look at what each node makes.
 #include <string>
 #include <vector>

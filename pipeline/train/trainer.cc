@@ -228,6 +228,10 @@ Weights Trainer::weights() const {
 
 void Trainer::set_weights(const Weights& w) {
   const Parts& p = *parts_;
+  const auto alike = [](const ParameterSpec& a, const ParameterSpec& b) { return a.name == b.name && a.shape == b.shape; };
+  const std::vector<ParameterSpec> parameters = p.graph.parameters().specs, statistics = p.graph.statistics().specs;
+  if (!std::ranges::equal(parameters, w.parameters.specs, alike) || !std::ranges::equal(statistics, w.statistics.specs, alike))
+    throw UsageError("the weights are not those of the model '" + p.graph.name() + "' as it is made here: names or shapes differ");
   size_t parameter = 0, statistic = 0;
   p.each_piece([&](const Stage& stage, int chunk) {
     const Device d = stage.device();

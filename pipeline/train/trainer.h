@@ -65,7 +65,7 @@ class Trainer {
   Outcome evaluate(const Batches& data, std::vector<float>* prediction = nullptr);
 
   Weights weights() const;
-  void set_weights(const Weights&);
+  void set_weights(const Weights&);  // throws UsageError for those of another model
 
   // All that training needs to go on in another trainer as it would in this one, bit for bit: weights, statistics, the optimizer's
   // state and what else outlives a drain of the pipeline (Stage::save). On the host, a file's tensors per stage; between two train().

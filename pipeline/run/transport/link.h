@@ -22,7 +22,7 @@ class Link {
   // Waits for the next message and has it copied into the tensors, for work given to the device afterwards. Throws Error where it
   // belongs to another pass.
   virtual void receive(Device, Tag, std::span<const Tensor>) = 0;
-  // After the failure of a stage: whoever waits, or calls later, gets an Error.
+  // After the failure of a stage: a stage that waits, or calls later, gets an Error.
   virtual void close() = 0;
 };
 
