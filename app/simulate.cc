@@ -52,7 +52,8 @@ class SimulateCommand : public Command {
  private:
   SimulatedRun chosen_run(const Options& options) {
     if (!costs_.empty()) {
-      for (const char* name : {"uniform", "model", "batch", "image", "length", "vocabulary", "classes", "optimizer", "momentum", "stages", "partition", "cut-layers",
+      for (const char* name : {"uniform", "model", "batch", "image", "length", "vocabulary", "classes", "optimizer", "momentum", "stages",
+                               "partition", "cut-layers",
                                "method", "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
         if (options.given(name))
           throw UsageError("--costs '" + costs_ + "' says which run it is: leave --" + name + " out, or plan another one");

@@ -150,7 +150,8 @@ Dataset load_text(const std::string& directory, BadSamples) {
   const std::vector<std::string> of_train = folders(train), of_test = folders(test);
   std::vector<std::string> classes;
   std::set_intersection(of_train.begin(), of_train.end(), of_test.begin(), of_test.end(), std::back_inserter(classes));
-  if (classes.size() < 2) throw UsageError("'" + directory + "' has " + std::to_string(classes.size()) + " classes of text in both parts; give at least two" + layout);
+  if (classes.size() < 2)
+    throw UsageError("'" + directory + "' has " + std::to_string(classes.size()) + " classes of text in both parts; give at least two" + layout);
   const Vocabulary vocabulary = vocabulary_of(train, classes);
   const std::vector<int64_t> lengths = {64, 128, most_tokens};
   Dataset dataset{.name = "text", .image = {1, 1, 1, 1}, .classes = int64_t(classes.size()), .vocabulary = vocabulary_size, .train = {}, .test = {}};

@@ -70,7 +70,8 @@ struct Tensor {
   int64_t floats() const { return floats_of(storage, shape.count()); }  // of memory
   template <class T>
   T* as() const {
-    if (storage_of<T> != storage) throw Error("a tensor of " + to_string(shape) + " is " + to_string(storage) + " and is read as " + to_string(storage_of<T>));
+    if (storage_of<T> != storage)
+      throw Error("a tensor of " + to_string(shape) + " is " + to_string(storage) + " and is read as " + to_string(storage_of<T>));
     return static_cast<T*>(data);
   }
 };

@@ -34,7 +34,8 @@ void InFp32::round(const Tensor& wide, const Tensor& to) {
 Pass InFp32::begin(const Pass& pass, const Needs& needs, bool reads_input) {
   device_ = pass.device, next_ = pass.workspace + aligned(needs.workspace);
   x_.clear();
-  for (const Tensor& x : pass.x) x_.push_back(reads_input ? copy(x) : Tensor{nullptr, x.shape, x.storage == Storage::bf16 ? Storage::fp32 : x.storage});
+  const auto unread = [](const Tensor& x) { return Tensor{nullptr, x.shape, x.storage == Storage::bf16 ? Storage::fp32 : x.storage}; };
+  for (const Tensor& x : pass.x) x_.push_back(reads_input ? copy(x) : unread(x));
   Pass wide = pass;
   wide.x = x_;
   return wide;

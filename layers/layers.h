@@ -56,7 +56,8 @@ struct EmbeddingOptions {
   int32_t padding = 0;
 };
 std::unique_ptr<Layer> embedding(std::string name, EmbeddingOptions);
-// The mean over the first length[n] positions: (n, length, 1, c) and int32 lengths (n, 1, 1, 1) in [0, length] become (n, 1, 1, c). Of no positions it is 0.
+// The mean over the first length[n] positions: (n, length, 1, c) and int32 lengths (n, 1, 1, 1) in [0, length] become (n, 1, 1, c). The mean
+// of no positions is 0.
 std::unique_ptr<Layer> masked_mean(std::string name);
 
 }  // namespace pipecast

@@ -111,7 +111,8 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, const PassShape& pass
     for (int share : shares) {
       devices.push_back(std::make_unique<DeviceOwner>(device, math));
       owned.push_back({});
-      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], pass, SectionOptions{activation_storage(math), splits});
+      const SectionOptions section{activation_storage(math), splits};
+      for (; share > 0; --share) owned.back().emplace_back(devices.back()->get(), graph, graph.parts()[next++], pass, section);
     }
 
     // Everybody goes on until the slowest has enough, so that all of them are disturbed all the time.

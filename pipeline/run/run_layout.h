@@ -55,8 +55,8 @@ struct RunLayout {
   std::vector<StageOptions> stages;   // without device, optimizer and norms, which a trainer owns
   std::vector<Program> programs;      // with as many mini-batches as it takes to need all frames and copies
 };
-// Throws UsageError for options that do not fit the model or each other. batch_shapes: every shape of a mini-batch that will come; options.batch samples
-// of options.length alone if empty.
+// Throws UsageError for options that do not fit the model or each other. batch_shapes: every shape of a mini-batch that will come; if empty,
+// options.batch samples of options.length alone.
 RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<PassShape> batch_shapes = {});
 
 // What a run of mini-batches is trained by. setting: the mini-batches, and those that are done.

@@ -136,7 +136,9 @@ void Stage::advance() {
     case Operation::backward: backward(i, Half::both); break;
     case Operation::backward_input: backward(i, Half::input); break;
     case Operation::backward_weight: backward(i, Half::weight); break;
-    case Operation::send_gradient: gradients_out->send(d, options_.channels->before(here(i))->pass, gradients_of(i, 0, chunk(i).section.inputs())); break;
+    case Operation::send_gradient:
+      gradients_out->send(d, options_.channels->before(here(i))->pass, gradients_of(i, 0, chunk(i).section.inputs()));
+      break;
     case Operation::step:
     case Operation::step_and_predict: step(i); break;
     case Operation::predict: weights_->predict(i.ahead); break;

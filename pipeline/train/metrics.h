@@ -16,7 +16,8 @@ class Metrics {
   ~Metrics();
   Metrics(const Metrics&) = delete;
 
-  // Keeps the first `bytes` bytes of the file; of lines in memory, none. Throws UsageError, and changes nothing, where there are fewer or they do not end with a line.
+  // Keeps the first `bytes` bytes of the file; of lines in memory, none. Throws UsageError, and changes nothing, where there are fewer or they
+  // do not end with a line.
   void cut(int64_t bytes);
   void write(nlohmann::ordered_json line);
   int64_t bytes() const { return bytes_; }
