@@ -21,11 +21,11 @@ Augmentation parse_augmentation(const std::string&);  // "crop,flip", "crop", "n
 
 // How samples of one mini-batch are read.
 struct Reading {
-  int64_t length = 1;  // positions of each sample where a column is a sequence; what a sample lacks is padded with zeros
+  int64_t length = 1;  // positions per sample, for columns that are sequences; shorter samples are padded with zeros
   Augmentation augmentation;
   uint64_t seed = 0;
   int64_t epoch = 0;
-  // Of the first sample, in the order of the epoch. Random numbers belong to the place, so that no sample depends on the batch size.
+  // The place of the first sample in the order of the epoch. Random numbers are derived from it, so that no sample depends on the batch size.
   int64_t place = 0;
 };
 
@@ -38,17 +38,17 @@ class Samples {
   // The lengths that mini-batches come in, ascending (buckets); each sample fits into the last one. {1} where no column is a sequence.
   virtual std::vector<int64_t> lengths() const { return {1}; }
   virtual int64_t length(int64_t /*sample*/) const { return 1; }
-  // Assigns the column of these samples, one after another: columns()[column].of({samples.size(), reading.length}).
+  // Writes this column of the samples to `to`, one after another: columns()[column].of({count, reading.length}).
   virtual void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const = 0;
   // Throws UsageError for an augmentation that does not apply.
   virtual void check(const Augmentation&) const {}
-  // Adds enough of the samples to tell data sets apart, in milliseconds.
+  // Adds enough of the samples to the hash to tell data sets apart. Takes milliseconds.
   virtual void add_to(Sha256&) const = 0;
 };
 
 struct Dataset {
   std::string name;
-  // What a model for it is made with; 0 or 1 x 1 x 1 where it does not apply.
+  // Sizes that a model for this data set is built with; 0, or 1 x 1 x 1 for the image, where a size does not apply.
   Shape image;             // n = 1
   int64_t classes = 0;     // of the label
   int64_t vocabulary = 0;  // of the tokens
@@ -56,7 +56,7 @@ struct Dataset {
   int64_t skipped = 0;  // bad samples left out
 };
 
-// What becomes of a sample that is damaged while the file around it is not: a label out of range, a picture that does not decode.
+// What to do with a damaged sample in a good file, such as a label out of range or a picture that does not decode.
 enum class BadSamples { fail, skip };
 BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; throws UsageError
 
@@ -71,7 +71,7 @@ struct DatasetFormat {
   std::string name, summary;
   Dataset (*load)(const std::string& argument, BadSamples);  // what follows the colon
 };
-const std::vector<DatasetFormat>& dataset_formats();  // what ships is a file and a row in dataset.cc
+const std::vector<DatasetFormat>& dataset_formats();  // each built-in format has its own file and a row in dataset.cc
 // From then on the format can be named. Throws UsageError for a name that is taken.
 void register_dataset(DatasetFormat);
 

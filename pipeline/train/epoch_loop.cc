@@ -16,7 +16,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// The last line of a run that came to nothing.
+// The last metrics line of a run that diverged.
 Json diverged_event(const Diverged& diverged, int64_t minibatches_per_epoch) {
   const Fault& fault = diverged.fault;
   Json line{{"event", "diverged"},
@@ -133,7 +133,7 @@ void EpochLoop::restore(const Json& progression) {
     else saved->get_to(value);
   });
   if (progression.contains("counted")) return;
-  // A checkpoint of a version whose losses were all means over samples.
+  // An older version wrote this checkpoint. All its losses were means over samples.
   for (Mark* mark : {&at_.trained, &at_.step, &at_.epoch}) mark->counted = double(mark->samples);
   at_.hits_counted = double(at_.trained.samples);
 }
@@ -178,7 +178,7 @@ void EpochLoop::train_to_the_end() {
   }
   if (!writer_) return;
   writer_->finish();
-  // The process that wrote the last one may have been killed before it removed the others.
+  // The process that wrote the last checkpoint may have been killed before it removed the older ones.
   if (at_.minibatches == stops_.end()) writer_->prune(at_.minibatches, best());
 }
 
@@ -311,7 +311,7 @@ void EpochLoop::end_epoch(const EpochRow& row) {
   metrics_->write(json_of(row));
 }
 
-// What a run leaves that came to its end.
+// Writes the files and the last metrics line of a run that reached its end.
 RunResult EpochLoop::finish() {
   const Weights weights = trainer_.weights();
   if (folder_) {
