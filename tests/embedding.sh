@@ -17,9 +17,12 @@ cp "$source"/docs/embedding/* "$work"
 cd "$work"
 
 compile() { c++ -std=c++20 -O1 "$1.cc" $(flags "${@:2}") -o "$1"; }
-compile program pipecast && ./program
-compile test_layer pipecast && ./test_layer
-compile train pipecast && ./train
+compile program pipecast
+./program
+compile test_layer pipecast
+./test_layer
+compile train pipecast
+./train
 
 # The whole command with the fork's names in it.
 compile main pipecast-command
@@ -34,6 +37,6 @@ run=(--data stripes --model two-branches --stages 3 --optimizer lion --lr 0.002 
 ./main train "${run[@]}" --method half-ahead --out run >/dev/null
 ./main compare "${run[@]}" --methods half-ahead,pipeoptim --seeds 1,2 | tee compared
 grep -q half-ahead compared
-./main train --data stripes --method half-ahed --out other 2>message && exit 1
+if ./main train --data stripes --method half-ahed --out other 2>message; then echo "a misspelt method is accepted"; exit 1; fi
 grep -q "did you mean 'half-ahead'?" message
 "$prefix/bin/pipecast" --help >/dev/null
