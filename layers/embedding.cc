@@ -62,10 +62,12 @@ struct EmbeddingBackward {
   HD void operator()(Team team, int64_t i) const {
     const int32_t token = tokens[sorted[i]];
     if (token == padding || (i > 0 && tokens[sorted[i - 1]] == token)) return;
+    int64_t end = i + 1;
+    while (end < n && tokens[sorted[end]] == token) ++end;
     float* to = dweight + token * features;
     team.each(features, [&](int64_t c) {
       float sum = 0;
-      for (int64_t k = i; k < n && tokens[sorted[k]] == token; ++k) sum += dy[sorted[k] * features + c];
+      for (int64_t k = i; k < end; ++k) sum += dy[sorted[k] * features + c];
       to[c] += sum;
     });
   }
