@@ -27,6 +27,9 @@ Batches::Batches(std::shared_ptr<const Samples> samples, const BatchOptions& opt
   std::vector<std::vector<int32_t>> buckets(lengths.size());
   for (int64_t i = 0; i < size; ++i) {
     const auto bucket = std::lower_bound(lengths.begin(), lengths.end(), samples_->length(i));
+    if (bucket == lengths.end())
+      throw UsageError("sample " + std::to_string(i) + " has " + std::to_string(samples_->length(i)) +
+                       " positions, more than the longest mini-batch: the last of the data set's lengths must hold each of its samples");
     buckets[size_t(bucket - lengths.begin())].push_back(int32_t(i));
   }
   std::vector<Batch> shorter;

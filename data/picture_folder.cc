@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 
+#include "data/folder.h"
 #include "data/pictures.h"
 #include "data/picture.h"
 #include "engine/files/durable_file.h"
@@ -32,29 +32,15 @@ bool is_picture(const fs::path& path) {
   return ending == ".png" || ending == ".jpg" || ending == ".jpeg";
 }
 
-// What is in a folder and `wanted`, by name: the order is the same on every machine.
-template <class F>
-std::vector<fs::path> entries(const fs::path& folder, F wanted) {
-  std::vector<fs::path> paths;
-  try {
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder))
-      if (wanted(entry)) paths.push_back(entry.path());
-  } catch (const fs::filesystem_error& error) {
-    throw UsageError("folder '" + folder.string() + "' cannot be read: " + error.code().message());
-  }
-  std::sort(paths.begin(), paths.end());
-  return paths;
-}
-
 std::vector<fs::path> folders(const fs::path& folder) {
-  return entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); });
+  return folder_entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); });
 }
 
 std::vector<fs::path> pictures(const fs::path& folder) {
   const fs::path inner = folder / "images";
   std::error_code ignored;
-  return entries(fs::is_directory(inner, ignored) ? inner : folder,
-                 [](const fs::directory_entry& entry) { return entry.is_regular_file() && is_picture(entry.path()); });
+  return folder_entries(fs::is_directory(inner, ignored) ? inner : folder,
+                        [](const fs::directory_entry& entry) { return entry.is_regular_file() && is_picture(entry.path()); });
 }
 
 int32_t label_of(const std::string& name, const std::vector<std::string>& classes, const std::string& where) {

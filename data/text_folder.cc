@@ -2,9 +2,9 @@
 // folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent words, those that are
 // equally frequent in the order of their bytes.
 #include <algorithm>
-#include <filesystem>
 #include <unordered_map>
 
+#include "data/folder.h"
 #include "data/text.h"
 #include "engine/error.h"
 #include "engine/files/durable_file.h"
@@ -20,33 +20,20 @@ constexpr int64_t most_tokens = 256;        // of a text: what follows is left o
 constexpr size_t most_bytes = 1 << 24;      // of a file
 const std::string layout = "; the layout is DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt";
 
-// What is in a folder and `wanted`, by name: the order is the same on every machine.
-template <class F>
-std::vector<fs::path> entries(const fs::path& folder, F wanted) {
-  std::vector<fs::path> paths;
-  try {
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder))
-      if (wanted(entry)) paths.push_back(entry.path());
-  } catch (const fs::filesystem_error& error) {
-    throw UsageError("folder '" + folder.string() + "' cannot be read: " + error.code().message() + layout);
-  }
-  std::sort(paths.begin(), paths.end());
-  return paths;
-}
-
 std::vector<std::string> folders(const fs::path& folder) {
   std::vector<std::string> names;
-  for (const fs::path& path : entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); }))
+  for (const fs::path& path : folder_entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); }, layout))
     names.push_back(path.filename().string());
   return names;
 }
 
-// Visits every text of a part: visit(words, label).
+// Visits every text of a part: visit(text, label).
 template <class F>
 void each_text(const fs::path& part, const std::vector<std::string>& classes, const F& visit) {
   for (size_t label = 0; label < classes.size(); ++label) {
     const auto is_text = [](const fs::directory_entry& entry) { return entry.is_regular_file() && entry.path().extension() == ".txt"; };
-    for (const fs::path& path : entries(part / classes[label], is_text)) visit(text_of(read_file_or_pipe(path.string(), most_bytes)), int32_t(label));
+    for (const fs::path& path : folder_entries(part / classes[label], is_text, layout))
+      visit(text_of(read_file_or_pipe(path.string(), most_bytes)), int32_t(label));
   }
 }
 

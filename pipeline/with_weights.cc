@@ -10,11 +10,11 @@ namespace {
 
 // What becomes of the instructions of the plain program, by their positions.
 struct Copies {
-  std::vector<Wanted> wanted;      // by a pass
-  std::vector<Reads> reads;        // by a pass: where that lies
-  std::vector<int> slots;          // of the stash, where it lies there
-  std::vector<Program> before;     // stashes and predictions that come before the instruction
-  std::vector<int> joined;         // to a step: updates predicted ahead; 0: none
+  std::vector<Wanted> wanted;   // by a pass
+  std::vector<Reads> reads;     // by a pass: where that lies
+  std::vector<int> slots;       // of the stash, where it lies there
+  std::vector<Program> before;  // stashes and predictions that come before the instruction
+  std::vector<int> joined;      // to a step: updates predicted ahead; 0: none
 };
 
 // Decides for each copy when it is made, where it lies, and until when.
@@ -33,7 +33,8 @@ class Lifetimes {
       const Instruction& i = program_[p];
       // A prediction is made before the stage waits for the message of the pass that reads it.
       const bool receives = i.operation == Operation::receive_activation || i.operation == Operation::receive_gradient;
-      if (receives || is_pass(i.operation)) make(copies_.wanted[receives ? p + 1 : p], p);
+      const size_t reader = receives ? p + 1 : p;
+      if (reader < program_.size() && is_pass(program_[reader].operation)) make(copies_.wanted[reader], p);
       if (is_pass(i.operation)) read(p);
       if (!is_step(i.operation)) continue;
       stash({.version = live}, p);
@@ -75,11 +76,11 @@ class Lifetimes {
     slots_[what] = free;
     const Instruction& at = program_[p];
     copies_.before[p].push_back({.operation = Operation::stash,
-                                      .minibatch = at.minibatch,
-                                      .micro = at.micro,
-                                      .reads = what.predicted() ? Reads::predicted : Reads::latest,
-                                      .slot = free,
-                                      .chunk = at.chunk});
+                                 .minibatch = at.minibatch,
+                                 .micro = at.micro,
+                                 .reads = what.predicted() ? Reads::predicted : Reads::latest,
+                                 .slot = free,
+                                 .chunk = at.chunk});
   }
 
   void read(size_t p) {

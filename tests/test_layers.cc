@@ -1,17 +1,6 @@
 // Every layer against differences of itself, against PyTorch, and on every device against the host.
-#include <cstdlib>
-
-#include "layer_harness.h"
+#include "count_allocations.h"
 #include "layers/layers.h"
-
-// The harness counts what a layer allocates. Not inlined: g++ would take the malloc of one for a mistake in the other.
-[[gnu::noinline]] void* operator new(size_t bytes) {
-  ++pipecast::testing::allocations;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 using namespace pipecast;
 using namespace pipecast::testing;

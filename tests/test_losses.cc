@@ -1,18 +1,7 @@
 // Losses with everything that they can be told, and the layers of text: against PyTorch and against differences of themselves, on every device.
-#include <cstdlib>
-
-#include "layer_harness.h"
+#include "count_allocations.h"
 #include "layers/layers.h"
 #include "message_of.h"
-
-// The harness counts what a layer allocates.
-[[gnu::noinline]] void* operator new(size_t bytes) {
-  ++pipecast::testing::allocations;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 using namespace pipecast;
 using namespace pipecast::testing;

@@ -535,6 +535,12 @@ TEST_CASE("evaluation reads the latest weights and changes nothing") {
   for (size_t i = 0; i < logits.size(); ++i) CHECK(logits[i] == doctest::Approx(again[i]).epsilon(1e-5));
 }
 
+TEST_CASE("a partition that leaves a piece without parts is refused") {
+  TrainerOptions o = tiny_options(2);
+  o.partition = {0, 4};
+  CHECK_THROWS_WITH_AS(resolve(tiny_graph(), o), "the partition gives a piece 0 parts: give each at least one", UsageError);
+}
+
 TEST_CASE("a stage that waits for the others' norms is not busy") {
   Graph g("uneven", Shape{1, 6, 6, 3});
   g.part("slow");

@@ -167,6 +167,12 @@ TEST_CASE("more padding, another bucket, another order of columns: the same bits
   CHECK(train(std::make_shared<Reordered>(text_samples(texts, {20})), options_of(4)).digest == tight.digest);
 }
 
+TEST_CASE("a sample longer than the longest mini-batch is refused") {
+  const auto samples = text_samples({{2, 3, 4}, {3}, {0}}, {2});
+  CHECK(message_of<UsageError>([&] { Batches(samples, {.batch = 1}); }) ==
+        "sample 0 has 3 positions, more than the longest mini-batch: the last of the data set's lengths must hold each of its samples");
+}
+
 TEST_CASE("sequences of several lengths cross stages: threads as in sequence, with micro-batches, recomputed, synchronous as on one stage") {
   const auto samples = text_samples(some_texts(90, 60, vocabulary), {8, 32, 60});
   CHECK(Batches(samples, {.batch = 8}).shapes().size() > 3);

@@ -13,7 +13,6 @@ namespace pipecast {
 struct PassAt {
   int stage = 0;
   Tag pass;
-  bool operator==(const PassAt&) const = default;
 };
 
 // One way between two stages: activations to the one that has the next piece, gradients to the one that has the piece before.

@@ -53,7 +53,10 @@ Layout::Layout(const Graph& graph, const std::vector<int>& partition, const std:
   const std::vector<Part>& parts = graph.parts();
   const int stages = channels_.stages(), chunks = channels_.chunks(), pieces = stages * chunks;
   int given = 0;
-  for (int count : partition) given += count;
+  for (int count : partition) {
+    if (count < 1) throw UsageError("the partition gives a piece " + std::to_string(count) + " parts: give each at least one");
+    given += count;
+  }
   if (int(partition.size()) != pieces || given != int(parts.size()))
     throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(partition.size()) + " pieces; model " +
                      graph.name() + " has " + std::to_string(parts.size()) + " parts and the run " + std::to_string(stages) + " stages" +

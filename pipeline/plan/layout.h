@@ -39,7 +39,8 @@ struct Crossing {
 
 class Layout {
  public:
-  // partition: parts for each piece, chunks * stages of them. Throws UsageError where they are not the parts of the graph.
+  // partition: parts for each piece, chunks * stages of them. Throws UsageError where a piece has none,
+  // or they are not the parts of the graph.
   Layout(const Graph&, const std::vector<int>& partition, const std::vector<Program>&);
 
   const Channels& channels() const { return channels_; }

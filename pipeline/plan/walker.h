@@ -13,8 +13,8 @@ class Visitor {
   virtual ~Visitor() = default;
   // The stage comes to its instruction number `position`. It may have to wait there.
   virtual void reach(int /*stage*/, size_t /*position*/) {}
-  // Message number `number` of a channel, counted from 0, is sent, or received; then the instruction is carried out.
-  // sent_as: what its sender called for, position: of the instruction that sent it.
+  // Message number `number` of a channel, counted from 0, is sent, or received; then the instruction is carried out. expected: what the
+  // receiver waits for, arrived: what comes, as its sender says.
   virtual void send(int /*stage*/, size_t /*position*/, const Message&, int64_t /*number*/) {}
   virtual void receive(int /*stage*/, size_t /*position*/, const Message& /*expected*/, const Tag& /*arrived*/, int64_t /*number*/) {}
   virtual void carry_out(int stage, size_t position) = 0;

@@ -107,7 +107,7 @@ Trace::Trace(int stages, int64_t begin, int64_t end) : end_(end), tracks_(size_t
 
 void Trace::expect(const std::vector<Program>& programs, int64_t first_minibatch) {
   expected_ = first_minibatch + minibatches(programs);
-  channels_.emplace(programs);
+  if (!channels_) channels_.emplace(programs);  // where passes go on does not change
   for (size_t k = 0; k < tracks_.size(); ++k) {
     Track& track = tracks_[k];
     track.first_minibatch_ = first_minibatch;
