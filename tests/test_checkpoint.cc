@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
@@ -598,6 +599,15 @@ TEST_CASE("killed at any time, the last complete checkpoint never goes back") {
   const CheckpointStore store(folder.path);
   int64_t last = 0;
   store.write(example(last));
+  // A process is killed within a few of its writes, however long they take here.
+  const auto start = std::chrono::steady_clock::now();
+  in_child([&] {
+    store.write(example(last));
+    store.prune(2, {});
+    return std::string("done");
+  });
+  const auto write = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - start);
+  const uint32_t longest = uint32_t(std::max<int64_t>(4000, 4 * write.count()));
   const Random random{11, purpose("kill"), 0};
   for (uint64_t round = 0; round < 100; ++round) {
     const pid_t child = fork();
@@ -606,7 +616,7 @@ TEST_CASE("killed at any time, the last complete checkpoint never goes back") {
         store.write(example(minibatch));
         store.prune(2, {});
       }
-    usleep(random.below(round, 4000));
+    usleep(random.below(round, longest));
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     const Numbers found = store.complete();
