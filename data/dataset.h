@@ -1,5 +1,6 @@
 #pragma once
-// data/: one file per data-set format, the samples that it yields as named columns, mini-batches of them, and the loader that reads ahead.
+// The folder data/ has one file per data-set format, the samples of a data set as named columns, mini-batches, and the loader that
+// prefetches them. This file: data sets and their samples.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -25,7 +26,8 @@ struct Reading {
   Augmentation augmentation;
   uint64_t seed = 0;
   int64_t epoch = 0;
-  // The place of the first sample in the order of the epoch. Random numbers are derived from it, so that no sample depends on the batch size.
+  // The position of the first sample in the shuffled order of the epoch. The random numbers of a sample are derived from its position, so
+  // they do not depend on the batch size.
   int64_t place = 0;
 };
 
@@ -35,7 +37,7 @@ class Samples {
   virtual ~Samples() = default;
   virtual int64_t size() const = 0;
   virtual const std::vector<InputSpec>& columns() const = 0;
-  // The lengths that mini-batches come in, ascending (buckets); each sample fits into the last one. {1} where no column is a sequence.
+  // The bucket lengths of mini-batches, ascending. No sample is longer than the last one. {1} where no column is a sequence.
   virtual std::vector<int64_t> lengths() const { return {1}; }
   virtual int64_t length(int64_t /*sample*/) const { return 1; }
   // Writes this column of the samples to `to`, one after another: columns()[column].of({count, reading.length}).
@@ -56,7 +58,7 @@ struct Dataset {
   int64_t skipped = 0;  // bad samples left out
 };
 
-// What to do with a damaged sample in a good file, such as a label out of range or a picture that does not decode.
+// What to do with a damaged sample, such as a label out of range or a picture that cannot be decoded.
 enum class BadSamples { fail, skip };
 BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; throws UsageError
 

@@ -107,7 +107,7 @@ Resumed EpochLoop::resume(const RunOrigin& origin, const Checkpoint& checkpoint,
     throw UsageError(format("the run is at mini-batch %lld already and would end at %lld: give more --epochs",
                             (long long)(checkpoint.minibatch), (long long)(stops_.end())));
   origin_ = origin;
-  stages_ = trainer_.summaries();  // which would take from what is restored
+  stages_ = trainer_.summaries();  // before restore(): a summary resets the sums that restore() fills in
   trainer_.restore(checkpoint.stages);
   restore(before.at("progression"));
   metrics_->cut(before.at("metrics_bytes"));
@@ -120,7 +120,7 @@ Resumed EpochLoop::resume(const RunOrigin& origin, const Checkpoint& checkpoint,
     const bool synchronous = is_synchronous(resolve(trainer_.graph(), trainer_.options()).programs);
     resumed.why_not_identical = why_not_identical(resumed.changes, trainer_.options(), synchronous, stops_.stops(checkpoint.minibatch));
   }
-  // In memory the lines begin with this process.
+  // Without a folder there are no lines of the earlier process to append to.
   if (!resumed.changes.empty() || !folder_) write_start(std::move(line));
   return resumed;
 }
@@ -138,7 +138,7 @@ void EpochLoop::restore(const Json& progression) {
   at_.hits_counted = double(at_.trained.samples);
 }
 
-// Of the run, or of what it goes on with.
+// The first metrics line of a run or of a resumed run.
 void EpochLoop::write_start(Json line) {
   const Json changed = line.contains("changed") ? line["changed"] : Json();
   line.erase("changed");
@@ -182,7 +182,7 @@ void EpochLoop::train_to_the_end() {
   if (at_.minibatches == stops_.end()) writer_->prune(at_.minibatches, best());
 }
 
-// From a fill of the pipeline to its drain.
+// Trains up to mini-batch `end`. The pipeline is filled at the start and drained at the end.
 void EpochLoop::train_to(int64_t end) {
   const int64_t begin = at_.minibatches;
   at_fill_ = at_.trained;
@@ -233,7 +233,7 @@ void EpochLoop::start_trace() {
   tracing_ = true;
 }
 
-// As soon as it is complete, and what there is of it whenever the stages stop.
+// Called when the trace is complete and each time the pipeline is drained. An incomplete trace is written, too.
 void EpochLoop::write_trace() {
   if (!tracing_) return;
   write_file(folder_->trace(), trace_->json());
@@ -287,13 +287,13 @@ void EpochLoop::log_step(int64_t minibatches) {
                    {"gradient_norm", row.gradient_norm}});
   if (observer_.on_step) observer_.on_step(row);
   if (options_.stop_above > 0 && row.loss > options_.stop_above)
-    throw Diverged(format("the mean loss of the mini-batches before mini-batch %lld is %.4g, above --stop-above %g: lower --lr, or add "
+    throw Diverged(format("the mean loss since the last logged step, at mini-batch %lld, is %.4g, above --stop-above %g: lower --lr, or add "
                           "--warmup-epochs or --clip-norm",
                           (long long)(minibatches), row.loss, options_.stop_above),
                    {.minibatch = minibatches - 1});
 }
 
-// Without what only an evaluation knows. The next epoch begins here.
+// The row of an epoch that ends here, without the results of an evaluation. The next epoch begins.
 EpochRow EpochLoop::epoch_row(int64_t epoch) {
   EpochRow row;
   row.epoch = epoch;
