@@ -10,7 +10,7 @@ namespace pipecast {
 
 struct PlanChoice {
   std::string model = "resnet20", partition = "balanced", look_ahead = "paper", recompute = "never";
-  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary;
+  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary, samples = 0;
   bool cut_layers = false;
   TrainerOptions trainer;
 
@@ -20,6 +20,8 @@ struct PlanChoice {
     o.group("Model");
     o.text("model", model, "NAME", list_names(model_entries()));
     o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
+    o.number("samples", samples, "N", "training samples: an epoch's last mini-batch may be short, with memory of its own; 0: all are full",
+             int64_t(0));
     o.number("image", image, "SIZE", "height and width of the images", int64_t(1));
     o.number("length", trainer.length, "N", "tokens of a text, where the model reads text", int64_t(1));
     o.number("vocabulary", vocabulary, "N", "tokens that there are", int64_t(1));
@@ -57,12 +59,15 @@ struct PlanChoice {
   Plan plan() {
     Graph graph = make_model(model, {.image = {1, image, image, 3}, .classes = classes, .vocabulary = vocabulary});
     if (cut_layers) graph.cut_parts_by_layer();
-    if (partition == "measured") return make_plan(graph, trainer, Balance::measured);
+    std::vector<PassShape> shapes;
+    if (samples == 0 || samples >= trainer.batch) shapes.push_back(PassShape(trainer.batch, trainer.length));
+    if (samples % trainer.batch > 0) shapes.push_back(PassShape(samples % trainer.batch, trainer.length));
+    if (partition == "measured") return make_plan(graph, trainer, Balance::measured, shapes);
     if (partition != "balanced") {
       const int chunks = trainer.chunks > 0 ? trainer.chunks : find_method(trainer.method).chunks;
       trainer.partition = listed_partition(partition, graph, trainer.stages * chunks);
     }
-    return make_plan(graph, trainer);
+    return make_plan(graph, trainer, Balance::estimated, shapes);
   }
 };
 
