@@ -1,5 +1,6 @@
 #include "app/weights_file.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "engine/error.h"
@@ -7,14 +8,16 @@
 namespace pipecast {
 namespace {
 
-int64_t number(const std::string& text, const std::string& path, int64_t most) {
+// Other tools write metadata of their own under the same names: what is no number from 1 to `most` says nothing.
+void read_number(const std::string& text, int64_t most, int64_t& number) {
   int64_t value = 0;
   const char* end = text.data() + text.size();
   const auto [after, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || after != end || value < 1 || value > most)
-    throw UsageError("weights '" + path + "' say of themselves '" + shown(text) + "' where a number from 1 to " + std::to_string(most) +
-                     " belongs; the file is damaged");
-  return value;
+  if (error == std::errc() && after == end && value >= 1 && value <= most) number = value;
+}
+
+bool is_model(const std::string& name) {
+  return std::ranges::any_of(model_entries(), [&](const auto& entry) { return entry.name == name; });
 }
 
 }  // namespace
@@ -47,16 +50,16 @@ NamedWeights name_weights(const SafeTensors& file, const std::string& path, cons
   };
   const std::string own = says("model");
   if (model.empty() && own.empty()) throw UsageError("weights '" + path + "' do not say which model they are of; give --model");
-  if (!model.empty() && !own.empty() && own != model) {
+  if (!model.empty() && own != model && is_model(own)) {
     make_model(model, {});  // a misspelt name is the likelier mistake
     throw UsageError("weights '" + path + "' are of model '" + shown(own) + "', not '" + model + "'");
   }
   if (named.model.empty()) named.model = own;
-  if (!says("classes").empty()) named.options.classes = number(says("classes"), path, 100000);
-  if (!says("height").empty()) named.options.image.h = number(says("height"), path, 4096);
-  if (!says("width").empty()) named.options.image.w = number(says("width"), path, 4096);
-  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path, 64);
-  if (!says("vocabulary").empty()) named.options.vocabulary = number(says("vocabulary"), path, 1 << 30);
+  read_number(says("classes"), 100000, named.options.classes);
+  read_number(says("height"), 4096, named.options.image.h);
+  read_number(says("width"), 4096, named.options.image.w);
+  read_number(says("channels"), 64, named.options.image.c);
+  read_number(says("vocabulary"), 1 << 30, named.options.vocabulary);
   if (classes > 0) named.options.classes = classes;
   named.weights = from_safetensors(make_model(named.model, named.options), file, path);
   return named;

@@ -1,6 +1,8 @@
 #include "models/weights.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <map>
 #include <set>
 
@@ -41,11 +43,19 @@ FileTensor to_file(const ParameterSpec& spec, const float* values) {
   return FileTensor::f32(file_shape(spec), permuted.data());
 }
 
+constexpr int64_t most_steps = int64_t(1) << 24;  // a counter is a float in memory, and exact up to here
+
+int64_t steps_of(const FileTensor& tensor) {
+  int32_t narrow = 0;
+  int64_t steps = 0;
+  if (tensor.type == "I64") std::memcpy(&steps, tensor.bytes.data(), sizeof steps);
+  else std::memcpy(&narrow, tensor.bytes.data(), sizeof narrow), steps = narrow;
+  return steps;
+}
+
 void from_file(const ParameterSpec& spec, const FileTensor& tensor, float* values) {
   if (spec.counter) {
-    int64_t steps;
-    std::copy_n(tensor.bytes.data(), sizeof steps, reinterpret_cast<uint8_t*>(&steps));
-    *values = float(steps);
+    *values = float(steps_of(tensor));
     return;
   }
   const std::vector<float> read = tensor.floats();
@@ -83,10 +93,11 @@ void find_mismatches(const SafeTensors& file, const Segments& segments, Mismatch
       continue;
     }
     const FileTensor& tensor = found->second;
-    const std::string type = spec.counter ? "I64" : "F32";
+    const std::vector<std::string> types = spec.counter ? std::vector<std::string>{"I64", "I32"} : std::vector<std::string>{"F32", "F64", "F16", "BF16"};
     const std::vector<int64_t> shape = file_shape(spec);
-    if (tensor.type != type) mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + type + ")");
-    else if (tensor.shape != shape)
+    if (std::ranges::find(types, tensor.type) == types.end())
+      mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + types.front() + ")");
+    else if (tensor.shape != shape && !(spec.counter && tensor.shape == std::vector<int64_t>{1}))
       mismatches.of_kind["of another shape"].push_back(spec.name + " (" + shown(to_string(tensor.shape)) + ", not " + to_string(shape) +
                                                        ")");
   }
@@ -102,12 +113,6 @@ std::vector<float> read_tensors(const SafeTensors& file, const Segments& segment
   return values;
 }
 
-std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
-  std::vector<float> values(size_t(segments.total));
-  initialize(segments, seed, values.data());
-  return values;
-}
-
 // f(spec, values) for every tensor of the model.
 template <class F>
 void each_tensor(const Weights& weights, F f) {
@@ -115,6 +120,43 @@ void each_tensor(const Weights& weights, F f) {
     f(weights.parameters.specs[i], weights.parameter_values.data() + weights.parameters.offsets[i]);
   for (size_t i = 0; i < weights.statistics.specs.size(); ++i)
     f(weights.statistics.specs[i], weights.statistic_values.data() + weights.statistics.offsets[i]);
+}
+
+// Values that no training leaves behind: not finite, a negative variance, a counter that does not fit.
+void find_bad_values(const SafeTensors& file, const Weights& weights, Mismatches& bad) {
+  each_tensor(weights, [&](const ParameterSpec& spec, const float* values) {
+    const auto found = file.tensors.find(spec.name);
+    if (spec.counter) {
+      const int64_t steps = found == file.tensors.end() ? 0 : steps_of(found->second);
+      if (steps < 0 || steps > most_steps)
+        bad.of_kind["with a count outside 0 to " + std::to_string(most_steps)].push_back(spec.name + " (" + std::to_string(steps) + ")");
+      return;
+    }
+    const auto count = [&](auto is_bad) { return std::to_string(std::count_if(values, values + spec.count(), is_bad)); };
+    const std::string not_finite = count([](float value) { return !std::isfinite(value); });
+    if (not_finite != "0") bad.of_kind["with values that are not finite"].push_back(spec.name + " (" + not_finite + ")");
+    if (!spec.name.ends_with("running_var")) return;
+    const std::string negative = count([](float value) { return value < 0; });
+    if (negative != "0") bad.of_kind["with negative variances"].push_back(spec.name + " (" + negative + ")");
+  });
+}
+
+// What wrappers of other tools put before every name: DataParallel and torch.compile of PyTorch.
+SafeTensors without_wrapper(SafeTensors file) {
+  for (const std::string prefix : {"module.", "_orig_mod.", "module."}) {
+    const auto has_prefix = [&](const auto& item) { return item.first.starts_with(prefix); };
+    if (file.tensors.empty() || !std::ranges::all_of(file.tensors, has_prefix)) continue;
+    std::map<std::string, FileTensor> tensors;
+    for (auto& [name, tensor] : file.tensors) tensors[name.substr(prefix.size())] = std::move(tensor);
+    file.tensors = std::move(tensors);
+  }
+  return file;
+}
+
+std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
+  std::vector<float> values(size_t(segments.total));
+  initialize(segments, seed, values.data());
+  return values;
 }
 
 }  // namespace
@@ -132,7 +174,8 @@ SafeTensors to_safetensors(const Weights& weights) {
   return file;
 }
 
-Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin) {
+Weights from_safetensors(const Graph& graph, const SafeTensors& wrapped, const std::string& origin) {
+  const SafeTensors file = without_wrapper(wrapped);
   Weights weights{graph.parameters(), graph.statistics(), {}, {}};
   Mismatches mismatches;
   find_mismatches(file, weights.parameters, mismatches);
@@ -149,6 +192,9 @@ Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std:
                      "): give the file's own model and number of classes");
   weights.parameter_values = read_tensors(file, weights.parameters);
   weights.statistic_values = read_tensors(file, weights.statistics);
+  find_bad_values(file, weights, mismatches);
+  if (!mismatches.of_kind.empty())
+    throw UsageError("weights '" + origin + "' cannot be used (tensors " + mismatches.text() + "): take them from an earlier checkpoint");
   return weights;
 }
 

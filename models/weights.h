@@ -17,7 +17,9 @@ struct Weights {
 
 Weights initial_weights(const Graph&, uint64_t seed);
 SafeTensors to_safetensors(const Weights&);
-// Throws UsageError that lists what is missing, what is unknown and what has another shape.
+// F64, F16 and BF16 are rounded to fp32; a prefix that all names have in common because a wrapper of PyTorch saved them ("module.",
+// "_orig_mod.") is dropped. Throws UsageError that lists what is missing, what is unknown, what has another shape, and which tensors
+// have values that are not finite or negative variances.
 Weights from_safetensors(const Graph&, const SafeTensors&, const std::string& origin);
 // SHA-256 over the parameters and statistics in the order of their names.
 std::string weights_digest(const Weights&);

@@ -591,6 +591,27 @@ TEST_CASE("safetensors: every defect has its sentence") {
   }
 }
 
+TEST_CASE("safetensors: half and bfloat16 become fp32, and all types of the format can be carried") {
+  const auto of_bits = [](const char* type, std::vector<uint16_t> bits) {
+    FileTensor tensor{type, {int64_t(bits.size())}, std::vector<uint8_t>(bits.size() * 2)};
+    std::memcpy(tensor.bytes.data(), bits.data(), tensor.bytes.size());
+    return tensor.floats();
+  };
+  CHECK(of_bits("F16", {0x3c00, 0xc000, 0x7bff, 0x0400, 0x0001, 0x03ff, 0x8000, 0x7c00, 0x3555}) ==
+        std::vector<float>{1, -2, 65504, 6.103515625e-05f, 5.9604644775390625e-08f, 6.097555160522461e-05f, -0.f, INFINITY, 0.333251953125f});
+  CHECK(std::signbit(of_bits("F16", {0x8000})[0]));
+  CHECK(std::isnan(of_bits("F16", {0x7e00})[0]));
+  CHECK(of_bits("BF16", {0x3f80, 0xc040, 0xff80}) == std::vector<float>{1, -3, -INFINITY});
+  for (const auto& [type, count, bytes] : {std::tuple{"F8_E4M3", 3, 3}, {"F8_E5M2", 3, 3}, {"F8_E8M0", 1, 1}, {"U16", 2, 4}, {"U64", 1, 8},
+                                           {"C64", 1, 8}, {"F4", 6, 3}, {"F6_E2M3", 4, 3}}) {
+    CAPTURE(type);
+    const std::string header = one_tensor("\"" + std::string(type) + "\"", "[" + std::to_string(count) + "]", "[0," + std::to_string(bytes) + "]");
+    CHECK(refusal(header, size_t(bytes)) == "nothing was thrown");
+    CHECK(refusal(header, size_t(bytes) - 1) != "nothing was thrown");
+  }
+  CHECK(refusal(one_tensor("\"F4\"", "[3]", "[0,1]"), 1) == Contains("do not fill whole bytes"));
+}
+
 TEST_CASE("safetensors: cut anywhere, the file is refused") {
   const std::vector<uint8_t> whole = bytes_of(GOLDEN_DIR "/engine.safetensors");
   REQUIRE(whole.size() < 1000);

@@ -182,6 +182,8 @@ Weights distinct_weights(const Graph& graph) {
       const ParameterSpec& spec = segments->specs[i];
       for (int64_t j = 0; j < spec.count(); ++j)
         (*values)[size_t(segments->offsets[i] + j)] = spec.counter ? float(1000 + i) : formula(spec.name, j, 1);
+      if (!spec.name.ends_with("running_var")) continue;
+      for (int64_t j = 0; j < spec.count(); ++j) (*values)[size_t(segments->offsets[i] + j)] = std::abs((*values)[size_t(segments->offsets[i] + j)]);
     }
   }
   return weights;
@@ -508,8 +510,8 @@ TEST_CASE("a file that does not fit: everything wrong is reported at once") {
   bad.tensors["conv.weight"] = FileTensor::f32({5, 3, 9}, zeros);
   CHECK(contains(refused(bad), "conv.weight ([5,3,9], not [5,3,3,3])"));
   bad = good;
-  bad.tensors["a.bias"].type = "F64";
-  CHECK(contains(refused(bad), "1 of another type: a.bias (F64, not F32)"));
+  bad.tensors["a.bias"].type = "I32";
+  CHECK(contains(refused(bad), "1 of another type: a.bias (I32, not F32)"));
   bad = good;
   bad.tensors["a.num_batches_tracked"] = FileTensor::f32({}, zeros);
   CHECK(contains(refused(bad), "a.num_batches_tracked (F32, not I64)"));
@@ -518,7 +520,7 @@ TEST_CASE("a file that does not fit: everything wrong is reported at once") {
   for (const char* name : {"conv.weight", "a.weight", "a.bias", "a.running_mean"}) bad.tensors.erase(name);
   bad.tensors["extra"] = bad.tensors["more"] = FileTensor::f32({1}, zeros);
   bad.tensors["fc.weight"] = FileTensor::f32({10}, zeros);
-  bad.tensors["fc.bias"].type = "F16";
+  bad.tensors["fc.bias"].type = "U32";
   const std::string all = refused(bad);
   CAPTURE(all);
   CHECK(contains(all, "'some/path'"));
@@ -527,6 +529,60 @@ TEST_CASE("a file that does not fit: everything wrong is reported at once") {
   CHECK(contains(all, "2 unknown: extra, more"));
   CHECK(contains(all, "1 of another shape: fc.weight"));
   CHECK(contains(all, "1 of another type: fc.bias"));
+}
+
+TEST_CASE("values that no training leaves behind are refused, with the tensor and the number of them") {
+  const Graph graph = tiny();
+  const Weights good = distinct_weights(graph);
+  const auto refused = [&](const SafeTensors& file) { return refusal<UsageError>([&] { from_safetensors(graph, file, "some/path"); }); };
+  const auto with = [&](const char* name, std::vector<float> values) {
+    SafeTensors file = to_safetensors(good);
+    std::vector<float> all = file.tensors.at(name).floats();
+    std::copy(values.begin(), values.end(), all.begin());
+    file.tensors[name] = FileTensor::f32(file.tensors.at(name).shape, all.data());
+    return file;
+  };
+  CHECK(contains(refused(with("a.weight", {NAN, 1, INFINITY})), "1 with values that are not finite: a.weight (2)"));
+  CHECK(contains(refused(with("a.running_var", {-1})), "1 with negative variances: a.running_var (1)"));
+  CHECK(refused(with("a.running_var", {0})) == "(no error)");
+  CHECK(refused(with("a.running_mean", {-1})) == "(no error)");
+  SafeTensors file = to_safetensors(good);
+  for (const int64_t steps : {int64_t(-1), (int64_t(1) << 24) + 1, std::numeric_limits<int64_t>::max()}) {
+    file.tensors["a.num_batches_tracked"] = FileTensor::i64({}, &steps);
+    CHECK(contains(refused(file), "1 with a count outside 0 to 16777216: a.num_batches_tracked (" + std::to_string(steps) + ")"));
+  }
+}
+
+TEST_CASE("files of other tools: wrapped names, other types, counters of other forms") {
+  const Graph graph = tiny();
+  const Weights weights = distinct_weights(graph);
+  const SafeTensors file = to_safetensors(weights);
+  for (const std::string prefix : {"module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."}) {
+    CAPTURE(prefix);
+    SafeTensors wrapped;
+    for (const auto& [name, tensor] : file.tensors) wrapped.tensors[prefix + name] = tensor;
+    check_equal_bits(from_safetensors(graph, wrapped, "wrapped"), weights);
+    wrapped.tensors["other"] = FileTensor::f32({}, weights.parameter_values.data());
+    CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, wrapped, "wrapped"); }), "unknown"));
+  }
+  SafeTensors other = file;
+  const int64_t steps = int64_t(1) << 24;
+  const int32_t narrow = 1 << 24;
+  other.tensors["a.num_batches_tracked"] = FileTensor::i64({1}, &steps);
+  const std::string digest = weights_digest(from_safetensors(graph, other, "[1]"));
+  CHECK(digest != weights_digest(weights));
+  FileTensor counter{"I32", {}, std::vector<uint8_t>(4)};
+  std::memcpy(counter.bytes.data(), &narrow, 4);
+  other.tensors["a.num_batches_tracked"] = counter;
+  CHECK(weights_digest(from_safetensors(graph, other, "I32")) == digest);
+  std::vector<double> wide(size_t(file.tensors.at("a.bias").count()));
+  const std::vector<float> values = file.tensors.at("a.bias").floats();
+  std::copy(values.begin(), values.end(), wide.begin());
+  FileTensor doubles{"F64", file.tensors.at("a.bias").shape, std::vector<uint8_t>(wide.size() * 8)};
+  std::memcpy(doubles.bytes.data(), wide.data(), doubles.bytes.size());
+  other = file;
+  other.tensors["a.bias"] = doubles;
+  check_equal_bits(from_safetensors(graph, other, "F64"), weights);
 }
 
 TEST_CASE("files without counters are read, the counters being 0") {

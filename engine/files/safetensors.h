@@ -17,7 +17,8 @@ struct FileTensor {
   static FileTensor f32(std::vector<int64_t> shape, const float* values);
   static FileTensor i64(std::vector<int64_t> shape, const int64_t* values);
   int64_t count() const;
-  std::vector<float> floats() const;  // throws UsageError unless F32
+  // Of F32, F64, F16 or BF16, rounded to fp32. Throws UsageError for other types.
+  std::vector<float> floats() const;
 };
 
 struct SafeTensors {
