@@ -59,7 +59,7 @@ class BenchLayersCommand : public Command {
   void run(const Options&) override {
     if (sort_ != "order" && sort_ != "time") throw UsageError(unknown_name("order of the layers", sort_, {"order", "time"}));
     const Graph graph = make_model(model_, {{1, image_, image_, 3}, 10});
-    if (threads_ == 0) threads_ = threads();
+    threads_ = threads_asked_for(threads_);
     set_threads(threads_);
     ModelTimes times = measure_layers(graph, batch_, device_);
     const MachineRates machine = measure_machine(device_);

@@ -53,7 +53,7 @@ class BenchOptimizerCommand : public Command {
     const std::unique_ptr<Optimizer> optimizer = make_optimizer(optimizer_);
     if (ahead_ > max_look_ahead)
       throw UsageError("--ahead " + std::to_string(ahead_) + ": at most " + std::to_string(max_look_ahead) + " updates can be predicted");
-    if (threads_ == 0) threads_ = threads();
+    threads_ = threads_asked_for(threads_);
     set_threads(threads_);
     const Segments segments = parameters_of(parameters_);
     const MachineRates machine = measure_machine(device_);

@@ -37,7 +37,7 @@ class BenchStepCommand : public Command {
 
   void run(const Options&) override {
     const double before = double(peak_resident_bytes()) / (1 << 20);
-    if (trainer_.threads == 0) trainer_.threads = threads();
+    trainer_.threads = threads_asked_for(trainer_.threads);
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
     const Dataset data = noise_pictures(trainer_.batch, image_);

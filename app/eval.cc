@@ -68,7 +68,7 @@ class EvalCommand : public Command {
     Graph graph = make_model(named.model, named.options);
     check_columns(graph, dataset);
     const Batches batches(dataset.test, {.batch = trainer_.batch});
-    if (trainer_.threads == 0) trainer_.threads = threads();
+    trainer_.threads = threads_asked_for(trainer_.threads);
     Trainer trainer(std::move(graph), trainer_, batches.shapes());
     trainer.set_weights(named.weights);
 

@@ -51,8 +51,8 @@ struct PlanChoice {
     mistakes.check([&] { trainer.recompute = recompute_mode(recompute); });
     mistakes.check([&] { make_optimizer(trainer.optimizer); });
     mistakes.check([&] { DeviceOwner device(trainer.device, trainer.math); });
+    mistakes.check([&] { trainer.threads = threads_asked_for(trainer.threads); });
     mistakes.report();
-    if (trainer.threads == 0) trainer.threads = threads();
   }
 
   // Measures. After resolve().

@@ -79,11 +79,11 @@ void TrainingOptions::declare(Options& o) {
 }
 
 TrainingInput TrainingOptions::resolve(bool resumed) {
-  if (trainer.threads == 0) trainer.threads = threads();
   trainer.schedule.epochs = double(run.epochs);
   TrainingInput input;
   ModelOptions model_options;
   Mistakes mistakes;
+  mistakes.check([&] { trainer.threads = threads_asked_for(trainer.threads); });
   const Method* method = nullptr;
   mistakes.check([&] { method = &find_method(trainer.method); });
   if (method) mistakes.check([&] { resolve_optimizer(*method); });

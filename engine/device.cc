@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -144,11 +145,31 @@ void Event::hold_back(Device) {}
 void Event::wait() {}
 #endif
 
+namespace {
+
+void check_limit(int asked) {
+  const int most = omp_get_thread_limit();
+  if (asked > most)
+    throw UsageError("OMP_THREAD_LIMIT=" + std::to_string(most) + " allows fewer threads than the " + std::to_string(asked) +
+                     " asked for; unset it, or give --threads " + std::to_string(most));
+}
+
+}  // namespace
+
 void set_threads(int threads) {
   if (threads < 1) throw UsageError("the number of threads is " + std::to_string(threads) + "; it must be at least 1");
+  check_limit(threads);
+  // Settings of the calling thread alone: a new thread has those of the environment again.
+  omp_set_dynamic(0);
+  if (omp_get_max_active_levels() < 1) omp_set_max_active_levels(1);
   omp_set_num_threads(threads);
 }
 
-int threads() { return omp_get_max_threads(); }
+int threads() { return std::min(omp_get_max_threads(), omp_get_thread_limit()); }
+
+int threads_asked_for(int asked) {
+  check_limit(asked);
+  return asked == 0 ? threads() : asked;
+}
 
 }  // namespace pipecast

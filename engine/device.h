@@ -78,8 +78,12 @@ class Event {
 #endif
 };
 
-// Number of threads that host kernels called from this thread may use (one OpenMP pool, shared with oneDNN).
+// Number of threads that host kernels called from this thread may use (one OpenMP pool, shared with oneDNN). From then on OMP_DYNAMIC and
+// OMP_MAX_ACTIVE_LEVELS take none of them away: oneDNN's results are wrong where it gets fewer threads than it planned for. Throws
+// UsageError where OMP_THREAD_LIMIT allows fewer.
 void set_threads(int threads);
 int threads();
+// As many as a user asked for; 0: threads(). Throws UsageError where OMP_THREAD_LIMIT allows fewer.
+int threads_asked_for(int threads);
 
 }  // namespace pipecast

@@ -57,15 +57,16 @@ HD void apply(const F& f, Place... place) {
 // Host
 
 // body(begin, end) over slices of [0, n). OpenMP, so that oneDNN's threads and ours are one pool.
+//
+// There are as many slices as threads were asked for. The team may be smaller: its threads then do several slices each. The slices are the
+// same, and so is every bit of the result.
 template <class Body>
 void parallel(int64_t n, int64_t grain, const Body& body) {
-  int wanted = int(std::min<int64_t>(omp_get_max_threads(), (n + grain - 1) / grain));
-  if (wanted <= 1) return body(int64_t(0), n);
-#pragma omp parallel num_threads(wanted)
-  {
-    int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
-    body(n * t / count, n * (t + 1) / count);
-  }
+  const int64_t slices = std::min<int64_t>(threads(), (n + grain - 1) / grain);
+  if (slices <= 1) return body(int64_t(0), n);
+#pragma omp parallel num_threads(int(slices))
+  for (int64_t slice = omp_get_thread_num(); slice < slices; slice += omp_get_num_threads())
+    body(n * slice / slices, n * (slice + 1) / slices);
 }
 
 // One host thread owns the row.

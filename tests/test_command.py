@@ -39,19 +39,20 @@ class CommandTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def run_command(self, *arguments):
-        return subprocess.run([PIPECAST, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True, timeout=300)
+    def run_command(self, *arguments, **environment):
+        return subprocess.run([PIPECAST, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True, timeout=300,
+                              env={**os.environ, **environment})
 
-    def succeed(self, *arguments):
-        result = self.run_command(*arguments)
+    def succeed(self, *arguments, **environment):
+        result = self.run_command(*arguments, **environment)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(result.stderr, "")
         return result.stdout
 
-    def refuse(self, arguments, *expected, mistakes=1):
+    def refuse(self, arguments, *expected, mistakes=1, **environment):
         """Exit code 2, `mistakes` lines on stderr that hold the expected texts, and no file left behind."""
         before = sorted(self.folder.rglob("*"))
-        result = self.run_command(*arguments)
+        result = self.run_command(*arguments, **environment)
         self.assertEqual(result.returncode, 2, result.stderr)
         self.assertEqual(result.stdout, "")
         lines = result.stderr.splitlines()
@@ -65,9 +66,9 @@ class CommandTest(unittest.TestCase):
     def metrics(self, run):
         return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
 
-    def train(self, run, *arguments):
+    def train(self, run, *arguments, **environment):
         """Trains into `run` and returns the digest of the weights."""
-        out = self.succeed(*TRAIN, *arguments, "--out", run)
+        out = self.succeed(*TRAIN, *arguments, "--out", run, **environment)
         done = self.metrics(run)[-1]
         self.assertEqual(done["event"], "done")
         self.assertEqual(out.splitlines()[-1], "weights sha256 " + done["weights_digest"])
@@ -279,6 +280,25 @@ class Training(CommandTest):
     def test_executors_with_two_threads_per_stage(self):
         common = ["--stages", 2, "--threads", 4, "--micro-batches", 2, "--lookahead", "exact"]
         self.assertEqual(self.train("first", *common), self.train("second", *common, "--executor", "sequential"))
+
+    def test_environment_leaves_the_digest(self):
+        for threads in (["--threads", 2], ["--stages", 2, "--threads", 4]):
+            wanted = self.train("wanted", *threads, "--overwrite")
+            for name, value in (("OMP_DYNAMIC", "true"), ("OMP_MAX_ACTIVE_LEVELS", "0"), ("OMP_NUM_THREADS", "3"),
+                                ("ONEDNN_DEFAULT_FPMATH_MODE", "ANY")):
+                with self.subTest(threads=threads, variable=name):
+                    self.assertEqual(self.train("run", *threads, "--overwrite", **{name: value}), wanted)
+
+    def test_fewer_threads_than_asked_for_are_refused(self):
+        expected = "OMP_THREAD_LIMIT=1 allows fewer threads than the 2 asked for; unset it, or give --threads 1"
+        for command in (["train"], ["plan"], ["simulate"], ["bench", "step"], ["bench", "layers"], ["bench", "optimizer"]):
+            with self.subTest(command=command):
+                self.refuse([*command, "--threads", 2], expected, OMP_THREAD_LIMIT="1")
+        self.refuse(["compare", "--threads", 2, "--methods", "vanilla"], expected, OMP_THREAD_LIMIT="1")
+        wanted = self.train("run")
+        self.refuse(["eval", "--run", "run", "--threads", 2], expected, OMP_THREAD_LIMIT="1")
+        # All threads that there may be.
+        self.assertEqual(self.train("all", "--threads", 0, OMP_THREAD_LIMIT="1"), wanted)
 
     def test_config_of_a_run_repeats_it(self):
         common = ["--stages", 3, "--partition", "5,3,3", "--optimizer", "adam", "--lr", "0.00123", "--lr-schedule", "multi-step",

@@ -1,16 +1,19 @@
 // The engine's core: errors, devices, memory, parameters, random numbers, files.
 #include <doctest/doctest.h>
+#include <omp.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <set>
 
 #include "engine/device.h"
 #include "engine/files/durable_file.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
+#include "engine/launch.h"
 #include "engine/math.h"
 #include "engine/memory.h"
 #include "engine/parameters.h"
@@ -81,6 +84,41 @@ TEST_CASE("devices") {
 #ifdef PIPECAST_ONEDNN
   CHECK(library_versions().find("oneDNN ") != std::string::npos);
 #endif
+}
+
+TEST_CASE("what the environment says of teams takes no thread away") {
+  const int before = threads(), levels = omp_get_max_active_levels();
+  omp_set_dynamic(1);
+  omp_set_max_active_levels(0);
+  set_threads(3);
+  int team = 0;
+#pragma omp parallel
+#pragma omp single
+  team = omp_get_num_threads();
+  CHECK(team == 3);
+  CHECK(omp_get_dynamic() == 0);
+  omp_set_max_active_levels(levels);
+  set_threads(before);
+}
+
+TEST_CASE("a team that is too small does the slices of one that is not") {
+  auto slices = [] {
+    std::mutex mutex;
+    std::set<std::pair<int64_t, int64_t>> seen;
+    parallel(1000, 1, [&](int64_t begin, int64_t end) {
+      std::lock_guard lock(mutex);
+      seen.insert({begin, end});
+    });
+    return seen;
+  };
+  const int before = threads(), levels = omp_get_max_active_levels();
+  set_threads(3);
+  const std::set<std::pair<int64_t, int64_t>> wanted = {{0, 333}, {333, 666}, {666, 1000}};
+  CHECK(slices() == wanted);
+  omp_set_max_active_levels(0);  // all teams have one thread
+  CHECK(slices() == wanted);
+  omp_set_max_active_levels(levels);
+  set_threads(before);
 }
 
 TEST_CASE("bytes go to a device and back") {
