@@ -8,12 +8,16 @@
 namespace pipecast {
 namespace {
 
-// Other tools write metadata of their own under the same names: what is no number from 1 to `most` says nothing.
-void read_number(const std::string& text, int64_t most, int64_t& number) {
+// Other tools write metadata of their own under the same names: a text that is not a whole number is ignored.
+void read_number(const std::string& text, const std::string& path, int64_t most, int64_t& number) {
+  if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos) return;
   int64_t value = 0;
   const char* end = text.data() + text.size();
   const auto [after, error] = std::from_chars(text.data(), end, value);
-  if (error == std::errc() && after == end && value >= 1 && value <= most) number = value;
+  if (error != std::errc() || after != end || value < 1 || value > most)
+    throw UsageError("weights '" + path + "' say of themselves '" + shown(text) + "' where a number from 1 to " + std::to_string(most) +
+                     " belongs; the file is damaged");
+  number = value;
 }
 
 bool is_model(const std::string& name) {
@@ -55,11 +59,11 @@ NamedWeights name_weights(const SafeTensors& file, const std::string& path, cons
     throw UsageError("weights '" + path + "' are of model '" + shown(own) + "', not '" + model + "'");
   }
   if (named.model.empty()) named.model = own;
-  read_number(says("classes"), 100000, named.options.classes);
-  read_number(says("height"), 4096, named.options.image.h);
-  read_number(says("width"), 4096, named.options.image.w);
-  read_number(says("channels"), 64, named.options.image.c);
-  read_number(says("vocabulary"), 1 << 30, named.options.vocabulary);
+  read_number(says("classes"), path, 100000, named.options.classes);
+  read_number(says("height"), path, 4096, named.options.image.h);
+  read_number(says("width"), path, 4096, named.options.image.w);
+  read_number(says("channels"), path, 64, named.options.image.c);
+  read_number(says("vocabulary"), path, 1 << 30, named.options.vocabulary);
   if (classes > 0) named.options.classes = classes;
   named.weights = from_safetensors(make_model(named.model, named.options), file, path);
   return named;

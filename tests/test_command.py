@@ -399,7 +399,7 @@ class Training(CommandTest):
         step, last = self.metrics("run")[-2:]
         self.assertEqual((step["event"], step["minibatch"]), ("step", 3))
         self.assertEqual((last["event"], last["epoch"], last["minibatch"]), ("diverged", 1, 2))
-        self.assertIn(f"before mini-batch 3 is {step['loss']:.4g}, above --stop-above 0.001: lower --lr", result.stderr)
+        self.assertIn(f"at mini-batch 3, is {step['loss']:.4g}, above --stop-above 0.001: lower --lr", result.stderr)
         self.succeed(*common, "--stop-above", "1e3", "--overwrite")
 
 
@@ -633,6 +633,10 @@ class Weights(CommandTest):
         for key, value in (("classes", "100001"), ("height", "99999999999999999999"), ("width", "0"), ("channels", "65")):
             write_safetensors(self.folder / "large.safetensors", {}, {"model": "resnet20", key: value})
             self.refuse(["import", "--weights", "large.safetensors", "--out", "x"], f"'{value}'", "a number from 1 to")
+        # What other tools write under the same names is not ours to read; --model says what it is.
+        write_safetensors(self.folder / "other.safetensors", tensors,
+                          {"model": "resnet20.in1k", "classes": '["cat","dog"]', "height": "32px"})
+        self.succeed("import", "--weights", "other.safetensors", "--model", "resnet20", "--out", "taken.safetensors")
         self.succeed("import", "--weights", "plain.safetensors", "--model", "resnet20", "--out", "again.safetensors")
         self.assertEqual(read_safetensors(self.folder / "again.safetensors"), read_safetensors(self.folder / "named.safetensors"))
         self.refuse(["eval", "--weights", "again.safetensors", "--model", "resnet32", *data], "are of model 'resnet20', not 'resnet32'")
@@ -714,7 +718,7 @@ class Simulate(CommandTest):
         self.assertEqual([stage["frames"] for stage in result["stage_results"]], [8] * 4)
         self.assertEqual(set(result["stage_results"][0]), {"busy_share", "copies", "frames", "inputs"})  # bytes are not known
         self.assertEqual(len(result["passes"]), 4 * 3 * 8 * 2)
-        self.assertIn("2 images/s; bubble 27.27 %", self.succeed(*gpipe))
+        self.assertIn("2 samples/s; bubble 27.27 %", self.succeed(*gpipe))
         slow = json.loads(self.succeed(*gpipe, "--json", "--message-bytes", 10, "--bytes-per-second", 20, "--latency", 1, "--forward-seconds", 2))
         self.assertGreater(slow["step_seconds"], 4 * 11)
 
