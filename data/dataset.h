@@ -44,7 +44,7 @@ class Samples {
   virtual void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const = 0;
   // Throws UsageError for an augmentation that does not apply.
   virtual void check(const Augmentation&) const {}
-  // Adds enough of the samples to the hash to tell data sets apart. Takes milliseconds.
+  // Adds all of the samples to the hash: data sets that differ in anything a model sees have different digests.
   virtual void add_to(Sha256&) const = 0;
 };
 
@@ -66,7 +66,7 @@ BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; thro
 // a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
 Dataset load_dataset(const std::string& format_and_path, BadSamples = BadSamples::fail);
 
-// SHA-256 of enough of a data set to tell it from others, in milliseconds (Samples::add_to).
+// SHA-256 of all samples (Samples::add_to).
 std::string digest(const Dataset&);
 
 struct DatasetFormat {

@@ -505,6 +505,25 @@ TEST_CASE("picture: sizes are checked before anything is decoded") {
   check_has(usage_error([&] { decode_picture(bomb, "p.png", {1, 1, 1, 3}, pixels.data()); }), {"'p.png' is damaged or needs more memory"});
 }
 
+TEST_CASE("dataset: every pixel and every label is in the digest") {
+  PictureSet small = load_pictures("generated:40");
+  small.train.pixels.resize(20 * 3072), small.train.labels.resize(20);
+  const auto digest_of = [](const PictureSet& set) { return digest(dataset_of(set)); };
+  std::set<std::string> digests{digest_of(small)};
+  for (Pictures* pictures : {&small.train, &small.test})
+    for (size_t picture = 0; picture < size_t(pictures->size()); ++picture) {
+      uint8_t& pixel = pictures->pixels[picture * 3072 + 17 * picture];
+      pixel ^= 1;
+      CHECK(digests.insert(digest_of(small)).second);
+      pixel ^= 1;
+      pictures->labels[picture] ^= 1;
+      CHECK(digests.insert(digest_of(small)).second);
+      pictures->labels[picture] ^= 1;
+    }
+  std::swap_ranges(small.train.pixels.begin(), small.train.pixels.begin() + 3072, small.train.pixels.begin() + 5 * 3072);
+  CHECK(digests.insert(digest_of(small)).second);
+}
+
 TEST_CASE("dataset: unknown formats and the table") {
   check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
   check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});

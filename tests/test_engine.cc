@@ -10,6 +10,7 @@
 #include <set>
 
 #include "engine/device.h"
+#include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
@@ -469,6 +470,32 @@ TEST_CASE("SHA-256 agrees with FIPS 180-4") {
     for (size_t i = 0; i < text.size(); i += piece) sha.add(text.data() + i, std::min(piece, text.size() - i));
     CHECK(sha.hex() == digest(text));
   }
+}
+
+TEST_CASE("checksums: known answers, and every flipped bit is seen") {
+  CHECK(crc32("", 0) == 0);
+  CHECK(crc32("123456789", 9) == 0xcbf43926);
+  CHECK(adler32("", 0) == 1);
+  CHECK(adler32("Wikipedia", 9) == 0x11e60398);
+  CHECK(adler32(std::string(100'000, '\xff').data(), 100'000) == 0x149a302c);  // its sums do not fit 32 bits
+  for (const size_t size : {1, 7, 8, 9, 16, 27}) {
+    std::string text(size, 'x');
+    std::set<uint32_t> crcs{crc32(text.data(), size)}, adlers{adler32(text.data(), size)};
+    std::set<uint64_t> hashes{hash64(text.data(), size)};
+    for (size_t bit = 0; bit < 8 * size; ++bit) {
+      text[bit / 8] ^= char(1 << bit % 8);
+      CHECK(crcs.insert(crc32(text.data(), size)).second);
+      adlers.insert(adler32(text.data(), size));
+      CHECK(hashes.insert(hash64(text.data(), size)).second);
+      text[bit / 8] ^= char(1 << bit % 8);
+    }
+    CHECK(adlers.size() > size);
+  }
+  // The same bit of two words, the highest too: nothing cancels.
+  std::string text(32, 'x');
+  const uint64_t before = hash64(text.data(), 32);
+  text[7] ^= '\x80', text[23] ^= '\x80';
+  CHECK(hash64(text.data(), 32) != before);
 }
 
 namespace {

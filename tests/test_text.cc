@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "data/batches.h"
 #include "data/text.h"
@@ -136,6 +137,24 @@ TEST_CASE("text folders: classes, vocabulary, lengths, columns") {
   data.test->read(1, all, 3, {}, lengths), data.test->read(2, all, 3, {}, labels);
   CHECK(std::vector<int32_t>(lengths, lengths + 3) == std::vector<int32_t>{1, 256, 2});
   CHECK(std::vector<int32_t>(labels, labels + 3) == std::vector<int32_t>{0, 0, 1});
+}
+
+TEST_CASE("texts: every token, every end and every label is in the digest") {
+  Texts texts = some_texts(9, 6, vocabulary);
+  const auto digest_of = [](const Texts& train) {
+    Dataset data;
+    data.train = text_samples(train, {6}), data.test = text_samples(some_texts(2, 6, vocabulary), {6});
+    return digest(data);
+  };
+  std::set<std::string> digests{digest_of(texts)};
+  const auto changed = [&](auto& number) {
+    ++number;
+    CHECK(digests.insert(digest_of(texts)).second);
+    --number;
+  };
+  for (int32_t& token : texts.tokens) changed(token);
+  for (int32_t& label : texts.labels) changed(label);
+  for (int64_t& end : texts.ends) changed(end);
 }
 
 TEST_CASE("text folders that are none have their sentence") {
