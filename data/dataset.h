@@ -56,6 +56,7 @@ struct Dataset {
   int64_t vocabulary = 0;  // of the tokens
   std::shared_ptr<const Samples> train, test;
   int64_t skipped = 0;  // bad samples left out
+  std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
 };
 
 // What to do with a damaged sample, such as a label out of range or a picture that cannot be decoded.

@@ -101,7 +101,7 @@ std::shared_ptr<const Samples> picture_samples(const PictureSet& set, const Pict
 }
 
 Dataset dataset_of(PictureSet set) {
-  Dataset dataset{.name = set.name, .image = set.image, .classes = set.classes, .train = {}, .test = {}, .skipped = set.skipped};
+  Dataset dataset{.name = set.name, .image = set.image, .classes = set.classes, .train = {}, .test = {}, .skipped = set.skipped, .notes = set.notes};
   auto train = std::make_shared<const Pictures>(std::move(set.train)), test = std::make_shared<const Pictures>(std::move(set.test));
   dataset.train = std::make_shared<PictureSamples>(set, train);
   dataset.test = std::make_shared<PictureSamples>(set, test);
