@@ -382,6 +382,15 @@ TEST_CASE("folder: Tiny-ImageNet's layout") {
   CHECK(dataset.train.labels == std::vector<int32_t>{0, 1});
   CHECK(dataset.test.labels == std::vector<int32_t>{1, 0});
   CHECK(dataset.test.pixels[0] == picture_pixels(3)[0]);
+  CHECK(dataset.notes.empty());
+  // Its val folder is often sorted into classes, and the list stays.
+  fs::create_directories(folder.path / "val/n01");
+  fs::rename(folder.path / "val/images/val_1.JPEG", folder.path / "val/n01/val_1.JPEG");
+  annotate("val_1.JPEG\tn01\nval_0.JPEG\tn02\nval_2.JPEG\tn02\n");
+  const PictureSet sorted = load_pictures("folder:" + folder.path.string());
+  CHECK(sorted.test.labels == std::vector<int32_t>{1, 0});
+  CHECK(sorted.notes == std::vector<std::string>{"pictures that '" + (folder.path / "val/val_annotations.txt").string() +
+                                                 "' names and that are not there: 1 ('val_2.JPEG')"});
   annotate("val_1.JPEG\tn01\n");
   check_has(folder_error(folder.path), {"val_annotations.txt", "no class for", "val_0.JPEG"});
   annotate("val_1.JPEG\tn01\nval_0.JPEG\tn03\n");
@@ -428,6 +437,93 @@ TEST_CASE("folder: what is wrong is named") {
   }
   write(folder.path / "val/dog/1.jpg", Bytes(100));
   check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }), {"all 1 pictures are damaged", "1.jpg"});
+}
+
+TEST_CASE("folder: what is hidden is no data") {
+  TemporaryFolder folder;
+  write_folder(folder.path);
+  const std::string plain = digest(load_dataset("folder:" + folder.path.string()));
+  for (const char* path : {"train/.ipynb_checkpoints", "train/cat/.thumbnails", "val/.git"}) fs::create_directories(folder.path / path);
+  for (const char* path : {"train/._cat", "train/cat/._1.png", "train/cat/.thumbnails/1.png", "val/.DS_Store", "val/dog/._1.jpg"})
+    write(folder.path / path, {'n', 'o'});
+  const Dataset dataset = load_dataset("folder:" + folder.path.string());
+  CHECK(dataset.classes == 2);
+  CHECK(digest(dataset) == plain);
+  CHECK(dataset.skipped == 0);
+}
+
+TEST_CASE("folder: pictures in folders below a class are taken, what is left out is counted") {
+  TemporaryFolder folder;
+  write_folder(folder.path);
+  using Notes = std::vector<std::string>;
+  const std::string empty = "classes without pictures in '" + (folder.path / "val").string() + "': 1 ('cat')";
+  CHECK(load_dataset("folder:" + folder.path.string()).notes == Notes{empty, "files of other types left out: 1 (.txt 1)"});
+  fs::create_directories(folder.path / "train/dog/images/puppies");
+  write(folder.path / "train/dog/images/puppies/1.png", png(picture_pixels(4)));
+  write(folder.path / "train/dog/images/2.png", png(picture_pixels(5)));
+  for (const char* path : {"train/cat/3.BMP", "train/cat/4.bmp", "train/dog/images/1.webp", "val/dog/1.gif", "val/dog/1", "train/astray.png"})
+    write(folder.path / path, {'n', 'o'});
+  fs::create_directories(folder.path / "val/cat");
+  write(folder.path / "val/cat/1.png", png(picture_pixels(6)));
+  const PictureSet dataset = load_pictures("folder:" + folder.path.string());
+  CHECK(dataset.train.labels == std::vector<int32_t>{0, 0, 1, 1, 1});
+  // In the order of the names: dog/1.png, dog/images/2.png, dog/images/puppies/1.png.
+  for (const auto& [picture, number] : {std::pair<size_t, uint64_t>{2, 3}, {3, 5}, {4, 4}})
+    CHECK(std::equal(&dataset.train.pixels[picture * 144], &dataset.train.pixels[picture * 144] + 144, picture_pixels(number).begin()));
+  CHECK(dataset.notes == Notes{"files of other types left out: 6 (.bmp 2, no ending 1, .gif 1, .txt 1, .webp 1)",
+                               "files beside the class folders left out: 1"});
+}
+
+TEST_CASE("folder: a class without pictures is refused") {
+  TemporaryFolder folder;
+  write_folder(folder.path);
+  fs::create_directories(folder.path / "train/cow/calves");
+  check_has(folder_error(folder.path), {"'" + (folder.path / "train/cow").string() + "' holds no pictures (PNG or JPEG)", "remove it"});
+  write(folder.path / "train/cow/1.bmp", {'n', 'o'});
+  check_has(folder_error(folder.path), {"'" + (folder.path / "train/cow").string() + "' holds no pictures (PNG or JPEG)"});
+  // One that --bad-samples skip would empty.
+  write(folder.path / "train/cow/1.png", {'n', 'o'});
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }),
+            {"all pictures are damaged of the class", (folder.path / "train/cow/1.png").string()});
+  write(folder.path / "train/cow/1.png", png(picture_pixels(4)));
+  write(folder.path / "train/cow/2.png", {'n', 'o'});
+  CHECK(load_dataset("folder:" + folder.path.string(), BadSamples::skip).skipped == 1);
+  fs::create_directories(folder.path / "val/cow");
+  write(folder.path / "val/cow/1.png", {'n', 'o'});
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }),
+            {"all pictures are damaged of the class", (folder.path / "val/cow/1.png").string()});
+}
+
+TEST_CASE("folder: symbolic links are followed, and named where they lead nowhere or round in circles") {
+  TemporaryFolder folder, elsewhere;
+  write_folder(folder.path);
+  fs::create_directories(elsewhere.path / "cows");
+  write(elsewhere.path / "cows/1.png", png(picture_pixels(4)));
+  fs::create_symlink(elsewhere.path / "cows", folder.path / "train/cow");
+  fs::create_symlink(elsewhere.path / "cows", folder.path / "train/dog/more");
+  fs::create_symlink(elsewhere.path / "cows/1.png", folder.path / "train/cat/3.png");
+  CHECK(load_pictures("folder:" + folder.path.string()).train.labels == std::vector<int32_t>{0, 0, 0, 1, 2, 2});
+
+  const auto refused = [&](const fs::path& target, const fs::path& link, std::initializer_list<std::string> parts) {
+    fs::create_symlink(target, link);
+    const std::string error = folder_error(folder.path);
+    check_has(error, {"'" + (folder.path / "train").string()});
+    check_has(error, parts);
+    fs::remove(link);
+  };
+  const fs::path inside = folder.path / "train/dog/loop", beside = folder.path / "train/loop", back = elsewhere.path / "cows/back";
+  for (const fs::path& link : {inside, beside}) {
+    refused("loop", link, {"symbolic link '" + link.string() + "' leads nowhere", "Too many levels", "take it out"});
+    refused("gone", link, {"symbolic link '" + link.string() + "' leads nowhere", "No such file", "take it out"});
+    for (const fs::path& target : {folder.path, folder.path / "train"})
+      refused(target, link, {"symbolic link '" + link.string() + "' leads back to", "take the link out"});
+  }
+  refused(folder.path / "train/dog", inside, {"symbolic link '" + inside.string() + "' leads back to"});
+  refused(folder.path / "train/dog", back, {"/back", "/more' leads back to"});
+  // One that should be a picture is a bad sample.
+  fs::create_symlink("loop.png", folder.path / "train/dog/loop.png");
+  check_has(folder_error(folder.path), {(folder.path / "train/dog/loop.png").string(), "Too many levels"});
+  CHECK(load_dataset("folder:" + folder.path.string(), BadSamples::skip).skipped == 1);
 }
 
 TEST_CASE("picture: a JPEG's scans may be split, spectrally and by restarts; it is the same picture") {

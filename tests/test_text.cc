@@ -157,6 +157,25 @@ TEST_CASE("texts: every token, every end and every label is in the digest") {
   for (int64_t& end : texts.ends) changed(end);
 }
 
+TEST_CASE("text folders: what is hidden is no data, what lies deeper is taken, what is left out is counted") {
+  const Folder folder;
+  for (const std::string part : {"train", "test"}) {
+    folder.write(part + "/pos/a.txt", "good"), folder.write(part + "/neg/a.TXT", "bad");
+    folder.write(part + "/.cache/a.txt", "no"), folder.write(part + "/neg/._a.txt", "no");
+  }
+  CHECK(folder.load().notes.empty());
+  folder.write("train/neg/more/b.txt", "worse");
+  folder.write("train/unsup/a.txt", "no"), folder.write("train/urls.txt", "no"), folder.write("test/neg/a.md", "no");
+  std::filesystem::remove(folder.path / "test/pos/a.txt");
+  const Dataset data = folder.load();
+  CHECK(data.classes == 2);
+  CHECK(data.train->size() == 3);
+  CHECK(data.test->size() == 1);
+  CHECK(data.notes == std::vector<std::string>{"files of other types left out: 1 (.md 1)", "files beside the class folders left out: 1",
+                                               "folders that only one of train and test has, left out: 1 ('unsup')",
+                                               "classes without texts in '" + (folder.path / "test").string() + "': 1 ('pos')"});
+}
+
 TEST_CASE("text folders that are none have their sentence") {
   const Folder folder;
   const std::string layout = "; the layout is DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt", at = folder.path.string();
@@ -167,6 +186,13 @@ TEST_CASE("text folders that are none have their sentence") {
   CHECK(message_of<UsageError>([&] { folder.load(); }) ==
         ("'" + at + "' has 1 classes of text in both parts; give at least two" + layout).c_str());
   folder.write("train/neg/a.md", "x"), folder.write("test/neg/a.md", "x");
+  CHECK(message_of<UsageError>([&] { folder.load(); }) ==
+        ("class folder '" + at + "/train/neg' holds no texts (*.txt); fill it or remove it").c_str());
+  folder.write("train/neg/a.txt", "x");
+  std::filesystem::create_symlink("loop", folder.path / "test/neg/loop");
+  CHECK(message_of<UsageError>([&] { folder.load(); }) == ("symbolic link '" + at + "/test/neg/loop' leads nowhere: Too many levels of symbolic "
+                                                           "links; mend it or take it out of the folder").c_str());
+  std::filesystem::remove(folder.path / "test/neg/loop");
   std::filesystem::remove(folder.path / "test/pos/a.txt");
   CHECK(message_of<UsageError>([&] { folder.load(); }) == ("folder '" + at + "/test' has no texts" + layout).c_str());
 }
