@@ -78,6 +78,7 @@ class EvalCommand : public Command {
     if (json_)
       std::cout << nlohmann::ordered_json{{"model", named.model},
                                           {"data", data_},
+                                          {"data_notes", dataset.notes},
                                           {"images", outcome.samples},
                                           {"test_loss", outcome.loss},
                                           {"test_accuracy", outcome.accuracy},
@@ -86,7 +87,8 @@ class EvalCommand : public Command {
                        .dump()
                 << "\n";
     else
-      std::cout << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
+      std::cout << left_out_of(dataset)
+                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
                           (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
   }
 

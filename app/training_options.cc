@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/batches.h"
+#include "engine/format.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/plan/program_file.h"
@@ -119,6 +120,12 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
     });
   mistakes.report();
   return input;
+}
+
+std::string left_out_of(const Dataset& dataset) {
+  std::string lines = dataset.skipped > 0 ? format("%lld bad samples left out\n", (long long)(dataset.skipped)) : "";
+  for (const std::string& note : dataset.notes) lines += note + "\n";
+  return lines;
 }
 
 ModelOptions model_options_of(const Dataset& dataset) {

@@ -45,6 +45,8 @@ struct TrainingOptions {
 
 // What a model for this data set is made with; what does not apply stays as it is by itself.
 ModelOptions model_options_of(const Dataset&);
+// What of a data set is left out, for a person: a line each, "" where nothing is.
+std::string left_out_of(const Dataset&);
 // Throws UsageError where the data set lacks a column that the model reads.
 void check_columns(const Graph&, const Dataset&);
 // Throws UsageError where weights are for another number of tokens than the data set has.

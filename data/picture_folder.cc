@@ -57,13 +57,40 @@ std::vector<ClassFile> samples(const std::vector<fs::path>& folders, const std::
 }
 
 // The shape of the first picture that has one.
-Shape first_shape(const std::vector<ClassFile>& samples, BadSamples bad_samples) {
+Shape first_shape(const std::vector<ClassFile>& samples, const DataOptions& options) {
   for (const ClassFile& sample : samples) try {
-      return picture_shape(text_of(read_file(sample.path, most_picture_bytes)), sample.path);
+      return picture_shape(text_of(read_file(sample.path, most_picture_bytes)), sample.path, options.orientation);
     } catch (const UsageError&) {
-      if (bad_samples == BadSamples::fail) throw;
+      if (options.bad_samples == BadSamples::fail) throw;
     }
   throw UsageError("none of the " + std::to_string(samples.size()) + " pictures from '" + samples.front().path + "' on can be read");
+}
+
+// What came of a sample.
+struct ReadSample {
+  std::string sized, damaged;  // what is wrong
+  bool turned = false;         // its EXIF data say that it is not stored upright
+};
+
+// Decodes all samples into `pixels`, on all threads.
+std::vector<ReadSample> decode_all(const std::vector<ClassFile>& samples, const Shape& shape, Orientation orientation, uint8_t* pixels) {
+  std::vector<ReadSample> readings(samples.size());
+  parallel(int64_t(samples.size()), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) try {
+        const std::string& path = samples[size_t(i)].path;
+        const std::vector<uint8_t> bytes_of_file = read_file(path, most_picture_bytes);
+        const std::string_view file = text_of(bytes_of_file);
+        const Shape own = picture_shape(file, path, orientation);
+        if (own == shape) readings[size_t(i)].turned = decode_picture(file, path, shape, pixels + i * shape.count(), orientation) != 1;
+        else
+          readings[size_t(i)].sized = "picture '" + path + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) +
+                                      ", and the first one '" + samples.front().path + "' is " + std::to_string(shape.w) + " x " +
+                                      std::to_string(shape.h) + "; make all pictures of one size";
+      } catch (const UsageError& error) {
+        readings[size_t(i)].damaged = error.what();
+      }
+  });
+  return readings;
 }
 
 // A class that lost all of its pictures would leave the model without it, and nobody would know.
@@ -74,43 +101,31 @@ void check_none_emptied(const std::vector<ClassFile>& samples, const std::vector
       throw UsageError("all pictures are damaged of the class that '" + sample.path + "' belongs to; mend them or take the class's folder out");
 }
 
-// Decodes all samples, on all threads; returns how many were skipped.
-int64_t decode(const std::vector<ClassFile>& samples, const Shape& shape, BadSamples bad_samples, Pictures& to) {
+// Reads the samples; adds what it skips to the data set's, and returns how many of the others are not stored upright.
+int64_t read(const std::vector<ClassFile>& samples, const DataOptions& options, PictureSet& dataset, Pictures& to) {
+  const Shape& shape = dataset.image;
   const int64_t count = int64_t(samples.size()), bytes = shape.count();
   if (uint64_t(count) > most_bytes / uint64_t(bytes))
     throw UsageError(std::to_string(count) + " pictures of " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
                      " take more memory than " + std::to_string(most_bytes) + " bytes; make them smaller");
   to.pixels.resize(size_t(count * bytes));
-  std::vector<std::string> sized(samples.size()), damaged(samples.size());  // what is wrong, by sample
-  parallel(count, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) try {
-        const std::string& path = samples[size_t(i)].path;
-        const std::vector<uint8_t> bytes_of_file = read_file(path, most_picture_bytes);
-        const std::string_view file = text_of(bytes_of_file);
-        const Shape own = picture_shape(file, path);
-        if (own == shape) decode_picture(file, path, shape, to.pixels.data() + i * bytes);
-        else
-          sized[size_t(i)] = "picture '" + path + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) +
-                             ", and the first one '" + samples.front().path + "' is " + std::to_string(shape.w) + " x " +
-                             std::to_string(shape.h) + "; make all pictures of one size";
-      } catch (const UsageError& error) {
-        damaged[size_t(i)] = error.what();
-      }
-  });
+  const std::vector<ReadSample> readings = decode_all(samples, shape, options.orientation, to.pixels.data());
   // In their order, so that the same one is named each time. A size of its own is no damage: skipping would hide a data set's mistake.
-  int64_t kept = 0;
+  int64_t kept = 0, turned = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (!sized[size_t(i)].empty()) throw UsageError(sized[size_t(i)]);
-    if (!damaged[size_t(i)].empty() && bad_samples == BadSamples::fail) throw UsageError(damaged[size_t(i)]);
-    if (!damaged[size_t(i)].empty()) continue;
+    const ReadSample& reading = readings[size_t(i)];
+    if (!reading.sized.empty()) throw UsageError(reading.sized);
+    if (!reading.damaged.empty() && options.bad_samples == BadSamples::fail) throw UsageError(reading.damaged);
+    if (!reading.damaged.empty()) continue;
     if (kept < i) std::memcpy(to.pixels.data() + kept * bytes, to.pixels.data() + i * bytes, size_t(bytes));
     to.labels.push_back(samples[size_t(i)].label);
-    ++kept;
+    ++kept, turned += reading.turned;
   }
-  if (kept == 0) throw UsageError("all " + std::to_string(count) + " pictures are damaged; the first: " + damaged.front());
+  if (kept == 0) throw UsageError("all " + std::to_string(count) + " pictures are damaged; the first: " + readings.front().damaged);
   check_none_emptied(samples, to.labels);
   to.pixels.resize(size_t(kept * bytes));
-  return count - kept;
+  dataset.skipped += count - kept;
+  return turned;
 }
 
 // Of pixel / 255 over all pictures. The sums are whole numbers: the same bits in whatever order.
@@ -147,7 +162,7 @@ std::map<std::string, std::string> parse_annotations(std::string_view text, cons
   return class_of;
 }
 
-PictureSet load_folder(const std::string& directory, BadSamples bad_samples) {
+PictureSet load_folder(const std::string& directory, const DataOptions& options) {
   if (directory.empty()) throw UsageError("data set folder needs a folder: folder:DIR" + layout);
   const fs::path root = directory;
   std::error_code ignored;  // what cannot be looked at is not there
@@ -171,7 +186,7 @@ PictureSet load_folder(const std::string& directory, BadSamples bad_samples) {
     notes.push_back("classes without pictures in '" + test.string() + "': " + counted(empty));
   for (const std::string& sentence : reader.left_out()) notes.push_back(sentence);
   PictureSet dataset{.name = "folder",
-                  .image = first_shape(training, bad_samples),
+                  .image = first_shape(training, options),
                   .classes = int64_t(classes.size()),
                   .train = {},
                   .test = {},
@@ -179,7 +194,10 @@ PictureSet load_folder(const std::string& directory, BadSamples bad_samples) {
                   .deviation = {},
                   .skipped = 0,
                   .notes = notes};
-  dataset.skipped = decode(training, dataset.image, bad_samples, dataset.train) + decode(testing, dataset.image, bad_samples, dataset.test);
+  const int64_t turned = read(training, options, dataset, dataset.train) + read(testing, options, dataset, dataset.test);
+  if (turned > 0)
+    dataset.notes.push_back("pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
+                            (options.orientation == Orientation::apply ? ", turned upright" : ", taken as stored; --orientation apply turns them upright"));
   describe(dataset);
   return dataset;
 }

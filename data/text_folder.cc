@@ -134,7 +134,7 @@ void each_word(std::string_view text, const std::function<void(const std::string
   end_word();
 }
 
-Dataset load_text(const std::string& directory, BadSamples) {
+Dataset load_text(const std::string& directory, const DataOptions&) {
   if (directory.empty()) throw UsageError("data set text: the folder is missing; write text:DIR" + layout);
   const fs::path train = fs::path(directory) / "train", test = fs::path(directory) / "test";
   ClassFolders reader({".txt"}, layout);

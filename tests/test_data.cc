@@ -125,12 +125,12 @@ void check_has(const std::string& text, std::initializer_list<std::string> parts
 }
 
 // What the format yields before it becomes columns.
-PictureSet load_pictures(const std::string& format_and_path, BadSamples bad_samples = BadSamples::fail) {
+PictureSet load_pictures(const std::string& format_and_path, BadSamples bad_samples = BadSamples::fail, Orientation orientation = Orientation::ignore) {
   const size_t colon = format_and_path.find(':');
   const std::string format = format_and_path.substr(0, colon);
   const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
   if (format == "cifar10") return load_cifar10(argument, bad_samples);
-  return format == "folder" ? load_folder(argument, bad_samples) : generate_shapes(argument);
+  return format == "folder" ? load_folder(argument, {bad_samples, orientation}) : generate_shapes(argument);
 }
 
 // Pictures whose first pixel holds the picture's number, so that it can be recognised.
@@ -269,7 +269,7 @@ TEST_CASE("cifar10: bad labels are skipped and counted where that is asked for")
   CHECK(dataset.train.pixels[4 * (record - 1)] == bytes[2 * record + 1]);
   bytes.pop_back();  // a truncated file is more than a bad sample
   write(folder.path / files[2], bytes);
-  check_has(usage_error([&] { load_dataset("cifar10:" + folder.path.string(), BadSamples::skip); }), {"truncated"});
+  check_has(usage_error([&] { load_dataset("cifar10:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }), {"truncated"});
   CHECK(load_pictures("generated:40", BadSamples::skip).skipped == 0);
   CHECK(bad_samples_mode("fail") == BadSamples::fail);
   CHECK(bad_samples_mode("skip") == BadSamples::skip);
@@ -421,7 +421,7 @@ TEST_CASE("folder: what is wrong is named") {
   const std::string small = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
   write(path, Bytes(small.begin(), small.end()));
   for (BadSamples bad_samples : {BadSamples::fail, BadSamples::skip})
-    check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), bad_samples); }),
+    check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = bad_samples}); }),
               {path.string(), "is 2 x 2", "is 8 x 6", "make all pictures of one size"});
 
   // Damaged ones are named, or skipped and counted.
@@ -436,7 +436,7 @@ TEST_CASE("folder: what is wrong is named") {
     CHECK(Bytes(dataset.train.pixels.begin() + 144, dataset.train.pixels.end()) == picture_pixels(3));
   }
   write(folder.path / "val/dog/1.jpg", Bytes(100));
-  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }), {"all 1 pictures are damaged", "1.jpg"});
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }), {"all 1 pictures are damaged", "1.jpg"});
 }
 
 TEST_CASE("folder: what is hidden is no data") {
@@ -483,14 +483,14 @@ TEST_CASE("folder: a class without pictures is refused") {
   check_has(folder_error(folder.path), {"'" + (folder.path / "train/cow").string() + "' holds no pictures (PNG or JPEG)"});
   // One that --bad-samples skip would empty.
   write(folder.path / "train/cow/1.png", {'n', 'o'});
-  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }),
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }),
             {"all pictures are damaged of the class", (folder.path / "train/cow/1.png").string()});
   write(folder.path / "train/cow/1.png", png(picture_pixels(4)));
   write(folder.path / "train/cow/2.png", {'n', 'o'});
-  CHECK(load_dataset("folder:" + folder.path.string(), BadSamples::skip).skipped == 1);
+  CHECK(load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}).skipped == 1);
   fs::create_directories(folder.path / "val/cow");
   write(folder.path / "val/cow/1.png", {'n', 'o'});
-  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), BadSamples::skip); }),
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }),
             {"all pictures are damaged of the class", (folder.path / "val/cow/1.png").string()});
 }
 
@@ -523,7 +523,7 @@ TEST_CASE("folder: symbolic links are followed, and named where they lead nowher
   // One that should be a picture is a bad sample.
   fs::create_symlink("loop.png", folder.path / "train/dog/loop.png");
   check_has(folder_error(folder.path), {(folder.path / "train/dog/loop.png").string(), "Too many levels"});
-  CHECK(load_dataset("folder:" + folder.path.string(), BadSamples::skip).skipped == 1);
+  CHECK(load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}).skipped == 1);
 }
 
 TEST_CASE("picture: a JPEG's scans may be split, spectrally and by restarts; it is the same picture") {
