@@ -20,7 +20,9 @@
 #include "picture_batches.h"
 #include "data/loader.h"
 #include "data/picture.h"
+#include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
+#include "engine/files/safetensors.h"
 #include "engine/error.h"
 #include "engine/random.h"
 
@@ -92,6 +94,12 @@ std::string encoded_png(const Bytes& pixels, int width, int height, int channels
   const std::string file(reinterpret_cast<const char*>(png), size_t(size));
   std::free(png);
   return file;
+}
+// Of a PNG, with its checksum.
+std::string big_endian(uint32_t number) { return {char(number >> 24), char(number >> 16), char(number >> 8), char(number)}; }
+std::string chunk(const std::string& name, const std::string& content) {
+  const std::string checked = name + content;
+  return big_endian(uint32_t(content.size())) + checked + big_endian(crc32(checked.data(), checked.size()));
 }
 // 8 x 6, red, green and blue.
 Bytes picture_pixels(uint64_t number) {
@@ -494,6 +502,24 @@ TEST_CASE("folder: a class without pictures is refused") {
             {"all pictures are damaged of the class", (folder.path / "val/cow/1.png").string()});
 }
 
+TEST_CASE("folder: pictures that are stored turned are counted, and turned where that is asked for") {
+  TemporaryFolder folder;
+  for (const char* path : {"train/a", "val/a"}) {
+    fs::create_directories(folder.path / path);
+    for (const char* name : {"exif.png", "exif.jpg"})
+      fs::copy_file(fs::path(GOLDEN_DIR) / "../fuzz/corpus/picture" / name, folder.path / path / name);
+  }
+  const std::string name = "folder:" + folder.path.string(), note = "pictures whose EXIF data say that they are stored turned or mirrored: 4, ";
+  const Dataset stored = load_dataset(name), upright = load_dataset(name, {.orientation = Orientation::apply});
+  CHECK(stored.image == Shape{1, 7, 9, 3});
+  CHECK(stored.notes == std::vector<std::string>{note + "taken as stored; --orientation apply turns them upright"});
+  CHECK(upright.image == Shape{1, 9, 7, 3});
+  CHECK(upright.notes == std::vector<std::string>{note + "turned upright"});
+  CHECK(orientation_mode("ignore") == Orientation::ignore);
+  CHECK(orientation_mode("apply") == Orientation::apply);
+  check_has(usage_error([] { orientation_mode("aply"); }), {"'aply'", "did you mean 'apply'?"});
+}
+
 TEST_CASE("folder: symbolic links are followed, and named where they lead nowhere or round in circles") {
   TemporaryFolder folder, elsewhere;
   write_folder(folder.path);
@@ -571,16 +597,92 @@ TEST_CASE("picture: what the decoder must not see is refused") {
   std::string empty = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
   CHECK(refusal(empty) == "no UsageError");
   check_has(refusal(empty.substr(0, empty.size() - 12)), {"neither a whole PNG nor a whole JPEG"});
-  empty.insert(33, std::string(4, '\0') + "IDAT" + std::string(4, '\0'));
-  check_has(refusal(empty), {"neither a whole PNG nor a whole JPEG"});
+  // Data that begin with an empty chunk are legal.
+  Bytes pixels(12, 7);
+  empty.insert(33, chunk("IDAT", ""));
+  decode_picture(empty, "p", {1, 2, 2, 3}, pixels.data());
+  CHECK(pixels == Bytes(12));
+}
+
+TEST_CASE("picture: a PNG with any bit flipped in what its pixels depend on is refused") {
+  const Bytes pixels = smooth_pixels();
+  std::string file = encoded_png(pixels, 8, 6, 3);
+  file.insert(33, chunk("tEXt", "a comment"));
+  const auto decode = [&](const std::string& changed) {
+    Bytes decoded(6 * 8 * 3);
+    const std::string error = usage_error([&] { decode_picture(changed, "p.png", {1, 6, 8, 3}, decoded.data()); });
+    return decoded == pixels ? "the same picture" : error;
+  };
+  CHECK(decode(file) == "the same picture");
+  const size_t comment = file.find("tEXt") - 4;
+  for (size_t bit = 8 * 8; bit < 8 * file.size(); ++bit) {
+    const size_t at = bit / 8;
+    std::string changed = file;
+    changed[at] ^= char(1 << bit % 8);
+    INFO("bit ", bit % 8, " of byte ", at);
+    // A comment may be damaged, and what its name becomes is ignored unless it begins with a capital.
+    if (at >= comment + 5 && at < comment + 12 + 9) CHECK(decode(changed) == "the same picture");
+    else if (at != comment + 4) check_has(decode(changed), {"picture 'p.png' is "});
+  }
+  check_has(decode(file.substr(0, file.size() - 1)), {"neither a whole PNG"});
+
+  // Wrong data under a right checksum of their chunk: zlib's own is looked at as well.
+  const size_t data = file.find("IDAT") - 4, size = file.size() - 12 - data - 12;
+  // Only the bits that fill the last byte of the packed data up mean nothing.
+  int same = 0;
+  for (size_t bit = 0; bit < 8 * size; ++bit) {
+    std::string content = file.substr(data + 8, size);
+    content[bit / 8] ^= char(1 << bit % 8);
+    const std::string error = decode(file.substr(0, data) + chunk("IDAT", content) + chunk("IEND", ""));
+    same += error == "the same picture";
+    CHECK(error != "no UsageError");
+  }
+  CHECK(same < 8);
+  // In several chunks, with bytes after the end of the data.
+  std::string split = file.substr(0, data);
+  for (size_t at = 0; at < size; at += 7) split += chunk("IDAT", file.substr(data + 8 + at, std::min<size_t>(7, size - at)));
+  CHECK(decode(split + chunk("IDAT", "more") + chunk("IEND", "")) == "the same picture");
+  check_has(decode(file.substr(0, data) + chunk("CgBI", "1234") + file.substr(data)), {"Apple"});
+}
+
+TEST_CASE("picture: the colours and the orientation are those that Pillow reads") {
+  const fs::path corpus = fs::path(GOLDEN_DIR) / "../fuzz/corpus/picture";
+  const SafeTensors expected = read_safetensors((fs::path(GOLDEN_DIR) / "pictures.safetensors").string());
+  CHECK(expected.tensors.size() == 23);
+  for (const auto& [name, tensor] : expected.tensors) {
+    CAPTURE(name);
+    const size_t space = name.find(' ');
+    const std::string file_name = name.substr(0, space);
+    std::vector<uint8_t> file = read_file((corpus / file_name).string());
+    if (name.starts_with("exif.jpg ")) {
+      const std::string_view tag("\1\x12\0\3\0\0\0\1\0", 9);
+      file[text_of(file).find(tag) + 9] = uint8_t(name.back() - '0');
+    }
+    const Orientation orientation = space == name.npos ? Orientation::ignore : Orientation::apply;
+    const Shape shape = picture_shape(text_of(file), name, orientation);
+    REQUIRE(std::vector<int64_t>{shape.h, shape.w, shape.c} == tensor.shape);
+    Bytes pixels(size_t(shape.count()));
+    const int turned = decode_picture(text_of(file), name, shape, pixels.data(), orientation);
+    CHECK(turned == (name.starts_with("exif.jpg ") ? name.back() - '0' : name.starts_with("exif") ? 6 : 1));
+    // Decoders of JPEG differ in the rounding of their cosine transform and in how they smooth colours.
+    int most = 0;
+    double sum = 0;
+    for (size_t i = 0; i < pixels.size(); ++i) {
+      const int difference = std::abs(int(pixels[i]) - int(tensor.bytes[i]));
+      most = std::max(most, difference), sum += difference;
+    }
+    CHECK(most <= (file_name.ends_with(".png") ? 0 : 8));
+    CHECK(sum / double(pixels.size()) < 1);
+  }
 }
 
 TEST_CASE("picture: sizes are checked before anything is decoded") {
   const std::string file = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
   Bytes pixels(12);
   check_has(usage_error([&] { decode_picture(file, "p.png", {1, 2, 3, 3}, pixels.data()); }), {"'p.png' is 2 x 2 where 3 x 2 is expected"});
-  std::string wide = file;
-  wide[18] = '\x10', wide[19] = '\x01';  // of IHDR's width: 4097
+  std::string header = file.substr(16, 13);
+  header[2] = '\x10', header[3] = '\x01';  // the width: 4097
+  const std::string wide = file.substr(0, 8) + chunk("IHDR", header) + file.substr(33);
   check_has(usage_error([&] { picture_shape(wide, "p.png"); }), {"4097 x 2", "1 to 4096"});
   // A 1 x 1 picture whose data unfold to more than it may take: matches of 258 zeros, 13 bits each, in a block of fixed Huffman codes.
   std::string bits = "110";  // the last block, of fixed codes, lowest bit first
@@ -595,8 +697,7 @@ TEST_CASE("picture: sizes are checked before anything is decoded") {
   }
   std::string bomb = encoded_png(Bytes(3), 1, 1, 3);
   bomb.resize(33);  // the signature and IHDR
-  for (int shift = 24; shift >= 0; shift -= 8) bomb += char(data.size() >> shift);
-  bomb += "IDAT" + data + std::string(8, '\0') + "IEND" + std::string(4, '\0');
+  bomb += chunk("IDAT", data) + chunk("IEND", "");
   CHECK(picture_shape(bomb, "p.png") == Shape{1, 1, 1, 3});
   check_has(usage_error([&] { decode_picture(bomb, "p.png", {1, 1, 1, 3}, pixels.data()); }), {"'p.png' is damaged or needs more memory"});
 }

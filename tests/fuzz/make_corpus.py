@@ -60,7 +60,18 @@ write("picture", "baseline.jpg", encoded(colours, "JPEG", quality=50))
 write("picture", "full.jpg", encoded(colours, "JPEG", quality=50, subsampling=0))
 write("picture", "progressive.jpg", encoded(colours, "JPEG", quality=50, progressive=True))
 write("picture", "grey.jpg", encoded(colours.convert("L"), "JPEG", quality=50, restart_marker_blocks=1))
-write("picture", "cmyk.jpg", encoded(colours.convert("CMYK"), "JPEG", quality=50))
+black = Image.new("L", (9, 7))
+black.putdata([x * 5 + y * 20 for y in range(7) for x in range(9)])
+cmyk = encoded(Image.merge("CMYK", (*colours.split(), black)), "JPEG", quality=90)
+adobe = cmyk.index(b"\xff\xee")  # 16 bytes, the last of which names the transform
+write("picture", "cmyk.jpg", cmyk)
+write("picture", "cmyk_no_adobe.jpg", cmyk[:adobe] + cmyk[adobe + 16 :])
+for transform in (1, 2):
+    write("picture", f"cmyk_transform_{transform}.jpg", cmyk[: adobe + 15] + bytes([transform]) + cmyk[adobe + 16 :])
+exif = Image.Exif()
+exif[0x0112] = 6
+write("picture", "exif.jpg", encoded(colours, "JPEG", quality=90, exif=exif))
+write("picture", "exif.png", encoded(colours, "PNG", exif=exif))
 slopes = Image.new("RGB", (35, 26))
 slopes.putdata([(x * 7, y * 9, 255 - 4 * (x + y)) for y in range(26) for x in range(35)])
 for name, options in (("", {}), ("_progressive", {"progressive": True})):
