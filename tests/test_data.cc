@@ -594,6 +594,14 @@ TEST_CASE("picture: what the decoder must not see is refused") {
   length[table + 2] = '\x7f';
   check_has(refusal(length), {"neither a whole PNG nor a whole JPEG"});
 
+  // Components with the letters R, G, B: in a JFIF file they are YCbCr all the same, says libjpeg.
+  std::string letters(text_of(file));
+  const size_t frame = letters.find("\xff\xc0"), scan = letters.find("\xff\xda"), jfif = letters.find("JFIF");
+  for (size_t k = 0; k < 3; ++k) letters[frame + 10 + 3 * k] = letters[scan + 5 + 2 * k] = "RGB"[k];
+  check_has(refusal(letters), {"says both that its colours are RGB and that they are YCbCr"});
+  letters[jfif] = 'j';
+  CHECK(refusal(letters) == "no UsageError");
+
   std::string empty = encoded_png(Bytes(2 * 2 * 3), 2, 2, 3);
   CHECK(refusal(empty) == "no UsageError");
   check_has(refusal(empty.substr(0, empty.size() - 12)), {"neither a whole PNG nor a whole JPEG"});

@@ -78,6 +78,22 @@ for name, options in (("", {}), ("_progressive", {"progressive": True})):
     write("picture", f"slopes{name}.jpg", encoded(slopes, "JPEG", quality=90, **options))
     write("picture", f"slopes{name}_restarts.jpg", encoded(slopes, "JPEG", quality=90, restart_marker_blocks=1, **options))
 
+def png_rows(depth, kind, interlaced, rows, colours=b""):
+    """9 x 7, without a filter on any row."""
+    return struct.pack(">IIBBBBB", 9, 7, depth, kind, 0, 0, interlaced) + bytes([len(colours) // 3]) + colours + rows
+
+
+def unfiltered(row_bytes):
+    return b"".join(b"\0" + bytes((7 * y + x) % 256 for x in range(row_bytes)) for y in range(7))
+
+
+write("png", "rgb", png_rows(8, 2, 0, unfiltered(27)))
+write("png", "filters", png_rows(8, 6, 0, b"".join(bytes([y % 5]) + unfiltered(36)[1:37] for y in range(7))))
+write("png", "palette", png_rows(4, 3, 0, b"".join(b"\0" + bytes([0x12, 0x30] * 2 + [0x10]) for _ in range(7)), bytes(range(12))))
+write("png", "bits", png_rows(1, 0, 0, unfiltered(2)))
+write("png", "deep", png_rows(16, 4, 0, unfiltered(36)))
+write("png", "interlaced", png_rows(8, 0, 1, bytes(100)))
+
 write("annotations", "two", "val_0.JPEG\tn03444034\t0\t32\t44\t62\nval_1.JPEG\tn04067472\n")
 write("annotations", "windows", "a.png\tcat\r\n\r\nb.png\tdog\r\n")
 
