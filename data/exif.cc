@@ -32,6 +32,10 @@ Shape upright_shape(const Shape& stored, int orientation) {
 }
 
 void turn_upright(const uint8_t* from, const Shape& stored, int orientation, uint8_t* to) {
+  if (orientation == 1) {
+    std::copy_n(from, stored.count(), to);
+    return;
+  }
   const bool turned = orientation >= 5;
   const bool upside_down = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const bool mirrored = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;

@@ -1,7 +1,6 @@
 // PNG. stb_image checks no checksum, neither the chunks' nor that of the compressed data, and would decode a damaged file to other pixels. So all
 // are checked here, and it is handed the critical chunks alone, their data unpacked.
 #include <algorithm>
-#include <optional>
 
 #include "data/decoders.h"
 #include "data/exif.h"
@@ -43,39 +42,52 @@ void check(const Chunk& chunk, const std::string& name) {
   if (!chunk.intact()) refuse_picture(name, "is damaged: the checksum of its chunk " + shown(chunk.name) + " is wrong");
 }
 
-// Data that zlib packed; nothing where they or their checksum are damaged, or they need more memory than there may be.
-std::optional<std::string> unpacked(std::string_view packed, size_t expected) {
+struct Data {
+  std::unique_ptr<char, void (*)(void*)> bytes;
+  size_t size = 0;
+};
+
+// Data that zlib packed; none where they or their checksum are damaged, or they need more memory than there may be.
+Data unpacked(std::string_view packed, size_t expected) {
   const auto* begin = reinterpret_cast<const stbi_uc*>(packed.data());
   stbi__zbuf reader{};
   reader.zbuffer = const_cast<stbi_uc*>(begin);
   reader.zbuffer_end = reader.zbuffer + packed.size();
   auto* room = static_cast<char*>(bounded_allocate(expected));
   const bool whole = room && stbi__do_zlib(&reader, room, int(expected), 1, 1);
-  const std::unique_ptr<char, void (*)(void*)> memory(reader.zout_start ? reader.zout_start : room, std::free);
+  Data data{{reader.zout_start ? reader.zout_start : room, std::free}, size_t(reader.zout - reader.zout_start)};
   // Bytes that it holds in `code_buffer` it has taken too many.
   const size_t taken = size_t(reader.zbuffer - begin), held = size_t(std::max(reader.num_bits, 0)) / 8;
-  if (!whole || taken < held || taken - held + 4 > packed.size()) return {};
-  const size_t size = size_t(reader.zout - reader.zout_start);
-  if (adler32(memory.get(), size) != number_of(packed, taken - held, 4)) return {};
-  return std::string(memory.get(), size);
+  if (!whole || taken < held || taken - held + 4 > packed.size() || adler32(data.bytes.get(), data.size) != number_of(packed, taken - held, 4))
+    data.bytes.reset();
+  return data;
 }
 
-// The same data as zlib has them where nothing is gained by packing. The decoder checks no checksum: it is left 0.
-std::string stored(std::string_view data) {
-  std::string packed = "\x78\x01";
-  do {
-    const std::string_view block = data.substr(0, 0xffff);
-    data.remove_prefix(block.size());
-    packed += char(data.empty());  // the last one
-    for (const size_t size : {block.size(), ~block.size()}) packed += {char(size & 255), char(size >> 8 & 255)};
-    packed += block;
-  } while (!data.empty());
-  return packed + std::string(4, '\0');
+void append_number(std::string& file, size_t number) {
+  for (int shift = 24; shift >= 0; shift -= 8) file += char(number >> shift & 255);
 }
 
+// The decoder checks no checksum: all are left 0.
 void append_chunk(std::string& file, std::string_view name, std::string_view content) {
-  for (int shift = 24; shift >= 0; shift -= 8) file += char(content.size() >> shift & 255);
+  append_number(file, content.size());
   file.append(name).append(content).append(4, '\0');
+}
+
+// The chunk IDAT, as zlib has data that it does not pack: blocks of a byte that says whether it is the last one, the size, its complement.
+void append_data(std::string& file, std::string_view data) {
+  constexpr size_t most = 0xffff;
+  const size_t blocks = std::max<size_t>((data.size() + most - 1) / most, 1), size = 2 + 5 * blocks + data.size() + 4;
+  file.reserve(file.size() + size + 64);
+  append_number(file, size);
+  file += "IDAT\x78\x01";
+  for (size_t left = blocks; left > 0; --left) {
+    const std::string_view block = data.substr(0, most);
+    data.remove_prefix(block.size());
+    file += char(left == 1);
+    for (const size_t number : {block.size(), ~block.size()}) file += {char(number & 255), char(number >> 8 & 255)};
+    file += block;
+  }
+  file.append(8, '\0');
 }
 
 }  // namespace
@@ -95,6 +107,7 @@ PictureHeader png_header(std::string_view file, const std::string& name) {
 
 DecodedPicture decode_png(std::string_view file, const std::string& name, const PictureHeader& header) {
   std::string plain(file.substr(0, signature)), after_data, packed;
+  packed.reserve(file.size());
   each_chunk(file, [&](const Chunk& chunk) {
     if (!chunk.critical()) return;
     check(chunk, name);
@@ -103,8 +116,8 @@ DecodedPicture decode_png(std::string_view file, const std::string& name, const 
     else append_chunk(packed.empty() ? plain : after_data, chunk.name, chunk.content);
   });
   DecodedPicture decoded{{nullptr, std::free}};
-  if (const std::optional<std::string> data = unpacked(packed, size_t(header.height * (1 + 3 * header.width)))) {
-    append_chunk(plain, "IDAT", stored(*data));
+  if (const Data data = unpacked(packed, size_t(header.height * (1 + 3 * header.width))); data.bytes) {
+    append_data(plain, {data.bytes.get(), data.size});
     plain += after_data;
     int channels = 0;
     decoded.pixels.reset(stbi_load_from_memory(reinterpret_cast<const stbi_uc*>(plain.data()), int(plain.size()), &decoded.width, &decoded.height,
