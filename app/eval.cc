@@ -43,6 +43,7 @@ class EvalCommand : public Command {
     o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
+    o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
     o.number("batch", trainer_.batch, "N", "images at a time; changes nothing but time and memory", int64_t(1));
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
@@ -59,8 +60,9 @@ class EvalCommand : public Command {
     NamedWeights named;
     mistakes.report();
     if (bad_samples_.empty()) bad_samples_ = "fail";
+    if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
-    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, bad_samples_mode(bad_samples_)); });
+    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, {bad_samples_mode(bad_samples_), orientation_mode(orientation_)}); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
     mistakes.report();
     check_tokens(named, dataset);
@@ -100,10 +102,11 @@ class EvalCommand : public Command {
     for (const ConfigLine& line : read_config(folder.config())) {
       if (line.name == "data" && data_.empty()) data_ = line.value;
       if (line.name == "bad-samples" && bad_samples_.empty()) bad_samples_ = line.value;
+      if (line.name == "orientation" && orientation_.empty()) orientation_ = line.value;
     }
   }
 
-  std::string run_, weights_, model_, data_, bad_samples_, logits_;
+  std::string run_, weights_, model_, data_, bad_samples_, orientation_, logits_;
   TrainerOptions trainer_;
   bool json_ = false;
 };

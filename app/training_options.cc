@@ -24,6 +24,7 @@ void TrainingOptions::declare(Options& o) {
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
+  o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
   o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
   o.number("epochs", run.epochs, "N", "passes over the training samples", int64_t(1));
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
@@ -101,7 +102,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
     mistakes.add(unknown_name("executor", trainer.executor, executors));
   mistakes.check([&] {
-    input.dataset = load_dataset(data, bad_samples_mode(bad_samples));
+    input.dataset = load_dataset(data, {bad_samples_mode(bad_samples), orientation_mode(orientation)});
     model_options = model_options_of(input.dataset);
     model_options.label_smoothing = label_smoothing;
     trainer.length = input.dataset.train->lengths().back();

@@ -28,7 +28,7 @@ struct TrainingOptions {
   // everything that is wrong, a line each. A run that is `resumed` has weights of its own: those of --weights are not read.
   TrainingInput resolve(bool resumed = false);
 
-  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", partition = "balanced",
+  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore", partition = "balanced",
               look_ahead = "paper", recompute = "never", non_finite = "stop", program;
   float label_smoothing = 0;
   bool drop_last = false, cut_layers = false;

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 
 PIPECAST = os.path.abspath(sys.argv[1])
 TRAIN = ["train", "--data", "generated:100", "--batch", "25", "--epochs", "1", "--threads", "1"]
@@ -22,6 +23,17 @@ def read_safetensors(path):
     metadata = header.pop("__metadata__", {})
     block = data[8 + size :]
     return {n: (t["dtype"], t["shape"], block[slice(*t["data_offsets"])]) for n, t in header.items()}, metadata
+
+
+def png(width, height, value, orientation=None):
+    """A grey picture, with EXIF data where an orientation is given."""
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    exif = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation or 1, 0, 0)
+    rows = (b"\0" + bytes([value]) * width) * height
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) +
+            (chunk(b"eXIf", exif) if orientation else b"") + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def write_safetensors(path, tensors, metadata={}):
@@ -216,6 +228,32 @@ class BadData(CommandTest):
         self.assertEqual(json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["images"], 3)
         self.refuse(["eval", "--run", "run", "--bad-samples", "fail"], "record 2")
         self.refuse(["train", "--bad-samples", "skpi"], "'skpi'", "did you mean 'skip'?")
+
+
+class Folders(CommandTest):
+    def test_left_out(self):
+        """What is left out of a data set is said by train, in its metrics, and by eval, which reads the data as the run did."""
+        for part in ("train", "val"):
+            for name, value in (("dark", 20), ("light", 220)):
+                folder = self.folder / "data" / part / name
+                folder.mkdir(parents=True)
+                for k in range(4):
+                    (folder / f"{k}.png").write_bytes(png(16, 32, value + k, orientation=6))
+                (folder / "more.bmp").write_bytes(b"BM")
+        types, turned = "files of other types left out: 4 (.bmp 4)", "pictures whose EXIF data say that they are stored turned or mirrored: 16, "
+        options = ["--data", "folder:data", "--batch", 4, "--epochs", 1, "--threads", 1, "--lr", ".001"]
+        out = self.succeed("train", *options, "--out", "stored")
+        self.assertIn(f"8 training and 8 test samples\n{types}\n{turned}taken as stored; --orientation apply turns them upright\n", out)
+        out = self.succeed("train", *options, "--orientation", "apply", "--out", "upright")
+        notes = [types, turned + "turned upright"]
+        self.assertIn("\n".join(notes) + "\n", out)
+        self.assertEqual(self.metrics("upright")[0]["data_notes"], notes)
+        out = self.succeed("eval", "--run", "upright", "--threads", 1)
+        self.assertTrue(out.startswith("\n".join(notes) + "\nresnet20 on folder:data, 8 test samples"), out)
+        self.assertEqual(json.loads(self.succeed("eval", "--run", "upright", "--threads", 1, "--json"))["data_notes"], notes)
+        self.refuse(["train", "--orientation", "aply"], "'aply'", "did you mean 'apply'?")
+        (self.folder / "data" / "train" / "medium").mkdir()
+        self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
 
 
 class Training(CommandTest):

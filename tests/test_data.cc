@@ -133,12 +133,12 @@ void check_has(const std::string& text, std::initializer_list<std::string> parts
 }
 
 // What the format yields before it becomes columns.
-PictureSet load_pictures(const std::string& format_and_path, BadSamples bad_samples = BadSamples::fail, Orientation orientation = Orientation::ignore) {
+PictureSet load_pictures(const std::string& format_and_path, BadSamples bad_samples = BadSamples::fail) {
   const size_t colon = format_and_path.find(':');
   const std::string format = format_and_path.substr(0, colon);
   const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
   if (format == "cifar10") return load_cifar10(argument, bad_samples);
-  return format == "folder" ? load_folder(argument, {bad_samples, orientation}) : generate_shapes(argument);
+  return format == "folder" ? load_folder(argument, {.bad_samples = bad_samples}) : generate_shapes(argument);
 }
 
 // Pictures whose first pixel holds the picture's number, so that it can be recognised.
