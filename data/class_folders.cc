@@ -1,6 +1,7 @@
 #include "data/class_folders.h"
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 #include <utility>
 
@@ -100,7 +101,7 @@ std::vector<std::string> ClassFolders::left_out() const {
   std::sort(types.begin(), types.end());
   std::string list;
   for (size_t k = 0; k < std::min(types.size(), most_named); ++k)
-    list += (list.empty() ? "" : ", ") + (types[k].second.empty() ? "no ending" : shown(types[k].second)) + " " + std::to_string(-types[k].first);
+    list += (k > 0 ? ", " : "") + (types[k].second.empty() ? "no ending" : shown(types[k].second)) + " " + std::to_string(-types[k].first);
   if (types.size() > most_named) list += ", ...";
   if (count > 0) sentences.push_back("files of other types left out: " + std::to_string(count) + " (" + list + ")");
   if (beside_ > 0) sentences.push_back("files beside the class folders left out: " + std::to_string(beside_));

@@ -33,18 +33,19 @@ void note(size_t marker, std::string_view content, Segments& segments) {
 }
 
 // Whether a segment with tables of Huffman codes has no table of more than the 256 codes that the format allows, which stb_image before 2.28
-// writes past the end of its own table.
-bool has_few_codes(std::string_view tables) {  // each: a number, how many codes have 1, 2, ... 16 bits, the symbols
-  for (size_t table = 0; table < tables.size();) {
+// writes past the end of its own table. It takes the numbers of codes from behind the segment where that ends too early.
+bool has_few_codes(std::string_view file, size_t begin, size_t end) {
+  for (size_t table = begin; table < end;) {  // a number, how many codes have 1, 2, ... 16 bits, the symbols
     size_t codes = 0;
-    for (size_t bits = 1; bits <= 16; ++bits) codes += byte_of(tables, table + bits);
+    for (size_t bits = 1; bits <= 16; ++bits) codes += byte_of(file, table + bits);
     if (codes > 256) return false;
     table += 17 + codes;
   }
   return true;
 }
 
-// The segments as the decoder finds them; nothing for a file that it must not see: one of its segments goes beyond the file or has too many codes.
+// The segments as the decoder finds them; nothing for a file that it must not see: one of its segments goes beyond the file or has too many
+// codes.
 std::optional<Segments> segments_of(std::string_view file) {
   Segments segments;
   bool in_scan = false;
@@ -63,7 +64,7 @@ std::optional<Segments> segments_of(std::string_view file) {
     in_scan = marker == 0xda;
     if (in_scan && segments.first_scan == 0) segments.first_scan = start;
     if (segments.first_scan == 0) note(marker, content, segments);
-    if (marker == 0xc4 && !has_few_codes(content)) return {};
+    if (marker == 0xc4 && !has_few_codes(file, at + 2, at + length)) return {};
     at += length;
   }
   return segments;

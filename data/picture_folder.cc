@@ -98,7 +98,7 @@ void check_none_emptied(const std::vector<ClassFile>& samples, const std::vector
   const std::set<int32_t> left(kept.begin(), kept.end());
   for (const ClassFile& sample : samples)
     if (!left.contains(sample.label))
-      throw UsageError("all pictures are damaged of the class that '" + sample.path + "' belongs to; mend them or take the class's folder out");
+      throw UsageError("all pictures of the class of '" + sample.path + "' are damaged; mend them or take the class's folder out");
 }
 
 // Reads the samples; adds what it skips to the data set's, and returns how many of the others are not stored upright.
@@ -197,7 +197,8 @@ PictureSet load_folder(const std::string& directory, const DataOptions& options)
   const int64_t turned = read(training, options, dataset, dataset.train) + read(testing, options, dataset, dataset.test);
   if (turned > 0)
     dataset.notes.push_back("pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
-                            (options.orientation == Orientation::apply ? ", turned upright" : ", taken as stored; --orientation apply turns them upright"));
+                            (options.orientation == Orientation::apply ? ", turned upright"
+                                                                       : ", taken as stored; --orientation apply turns them upright"));
   describe(dataset);
   return dataset;
 }

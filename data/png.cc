@@ -1,5 +1,5 @@
-// PNG. stb_image checks no checksum, neither the chunks' nor that of the compressed data, and would decode a damaged file to other pixels. So all
-// are checked here, and it is handed the critical chunks alone, their data unpacked.
+// PNG. stb_image checks no checksum, neither the chunks' nor that of the packed data, and would decode a damaged file to other pixels. So
+// all are checked here, and it is handed the critical chunks alone, their data unpacked.
 #include <algorithm>
 
 #include "data/decoders.h"
@@ -58,8 +58,8 @@ Data unpacked(std::string_view packed, size_t expected) {
   Data data{{reader.zout_start ? reader.zout_start : room, std::free}, size_t(reader.zout - reader.zout_start)};
   // Bytes that it holds in `code_buffer` it has taken too many.
   const size_t taken = size_t(reader.zbuffer - begin), held = size_t(std::max(reader.num_bits, 0)) / 8;
-  if (!whole || taken < held || taken - held + 4 > packed.size() || adler32(data.bytes.get(), data.size) != number_of(packed, taken - held, 4))
-    data.bytes.reset();
+  const bool has_checksum = whole && taken >= held && taken - held + 4 <= packed.size();
+  if (!has_checksum || adler32(data.bytes.get(), data.size) != number_of(packed, taken - held, 4)) data.bytes.reset();
   return data;
 }
 

@@ -444,7 +444,8 @@ TEST_CASE("folder: what is wrong is named") {
     CHECK(Bytes(dataset.train.pixels.begin() + 144, dataset.train.pixels.end()) == picture_pixels(3));
   }
   write(folder.path / "val/dog/1.jpg", Bytes(100));
-  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }), {"all 1 pictures are damaged", "1.jpg"});
+  check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }),
+            {"all 1 pictures are damaged", "1.jpg"});
 }
 
 TEST_CASE("folder: what is hidden is no data") {
@@ -492,14 +493,14 @@ TEST_CASE("folder: a class without pictures is refused") {
   // One that --bad-samples skip would empty.
   write(folder.path / "train/cow/1.png", {'n', 'o'});
   check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }),
-            {"all pictures are damaged of the class", (folder.path / "train/cow/1.png").string()});
+            {"all pictures of the class of '" + (folder.path / "train/cow/1.png").string() + "' are damaged"});
   write(folder.path / "train/cow/1.png", png(picture_pixels(4)));
   write(folder.path / "train/cow/2.png", {'n', 'o'});
   CHECK(load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}).skipped == 1);
   fs::create_directories(folder.path / "val/cow");
   write(folder.path / "val/cow/1.png", {'n', 'o'});
   check_has(usage_error([&] { load_dataset("folder:" + folder.path.string(), {.bad_samples = BadSamples::skip}); }),
-            {"all pictures are damaged of the class", (folder.path / "val/cow/1.png").string()});
+            {"all pictures of the class of '" + (folder.path / "val/cow/1.png").string() + "' are damaged"});
 }
 
 TEST_CASE("folder: pictures that are stored turned are counted, and turned where that is asked for") {
@@ -591,6 +592,10 @@ TEST_CASE("picture: what the decoder must not see is refused") {
   REQUIRE(table != std::string::npos);
   for (size_t i = 0; i < 2; ++i) codes[table + 5 + 14 + i] = '\xff';  // 510 codes of 15 and 16 bits
   check_has(refusal(codes), {"neither a whole PNG nor a whole JPEG"});
+  // In a segment that ends before its table does, by what stands behind it.
+  std::string early(text_of(file));
+  early.insert(table, std::string("\xff\xc4\0\3\0", 5) + std::string(16, '\x7f'));
+  check_has(refusal(early), {"neither a whole PNG nor a whole JPEG"});
   length[table + 2] = '\x7f';
   check_has(refusal(length), {"neither a whole PNG nor a whole JPEG"});
 
