@@ -31,7 +31,7 @@ int32_t label_of(const std::string& name, const std::vector<std::string>& classe
 }
 
 std::vector<ClassFile> annotated_samples(const fs::path& part, const std::vector<std::string>& classes, ClassFolders& reader,
-                                      std::vector<std::string>& notes) {
+                                         std::vector<std::string>& notes) {
   const std::string list = (part / annotations).string();
   const auto class_of = parse_annotations(text_of(read_file(list)), list);
   std::vector<ClassFile> all;
