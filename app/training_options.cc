@@ -21,6 +21,7 @@ void TrainingOptions::declare(Options& o) {
   o.group("Model and data");
   o.text("model", model, "NAME", list_names(model_entries()));
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
+  o.flag("allow-bad-values", allow_bad_values, bad_values_help);
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
@@ -114,7 +115,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   }
   if (input.graph && !weights.empty() && !resumed)
     mistakes.check([&] {
-      input.start = read_weights(weights, model, input.dataset.classes);
+      input.start = read_weights(weights, model, input.dataset.classes, bad_values(allow_bad_values));
       check_tokens(*input.start, input.dataset);
     });
   mistakes.report();
@@ -135,8 +136,8 @@ void check_columns(const Graph& graph, const Dataset& dataset) {
 
 void check_tokens(const NamedWeights& weights, const Dataset& dataset) {
   if (dataset.vocabulary > 0 && weights.options.vocabulary != dataset.vocabulary)
-    throw UsageError("the weights are for " + std::to_string(weights.options.vocabulary) + " different tokens and the data set " + dataset.name +
-                     " has " + std::to_string(dataset.vocabulary) + ": use the kind of data that they were trained on");
+    throw UsageError("the weights are for " + std::to_string(weights.options.vocabulary) + " different tokens and the data set " +
+                     dataset.name + " has " + std::to_string(dataset.vocabulary) + ": use the kind of data that they were trained on");
 }
 
 // What the file says of stages and micro-batches goes into the configuration.
