@@ -136,8 +136,8 @@ void check_columns(const Graph& graph, const Dataset& dataset) {
 
 void check_tokens(const NamedWeights& weights, const Dataset& dataset) {
   if (dataset.vocabulary > 0 && weights.options.vocabulary != dataset.vocabulary)
-    throw UsageError("the weights are for " + std::to_string(weights.options.vocabulary) + " different tokens and the data set " +
-                     dataset.name + " has " + std::to_string(dataset.vocabulary) + ": use the kind of data that they were trained on");
+    throw UsageError("the weights are for " + std::to_string(weights.options.vocabulary) + " different tokens and the data set " + dataset.name +
+                     " has " + std::to_string(dataset.vocabulary) + ": use the kind of data that they were trained on");
 }
 
 // What the file says of stages and micro-batches goes into the configuration.
