@@ -207,9 +207,11 @@ Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std:
   find_mismatches(tensors, weights.statistics, mismatches);
   for (const auto& [name, tensor] : tensors)
     if (tensor->is_float() && !names.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
-  if (!mismatches.of_kind.empty())
-    throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() +
-                     "): give the file's own model and number of classes");
+  if (!mismatches.of_kind.empty()) {
+    const bool types_only = mismatches.of_kind.size() == 1 && mismatches.of_kind.count("of another type");
+    throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() + "): " +
+                     (types_only ? "save these tensors in the types that are asked for" : "give the file's own model and number of classes"));
+  }
 
   weights.parameter_values = read_tensors(tensors, weights.parameters);
   weights.statistic_values = read_tensors(tensors, weights.statistics);
