@@ -41,6 +41,7 @@ class EvalCommand : public Command {
     o.text("run", run_, "RUN", "folder of a finished run; its data set is the default for --data");
     o.text("weights", weights_, "FILE", "instead of --run, a safetensors file");
     o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
+    o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
     o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
@@ -62,8 +63,9 @@ class EvalCommand : public Command {
     if (bad_samples_.empty()) bad_samples_ = "fail";
     if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
-    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, {bad_samples_mode(bad_samples_), orientation_mode(orientation_)}); });
-    if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
+    const auto load = [&] { return load_dataset(data_, {bad_samples_mode(bad_samples_), orientation_mode(orientation_)}); };
+    if (!data_.empty()) mistakes.check([&] { dataset = load(); });
+    if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes, bad_values(allow_bad_values_)); });
     mistakes.report();
     check_tokens(named, dataset);
     named.options.image = model_options_of(dataset).image;
@@ -108,7 +110,7 @@ class EvalCommand : public Command {
 
   std::string run_, weights_, model_, data_, bad_samples_, orientation_, logits_;
   TrainerOptions trainer_;
-  bool json_ = false;
+  bool allow_bad_values_ = false, json_ = false;
 };
 
 }  // namespace

@@ -22,6 +22,7 @@ void TrainingOptions::declare(Options& o) {
   o.group("Model and data");
   o.text("model", model, "NAME", list_names(model_entries()));
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
+  o.flag("allow-bad-values", allow_bad_values, bad_values_help);
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
@@ -116,7 +117,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   }
   if (input.graph && !weights.empty() && !resumed)
     mistakes.check([&] {
-      input.start = read_weights(weights, model, input.dataset.classes);
+      input.start = read_weights(weights, model, input.dataset.classes, bad_values(allow_bad_values));
       check_tokens(*input.start, input.dataset);
     });
   mistakes.report();

@@ -31,7 +31,7 @@ struct TrainingOptions {
   std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore", partition = "balanced",
               look_ahead = "paper", recompute = "never", non_finite = "stop", program;
   float label_smoothing = 0;
-  bool drop_last = false, cut_layers = false;
+  bool allow_bad_values = false, drop_last = false, cut_layers = false;
   RunOptions run;  // its trace is declared by the command that trains a single run
   TrainerOptions trainer;
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "engine/error.h"
@@ -45,17 +45,9 @@ FileTensor to_file(const ParameterSpec& spec, const float* values) {
 
 constexpr int64_t most_steps = int64_t(1) << 24;  // a counter is a float in memory, and exact up to here
 
-int64_t steps_of(const FileTensor& tensor) {
-  int32_t narrow = 0;
-  int64_t steps = 0;
-  if (tensor.type == "I64") std::memcpy(&steps, tensor.bytes.data(), sizeof steps);
-  else std::memcpy(&narrow, tensor.bytes.data(), sizeof narrow), steps = narrow;
-  return steps;
-}
-
 void from_file(const ParameterSpec& spec, const FileTensor& tensor, float* values) {
   if (spec.counter) {
-    *values = float(steps_of(tensor));
+    *values = float(std::clamp(tensor.whole_number().value_or(0), int64_t(0), most_steps));
     return;
   }
   const std::vector<float> read = tensor.floats();
@@ -84,19 +76,20 @@ struct Mismatches {
   }
 };
 
-void find_mismatches(const SafeTensors& file, const Segments& segments, Mismatches& mismatches) {
+using FileTensors = std::map<std::string, const FileTensor*>;  // of a file, by their names in the model
+
+void find_mismatches(const FileTensors& tensors, const Segments& segments, Mismatches& mismatches) {
   for (const ParameterSpec& spec : segments.specs) {
-    const auto found = file.tensors.find(spec.name);
-    if (found == file.tensors.end()) {
+    const auto found = tensors.find(spec.name);
+    if (found == tensors.end()) {
       // torchvision's oldest files have no counters; they begin at 0.
       if (!spec.counter) mismatches.of_kind["missing"].push_back(spec.name);
       continue;
     }
-    const FileTensor& tensor = found->second;
-    const std::vector<std::string> types = spec.counter ? std::vector<std::string>{"I64", "I32"} : std::vector<std::string>{"F32", "F64", "F16", "BF16"};
+    const FileTensor& tensor = *found->second;
     const std::vector<int64_t> shape = file_shape(spec);
-    if (std::ranges::find(types, tensor.type) == types.end())
-      mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + types.front() + ")");
+    if (!(spec.counter ? tensor.is_number() : tensor.is_float()))
+      mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + (spec.counter ? "I64" : "F32") + ")");
     else if (tensor.shape != shape && !(spec.counter && tensor.shape == std::vector<int64_t>{1}))
       mismatches.of_kind["of another shape"].push_back(spec.name + " (" + shown(to_string(tensor.shape)) + ", not " + to_string(shape) +
                                                        ")");
@@ -104,11 +97,11 @@ void find_mismatches(const SafeTensors& file, const Segments& segments, Mismatch
 }
 
 // Of a file without mismatches.
-std::vector<float> read_tensors(const SafeTensors& file, const Segments& segments) {
+std::vector<float> read_tensors(const FileTensors& tensors, const Segments& segments) {
   std::vector<float> values(size_t(segments.total));
   for (size_t i = 0; i < segments.specs.size(); ++i) {
-    const auto found = file.tensors.find(segments.specs[i].name);
-    if (found != file.tensors.end()) from_file(segments.specs[i], found->second, values.data() + segments.offsets[i]);
+    const auto found = tensors.find(segments.specs[i].name);
+    if (found != tensors.end()) from_file(segments.specs[i], *found->second, values.data() + segments.offsets[i]);
   }
   return values;
 }
@@ -122,35 +115,66 @@ void each_tensor(const Weights& weights, F f) {
     f(weights.statistics.specs[i], weights.statistic_values.data() + weights.statistics.offsets[i]);
 }
 
-// Values that no training leaves behind: not finite, a negative variance, a counter that does not fit.
-void find_bad_values(const SafeTensors& file, const Weights& weights, Mismatches& bad) {
+void find_bad_values(const FileTensors& tensors, const Weights& weights, Mismatches& bad) {
   each_tensor(weights, [&](const ParameterSpec& spec, const float* values) {
-    const auto found = file.tensors.find(spec.name);
     if (spec.counter) {
-      const int64_t steps = found == file.tensors.end() ? 0 : steps_of(found->second);
-      if (steps < 0 || steps > most_steps)
-        bad.of_kind["with a count outside 0 to " + std::to_string(most_steps)].push_back(spec.name + " (" + std::to_string(steps) + ")");
+      const auto found = tensors.find(spec.name);
+      if (found == tensors.end()) return;
+      const std::optional<int64_t> steps = found->second->whole_number();
+      if (!steps || *steps < 0 || *steps > most_steps)
+        bad.of_kind["with a count outside 0 to " + std::to_string(most_steps)].push_back(
+            spec.name + " (" + (steps ? std::to_string(*steps) : "no whole number of 64 bits") + ")");
       return;
     }
-    const auto count = [&](auto is_bad) { return std::to_string(std::count_if(values, values + spec.count(), is_bad)); };
-    const std::string not_finite = count([](float value) { return !std::isfinite(value); });
-    if (not_finite != "0") bad.of_kind["with values that are not finite"].push_back(spec.name + " (" + not_finite + ")");
-    if (!spec.name.ends_with("running_var")) return;
-    const std::string negative = count([](float value) { return value < 0; });
-    if (negative != "0") bad.of_kind["with negative variances"].push_back(spec.name + " (" + negative + ")");
+    const auto find = [&](const char* kind, auto is_bad) {
+      const int64_t count = std::count_if(values, values + spec.count(), is_bad);
+      if (count > 0) bad.of_kind[kind].push_back(spec.name + " (" + std::to_string(count) + ")");
+    };
+    find("with values that are not finite", [](float value) { return !std::isfinite(value); });
+    if (spec.name.ends_with("running_var")) find("with negative variances", [](float value) { return value < 0; });
   });
 }
 
-// What wrappers of other tools put before every name: DataParallel and torch.compile of PyTorch.
-SafeTensors without_wrapper(SafeTensors file) {
-  for (const std::string prefix : {"module.", "_orig_mod.", "module."}) {
-    const auto has_prefix = [&](const auto& item) { return item.first.starts_with(prefix); };
-    if (file.tensors.empty() || !std::ranges::all_of(file.tensors, has_prefix)) continue;
-    std::map<std::string, FileTensor> tensors;
-    for (auto& [name, tensor] : file.tensors) tensors[name.substr(prefix.size())] = std::move(tensor);
-    file.tensors = std::move(tensors);
+std::set<std::string> names_of(const Weights& weights) {
+  std::set<std::string> names;
+  for (const Segments* segments : {&weights.parameters, &weights.statistics})
+    for (const ParameterSpec& spec : segments->specs) names.insert(spec.name);
+  return names;
+}
+
+// What all weights' names begin with; cut, as no wrapper's name is longer.
+std::string shared_beginning(const SafeTensors& file) {
+  std::optional<std::string> shared;
+  for (const auto& [name, tensor] : file.tensors) {
+    if (!tensor.is_float()) continue;
+    if (!shared) shared = name.substr(0, 200);
+    shared->erase(std::ranges::mismatch(*shared, name).in1, shared->end());
   }
-  return file;
+  return shared.value_or("");
+}
+
+// What wrappers (DataParallel, torch.compile, a module that has the model as a member) put before every name: "" or some words with a dot
+// behind each, so that the most of the model's names are found. Counters of a wrapper itself may stand beside, so only weights are asked.
+std::string wrapper_of(const SafeTensors& file, const std::set<std::string>& names) {
+  const std::string shared = shared_beginning(file);
+  std::string best;
+  int64_t most = -1;
+  for (size_t length = 0;;) {
+    const std::string prefix = shared.substr(0, length);
+    const int64_t found = std::ranges::count_if(names, [&](const std::string& name) { return file.tensors.count(prefix + name) > 0; });
+    if (found > most) best = prefix, most = found;
+    const size_t dot = shared.find('.', length);
+    if (dot == std::string::npos) return best;
+    length = dot + 1;
+  }
+}
+
+FileTensors without_wrapper(const SafeTensors& file, const std::set<std::string>& names) {
+  const std::string prefix = wrapper_of(file, names);
+  FileTensors tensors;
+  for (const auto& [name, tensor] : file.tensors)
+    if (name.starts_with(prefix)) tensors[name.substr(prefix.size())] = &tensor;
+  return tensors;
 }
 
 std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
@@ -174,27 +198,28 @@ SafeTensors to_safetensors(const Weights& weights) {
   return file;
 }
 
-Weights from_safetensors(const Graph& graph, const SafeTensors& wrapped, const std::string& origin) {
-  const SafeTensors file = without_wrapper(wrapped);
+Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin, BadValues bad_values) {
   Weights weights{graph.parameters(), graph.statistics(), {}, {}};
+  const std::set<std::string> names = names_of(weights);
+  const FileTensors tensors = without_wrapper(file, names);
   Mismatches mismatches;
-  find_mismatches(file, weights.parameters, mismatches);
-  find_mismatches(file, weights.statistics, mismatches);
+  find_mismatches(tensors, weights.parameters, mismatches);
+  find_mismatches(tensors, weights.statistics, mismatches);
+  for (const auto& [name, tensor] : tensors)
+    if (tensor->is_float() && !names.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
+  if (!mismatches.of_kind.empty()) {
+    const bool types_only = mismatches.of_kind.size() == 1 && mismatches.of_kind.count("of another type");
+    throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() + "): " +
+                     (types_only ? "save these tensors in the types that are asked for" : "give the file's own model and number of classes"));
+  }
 
-  std::set<std::string> known;
-  for (const Segments* segments : {&weights.parameters, &weights.statistics})
-    for (const ParameterSpec& spec : segments->specs) known.insert(spec.name);
-  for (const auto& [name, tensor] : file.tensors)
-    if (!known.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
-
+  weights.parameter_values = read_tensors(tensors, weights.parameters);
+  weights.statistic_values = read_tensors(tensors, weights.statistics);
+  if (bad_values == BadValues::take) return weights;
+  find_bad_values(tensors, weights, mismatches);
   if (!mismatches.of_kind.empty())
-    throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() +
-                     "): give the file's own model and number of classes");
-  weights.parameter_values = read_tensors(file, weights.parameters);
-  weights.statistic_values = read_tensors(file, weights.statistics);
-  find_bad_values(file, weights, mismatches);
-  if (!mismatches.of_kind.empty())
-    throw UsageError("weights '" + origin + "' cannot be used (tensors " + mismatches.text() + "): take them from an earlier checkpoint");
+    throw UsageError("weights '" + origin + "' have values that no training leaves behind (tensors " + mismatches.text() +
+                     "): take another file, or give --allow-bad-values to use this one all the same");
   return weights;
 }
 

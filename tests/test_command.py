@@ -674,10 +674,46 @@ class Weights(CommandTest):
         # What other tools write under the same names is not ours to read; --model says what it is.
         write_safetensors(self.folder / "other.safetensors", tensors,
                           {"model": "resnet20.in1k", "classes": '["cat","dog"]', "height": "32px"})
-        self.succeed("import", "--weights", "other.safetensors", "--model", "resnet20", "--out", "taken.safetensors")
+        self.refuse(["import", "--weights", "other.safetensors", "--out", "x"], "'resnet20.in1k'", "no model of pipecast", "give --model")
+        for name, metadata in (("resnet20.in1k", {"classes": '["cat","dog"]', "height": "32px"}), ("other", {"classes": "7", "height": "0"}),
+                               ("resnet20", {"classes": '["cat","dog"]', "width": "99999", "channels": "1"}), ("", {"channels": "65"})):
+            write_safetensors(self.folder / "other.safetensors", tensors, {"model": name, **metadata} if name else metadata)
+            self.succeed("import", "--weights", "other.safetensors", "--model", "resnet20", "--out", "taken.safetensors")
+            self.assertEqual(read_safetensors(self.folder / "taken.safetensors"), read_safetensors(self.folder / "named.safetensors"))
         self.succeed("import", "--weights", "plain.safetensors", "--model", "resnet20", "--out", "again.safetensors")
         self.assertEqual(read_safetensors(self.folder / "again.safetensors"), read_safetensors(self.folder / "named.safetensors"))
         self.refuse(["eval", "--weights", "again.safetensors", "--model", "resnet32", *data], "are of model 'resnet20', not 'resnet32'")
+
+    def test_bad_values_are_refused_unless_allowed(self):
+        self.train("run")
+        good, metadata = read_safetensors(self.folder / "run" / "weights.safetensors")
+        cases = (("conv1.weight", "<f", float("nan"), "1 with values that are not finite: conv1.weight (1)"),
+                 ("bn1.running_mean", "<f", float("inf"), "1 with values that are not finite: bn1.running_mean (1)"),
+                 ("bn1.running_var", "<f", -1.0, "1 with negative variances: bn1.running_var (1)"),
+                 ("bn1.num_batches_tracked", "<q", 2**24 + 1, "bn1.num_batches_tracked (16777217)"),
+                 ("bn1.num_batches_tracked", "<q", 2**63 - 1, "bn1.num_batches_tracked (9223372036854775807)"))
+        for name, form, value, sentence in cases:
+            with self.subTest(name=name, value=value):
+                kind, shape, data = good[name]
+                first = struct.pack(form, value)
+                tensors = {**good, name: (kind, shape, first + data[len(first):])}
+                write_safetensors(self.folder / "bad", tensors, metadata)
+                write_safetensors(self.folder / "run" / "weights.safetensors", tensors, metadata)
+                for command in (["import", "--weights", "bad", "--out", "x"], ["eval", "--weights", "bad", "--data", "generated:100"],
+                                ["eval", "--run", "run"], ["export", "--run", "run", "--out", "x"],
+                                [*TRAIN, "--weights", "bad", "--out", "x"]):
+                    self.refuse(command, sentence, "--allow-bad-values")
+                for command in (["import", "--weights", "bad"], ["export", "--run", "run"]):
+                    self.succeed(*command, "--allow-bad-values", "--out", "taken")
+                    if name != "bn1.num_batches_tracked":
+                        self.assertEqual(read_safetensors(self.folder / "taken")[0], tensors)
+                    else:
+                        self.assertEqual(read_safetensors(self.folder / "taken")[0][name][2], struct.pack("<q", 2**24))
+                self.succeed("eval", "--weights", "bad", "--data", "generated:100", "--allow-bad-values")
+        # The last file differs in nothing that training computes with.
+        self.train("more", "--weights", "bad", "--allow-bad-values", "--lr", 0)
+        self.assertIn("allow-bad-values = true", (self.folder / "more" / "config").read_text())
+        self.assertEqual(read_safetensors(self.folder / "more" / "weights.safetensors")[0]["conv1.weight"], good["conv1.weight"])
 
     def test_initial_weights_are_those_of_training(self):
         out = self.succeed("export", "--model", "resnet20", "--seed", 4, "--out", "a.safetensors")

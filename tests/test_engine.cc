@@ -677,6 +677,37 @@ TEST_CASE("safetensors: half and bfloat16 become fp32, and all types of the form
   CHECK(refusal(one_tensor("\"F4\"", "[3]", "[0,1]"), 1) == Contains("do not fill whole bytes"));
 }
 
+TEST_CASE("safetensors: a whole number is read exactly from every type of number, or not at all") {
+  const auto of = [](const char* type, auto value) {
+    FileTensor tensor{type, {}, std::vector<uint8_t>(sizeof value)};
+    std::memcpy(tensor.bytes.data(), &value, sizeof value);
+    REQUIRE(tensor.is_number());
+    return tensor.whole_number();
+  };
+  CHECK(of("I64", INT64_MAX) == INT64_MAX);
+  CHECK(of("I64", INT64_MIN) == INT64_MIN);
+  CHECK(of("I64", (int64_t(1) << 53) + 1) == (int64_t(1) << 53) + 1);
+  CHECK(of("I8", int8_t(-3)) == -3);
+  CHECK(of("U8", uint8_t(255)) == 255);
+  CHECK(of("I16", int16_t(-30000)) == -30000);
+  CHECK(of("U16", uint16_t(65535)) == 65535);
+  CHECK(of("I32", int32_t(-1)) == -1);
+  CHECK(of("U32", uint32_t(-1)) == 4294967295);
+  CHECK(of("U64", uint64_t(INT64_MAX)) == INT64_MAX);
+  CHECK(!of("U64", uint64_t(INT64_MAX) + 1));
+  CHECK(of("F64", 0x1p53) == int64_t(1) << 53);
+  CHECK(of("F64", -0x1p62) == -(int64_t(1) << 62));
+  for (const double value : {0.5, 0x1p63, -0x1p63, double(INFINITY), double(NAN)}) {
+    CHECK(!of("F64", value));
+    CHECK(!of("F32", float(value)));
+  }
+  CHECK(of("F32", -16777216.f) == -16777216);
+  CHECK(of("F16", uint16_t(0x7bff)) == 65504);
+  CHECK(!of("F16", uint16_t(0x7c00)));
+  CHECK(of("BF16", uint16_t(0x4b80)) == 16777216);
+  for (const char* type : {"BOOL", "F8_E4M3", "F4", "C64"}) CHECK(!FileTensor{type, {}, {}}.is_number());
+}
+
 TEST_CASE("safetensors: cut anywhere, the file is refused") {
   const std::vector<uint8_t> whole = bytes_of(GOLDEN_DIR "/engine.safetensors");
   REQUIRE(whole.size() < 1000);

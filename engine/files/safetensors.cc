@@ -6,6 +6,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <utility>
 
 #include "engine/error.h"
 #include "engine/files/json_reader.h"
@@ -23,9 +24,9 @@ constexpr uint64_t header_limit = 100'000'000;
 // Bits of an element; 0 for a type that the format does not have. A file may hold any of them, also those that nothing here computes with.
 int64_t element_bits(const std::string& type) {
   static const std::map<std::string, int64_t> bits = {
-      {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"I16", 16}, {"U16", 16}, {"F16", 16}, {"BF16", 16},   {"I32", 32},    {"U32", 32},     {"F32", 32},
-      {"F64", 64}, {"I64", 64}, {"U64", 64}, {"C64", 64}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
-      {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}};
+      {"BOOL", 8},    {"U8", 8},      {"I8", 8},      {"I16", 16},    {"U16", 16},        {"F16", 16},       {"BF16", 16}, {"I32", 32},
+      {"U32", 32},    {"F32", 32},    {"F64", 64},    {"I64", 64},    {"U64", 64},        {"C64", 64},       {"F4", 4},    {"F6_E2M3", 6},
+      {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}};
   auto found = bits.find(type);
   return found == bits.end() ? 0 : found->second;
 }
@@ -108,12 +109,52 @@ std::vector<float> values_of(const std::vector<uint8_t>& bytes, F value) {
   return values;
 }
 
+template <class T>
+std::optional<int64_t> whole(T value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (!(std::abs(value) < T(0x1p63)) || value != std::floor(value)) return {};
+  } else if (!std::in_range<int64_t>(value)) {
+    return {};
+  }
+  return int64_t(value);
+}
+
+template <class T>
+std::optional<int64_t> whole_element(const FileTensor& tensor) {
+  T element;
+  std::memcpy(&element, tensor.bytes.data(), sizeof element);
+  return whole(element);
+}
+
+std::optional<int64_t> whole_float(const FileTensor& tensor) { return whole(tensor.floats().front()); }
+
+using WholeNumber = std::optional<int64_t> (*)(const FileTensor&);
+const std::map<std::string, WholeNumber>& whole_numbers() {
+  static const std::map<std::string, WholeNumber> of_type = {{"U8", whole_element<uint8_t>},
+                                                             {"U16", whole_element<uint16_t>},
+                                                             {"U32", whole_element<uint32_t>},
+                                                             {"U64", whole_element<uint64_t>},
+                                                             {"I8", whole_element<int8_t>},
+                                                             {"I16", whole_element<int16_t>},
+                                                             {"I32", whole_element<int32_t>},
+                                                             {"I64", whole_element<int64_t>},
+                                                             {"F16", whole_float},
+                                                             {"BF16", whole_float},
+                                                             {"F32", whole_float},
+                                                             {"F64", whole_element<double>}};
+  return of_type;
+}
+
 }  // namespace
 
 FileTensor FileTensor::f32(std::vector<int64_t> shape, const float* values) { return tensor_of("F32", std::move(shape), values); }
 FileTensor FileTensor::i64(std::vector<int64_t> shape, const int64_t* values) { return tensor_of("I64", std::move(shape), values); }
 
 int64_t FileTensor::count() const { return std::accumulate(shape.begin(), shape.end(), int64_t(1), std::multiplies<>()); }
+
+bool FileTensor::is_float() const { return type == "F32" || type == "F64" || type == "F16" || type == "BF16"; }
+bool FileTensor::is_number() const { return whole_numbers().count(type) > 0; }
+std::optional<int64_t> FileTensor::whole_number() const { return whole_numbers().at(type)(*this); }
 
 std::vector<float> FileTensor::floats() const {
   if (type == "F32") return values_of<float>(bytes, [](float value) { return value; });

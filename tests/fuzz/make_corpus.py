@@ -39,11 +39,16 @@ def encoded(image, kind, **options):
 write("safetensors", "two", safetensors({"weight": ("F32", [2, 2], bytes(16)), "steps": ("I64", [], bytes(8))}, {"format": "pt"}))
 write("safetensors", "empty", safetensors({"nothing": ("F32", [0, 3], b"")}))
 write("safetensors", "none", safetensors({}))
+types = {"F4": 3, "F6_E2M3": 3, "F8_E4M3": 3, "U16": 2, "F16": 2, "BF16": 2, "C64": 8, "F64": 8, "U64": 8}
+counts = {"F4": 6, "F6_E2M3": 4, "F8_E4M3": 3}
+write("safetensors", "types", safetensors({kind: (kind, [counts.get(kind, 1)], bytes(size)) for kind, size in types.items()}))
 
 own = {"model": "resnet20", "classes": "10", "height": "32", "width": "32", "channels": "3"}
 first = {"conv1.weight": ("F32", [16, 3, 3, 3], bytes(1728)), "bn1.num_batches_tracked": ("I64", [], bytes(8))}
 write("weights", "first_layer", safetensors(first, own))
 write("weights", "metadata", safetensors({}, own))
+write("weights", "wrapped", safetensors({"module." + name: tensor for name, tensor in first.items()}, {"model": "resnet20"}))
+write("weights", "other_tool", safetensors({"n_averaged": ("I64", [1], bytes(8))}, {"model": "resnet20", "classes": '["cat"]'}))
 
 write("cifar10", "two", b"\0" + b"".join(bytes([label]) + bytes(3072) for label in (3, 9)))
 write("cifar10", "bad_label", b"\1\x0a" + bytes(3072))
