@@ -35,6 +35,9 @@ struct BlasHandle {
   BlasHandle& operator=(const BlasHandle&) = delete;
 };
 
+// cuBLAS stores columns one after another: to it our matrices are transposed, and C^T = op(B)^T * op(A)^T.
+cublasOperation_t turn(bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; }
+
 cublasHandle_t blas_handle(Device d) {
   static thread_local std::map<int, BlasHandle> handles;
   int gpu = 0;
@@ -63,9 +66,7 @@ void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, in
   if (k == 0) return gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, row);
 #ifdef PIPECAST_CUDA
   if (d.gpu) {
-    // cuBLAS stores columns one after another: to it our matrices are transposed, and C^T = op(B)^T * op(A)^T.
     const float one = 1;
-    const auto turn = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
     return check(cublasSgemm_64(blas_handle(d), turn(transpose_b), turn(transpose_a), n, m, k, &one, b, row.b, a, row.a, &beta, c,
                                 row.c));
   }
@@ -77,5 +78,28 @@ void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, in
 #endif
   gemm_plain(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, row);
 }
+
+#ifdef PIPECAST_CUDA
+namespace {
+
+void gemm_of_bf16(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const Bfloat16* a, const Bfloat16* b,
+                  float beta, void* c, cudaDataType_t type_of_c) {
+  if (m == 0 || n == 0) return;
+  const float one = 1;
+  check(cublasGemmEx_64(blas_handle(d), turn(transpose_b), turn(transpose_a), n, m, k, &one, b, CUDA_R_16BF, transpose_b ? k : n, a,
+                        CUDA_R_16BF, transpose_a ? m : k, &beta, c, type_of_c, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+}
+
+}  // namespace
+
+void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const Bfloat16* a, const Bfloat16* b, float beta,
+          Bfloat16* c) {
+  gemm_of_bf16(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, CUDA_R_16BF);
+}
+void gemm(Device d, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const Bfloat16* a, const Bfloat16* b, float beta,
+          float* c) {
+  gemm_of_bf16(d, transpose_a, transpose_b, m, n, k, a, b, beta, c, CUDA_R_32F);
+}
+#endif
 
 }  // namespace pipecast

@@ -1,6 +1,7 @@
 #pragma once
 // Matrix products, row-major fp32: oneDNN on the host (a plain loop where it is absent), cuBLAS on the GPU.
 #include "engine/device.h"
+#include "engine/storage.h"
 
 namespace pipecast {
 
@@ -15,6 +16,14 @@ struct RowDistances {
 };
 void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta, float* c,
           RowDistances);
+
+#ifdef PIPECAST_CUDA
+// The same of matrices in bf16, on a GPU. Sums are fp32.
+void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const Bfloat16* a, const Bfloat16* b, float beta,
+          Bfloat16* c);
+void gemm(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const Bfloat16* a, const Bfloat16* b, float beta,
+          float* c);
+#endif
 
 // The same as a plain loop, on any device: the fallback where there is no library, and where a sum is empty.
 void gemm_plain(Device, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float beta,

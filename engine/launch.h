@@ -188,6 +188,7 @@ struct WarpTeam {
   }
 };
 
+constexpr int64_t most_chunks_of_columns = 512;
 constexpr int64_t most_blocks = 2048;  // of map: twice what a large GPU runs at once; a thread goes on from element to element
 
 // A thread has `width` elements, neighbouring threads neighbouring ones.
@@ -220,40 +221,43 @@ __global__ void rows_kernel(int64_t n, F f) {
   if (r < n) f(WarpTeam{}, r);
 }
 
-// A block sums 32 columns over its chunk of the rows: blockIdx.x = strip, blockIdx.y = chunk. partial: chunks x K x cols.
-template <int K, class F>
+// A block of Threads sums blockDim.x columns over its chunk of the rows: blockIdx.x = strip, blockIdx.y = chunk. Where there is one chunk its
+// sums are the result; else they go to partial: chunks x K x cols.
+template <int K, int Threads, class F>
 __global__ void columns_kernel(int64_t n, int64_t cols, F f, float* partial) {
-  __shared__ float part[8][K][32];
-  int64_t c = int64_t(blockIdx.x) * 32 + threadIdx.x;
-  int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
+  __shared__ float part[K][Threads];
+  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
   float s[K] = {};
   if (c < cols)
-    for (int64_t r = begin + threadIdx.y; r < end; r += 8) {
+    for (int64_t r = begin + threadIdx.y; r < end; r += blockDim.y) {
       Sums<K> value = f(r, c);
       for (int j = 0; j < K; ++j) s[j] += value.v[j];
     }
-  for (int j = 0; j < K; ++j) part[threadIdx.y][j][threadIdx.x] = s[j];
+  for (int j = 0; j < K; ++j) part[j][threadIdx.y * blockDim.x + threadIdx.x] = s[j];
   __syncthreads();
   if (threadIdx.y != 0 || c >= cols) return;
+  Sums<K> sums;
   for (int j = 0; j < K; ++j) {
-    for (int k = 1; k < 8; ++k) s[j] += part[k][j][threadIdx.x];
-    partial[(int64_t(blockIdx.y) * K + j) * cols + c] = s[j];
+    for (unsigned k = 1; k < blockDim.y; ++k) s[j] += part[j][k * blockDim.x + threadIdx.x];
+    sums.v[j] = s[j];
+    if (gridDim.y > 1) partial[(int64_t(blockIdx.y) * K + j) * cols + c] = s[j];
   }
+  if (gridDim.y == 1) f.done(c, sums);
 }
 
-// The second half of columns(): adds the chunks of one column in order.
+// The second half of columns(): the chunks are rows.
 template <int K, class F>
-struct ColumnsEnd {
+struct AddChunks {
   F f;
   const float* partial;
   int64_t cols;
-  int chunks;
-  HD void operator()(int64_t c) const {
-    Sums<K> total{};
-    for (int chunk = 0; chunk < chunks; ++chunk)
-      for (int j = 0; j < K; ++j) total.v[j] += partial[(int64_t(chunk) * K + j) * cols + c];
-    f.done(c, total);
+  HD Sums<K> operator()(int64_t chunk, int64_t c) const {
+    Sums<K> sums;
+    for (int j = 0; j < K; ++j) sums.v[j] = partial[(chunk * K + j) * cols + c];
+    return sums;
   }
+  HD void done(int64_t c, const Sums<K>& sums) const { f.done(c, sums); }
 };
 #endif
 
@@ -330,10 +334,15 @@ void columns(Device d, int64_t n, int64_t cols, F f) {
   if (cols == 0) return;
 #ifdef PIPECAST_DEVICE_CODE
   if (d.gpu) {
-    if (K * cols > device_scratch_floats) throw Error("columns: " + std::to_string(cols) + " columns exceed the device's scratch memory");
-    int chunks = int(std::clamp<int64_t>(std::min(n / 256, device_scratch_floats / (K * cols)), 1, 256));
-    launch(columns_kernel<K, F>, dim3(unsigned((cols + 31) / 32), unsigned(chunks)), dim3(32, 8), d.stream, n, cols, f, d.scratch);
-    return map(d, cols, ColumnsEnd<K, F>{f, d.scratch, cols, chunks});
+    // Blocks that fill a large GPU several times over, where there are rows enough.
+    const unsigned width = cols <= 16 ? 16 : 32;
+    const int64_t strips = (cols + width - 1) / width;
+    const auto chunks =
+        unsigned(std::clamp<int64_t>(std::min({n / 128, device_scratch_floats / (K * cols), 1024 / strips}), 1, most_chunks_of_columns));
+    launch(columns_kernel<K, 256, F>, dim3(unsigned(strips), chunks), dim3(width, 256 / width), d.stream, n, cols, f, d.scratch);
+    if (chunks == 1) return;
+    return launch(columns_kernel<K, 512, AddChunks<K, F>>, dim3(unsigned(strips)), dim3(width, 512 / width), d.stream, int64_t(chunks), cols,
+                  AddChunks<K, F>{f, d.scratch, cols}, static_cast<float*>(nullptr));
   }
 #endif
   (void)d;

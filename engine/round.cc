@@ -20,16 +20,9 @@ struct Convert {
   }
 };
 
-struct AddWidened {
-  const Bfloat16* from;
-  float* to;
-  HD void operator()(int64_t i) const { to[i] += from[i]; }
-};
-
 }  // namespace
 
 void widen(Device d, int64_t n, const Bfloat16* from, float* to) { map(d, n, Convert<Bfloat16, float>{from, to}); }
 void round(Device d, int64_t n, const float* from, Bfloat16* to) { map(d, n, Convert<float, Bfloat16>{from, to}); }
-void add_widened(Device d, int64_t n, const Bfloat16* from, float* to) { map(d, n, AddWidened{from, to}); }
 
 }  // namespace pipecast

@@ -6,6 +6,5 @@ namespace pipecast {
 
 void widen(Device, int64_t n, const Bfloat16* from, float* to);
 void round(Device, int64_t n, const float* from, Bfloat16* to);
-void add_widened(Device, int64_t n, const Bfloat16* from, float* to);  // to += from
 
 }  // namespace pipecast

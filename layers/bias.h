@@ -4,18 +4,16 @@
 
 namespace pipecast {
 
-template <class T>
 struct BiasForward {
   const float* bias;  // cols
-  T* y;               // rows x cols
+  float* y;           // rows x cols
   int64_t cols;
-  HD void operator()(int64_t r, int64_t c) const { y[r * cols + c] = y[r * cols + c] + bias[c]; }
+  HD void operator()(int64_t r, int64_t c) const { y[r * cols + c] += bias[c]; }
 };
 
-template <class T>
 struct BiasBackward {
-  const T* dy;   // rows x cols
-  float* dbias;  // cols
+  const float* dy;  // rows x cols
+  float* dbias;     // cols
   int64_t cols;
   HD Sums<1> operator()(int64_t r, int64_t c) const { return {{dy[r * cols + c]}}; }
   HD void done(int64_t c, Sums<1> sums) const { dbias[c] += sums.v[0]; }

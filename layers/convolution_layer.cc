@@ -60,9 +60,13 @@ class Convolution : public Layer {
 
   void forward(const Pass& p) override {
     with_element(p.x[0].storage, [&](auto element) { forward_of<decltype(element)>(p); });
+    const Shape& out = p.y.shape;
+    if (options_.bias) map(p.device, out.rows(), out.c, BiasForward{p.weight[1], p.y.as<float>(), out.c});
   }
   void backward(const Pass& p) override {
     with_element(p.x[0].storage, [&](auto element) { backward_of<decltype(element)>(p); });
+    const Shape& out = p.dy.shape;
+    if (options_.bias && !p.dweight.empty()) columns<1>(p.device, out.rows(), out.c, BiasBackward{p.dy.as<float>(), p.dweight[1], out.c});
   }
 
  private:
@@ -86,8 +90,6 @@ class Convolution : public Layer {
     T* y = p.y.as<T>();
     if (p.normalised) plan<T>(p).forward_normalised(p.device, x, *p.normalised, p.weight[0], y, p.workspace);
     else plan<T>(p).forward(p.device, x, p.weight[0], y, p.workspace);
-    const Shape& out = p.y.shape;
-    if (options_.bias) map(p.device, out.rows(), out.c, BiasForward<T>{p.weight[1], y, out.c});
   }
   template <class T>
   void backward_of(const Pass& p) {
@@ -96,17 +98,16 @@ class Convolution : public Layer {
       const T* x = p.x[0].as<T>();
       if (p.normalised) plan<T>(p).backward_weight_normalised(p.device, x, *p.normalised, dy, p.dweight[0], p.workspace);
       else plan<T>(p).backward_weight(p.device, x, dy, p.dweight[0], p.workspace);
-      const Shape& out = p.dy.shape;
-      if (options_.bias) columns<1>(p.device, out.rows(), out.c, BiasBackward<T>{dy, p.dweight[1], out.c});
     }
     if (p.dx[0].data) plan<T>(p).backward_input(p.device, dy, p.weight[0], p.dx[0].as<T>(), p.adds, p.workspace);
   }
 
+  // With a bias none in bf16: outputs would be rounded before it is added and after.
   template <class T>
   Planned make_plan(Device device, const Shape& in) const {
     Planned planned{device.gpu, storage_of<T>, in};
     if constexpr (storage_of<T> == Storage::fp32) planned.fp32 = plan_convolution(device, shape(in));
-    else if (in.n > 0) planned.bf16 = plan_convolution_bf16(device, shape(in));
+    else if (in.n > 0 && !options_.bias) planned.bf16 = plan_convolution_bf16(device, shape(in));
     return planned;
   }
   ConvolutionShape shape(const Shape& in) const {

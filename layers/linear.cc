@@ -33,7 +33,7 @@ class Linear : public Layer {
   void forward(const Pass& p) override {
     const int64_t n = p.y.shape.rows();
     gemm(p.device, false, true, n, out_, in_, p.x[0].as<float>(), p.weight[0], 0, p.y.as<float>());
-    if (bias_) map(p.device, n, out_, BiasForward<float>{p.weight[1], p.y.as<float>(), out_});
+    if (bias_) map(p.device, n, out_, BiasForward{p.weight[1], p.y.as<float>(), out_});
   }
   void backward(const Pass& p) override {
     const int64_t n = p.dy.shape.rows();
@@ -44,7 +44,7 @@ class Linear : public Layer {
       for (int64_t k = 0; k < sums; ++k) {
         const float *dy = p.dy.as<float>() + k * rows * out_, *x = p.x[0].as<float>() + k * rows * in_;
         gemm(p.device, true, false, out_, in_, rows, dy, x, 1, p.dweight[0]);
-        if (bias_) columns<1>(p.device, rows, out_, BiasBackward<float>{dy, p.dweight[1], out_});
+        if (bias_) columns<1>(p.device, rows, out_, BiasBackward{dy, p.dweight[1], out_});
       }
     }
     if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.as<float>(), p.weight[0], 0, p.dx[0].as<float>());

@@ -299,6 +299,126 @@ TEST_CASE("the plain convolution is the definition") {
   }
 }
 
+namespace {
+
+// Channels in whole steps of a tile or not, rows and columns in one tile or several, phases of a stride that meet no tap.
+std::vector<ConvolutionShape> tile_shapes() {
+  return {
+      convolution({2, 7, 9, 16}, 16, 3, 1, 1),     //
+      convolution({3, 12, 12, 16}, 32, 3, 2, 1),   //
+      convolution({2, 9, 8, 32}, 16, 3, 1, 1),     //
+      convolution({2, 6, 5, 32}, 64, 3, 1, 1),     //
+      convolution({1, 12, 11, 64}, 80, 3, 1, 1),   //
+      convolution({3, 9, 7, 48}, 64, 3, 2, 1),     //
+      convolution({2, 8, 8, 16}, 32, 1, 2),        //
+      convolution({1, 6, 6, 64}, 64, 3, 1, 2, 2),  //
+      convolution({2, 9, 9, 3}, 16, 3, 1, 1),      //
+      convolution({1, 16, 16, 3}, 64, 7, 2, 3),    //
+      convolution({2, 9, 10, 20}, 12, 3, 3, 1),    //
+      convolution({2, 7, 7, 17}, 70, 3, 1, 1),     //
+      convolution({1, 183, 180, 16}, 64, 1),       // so many rows that tiles are large
+      {{2, 10, 9, 16}, 16, 2, 3, 1, 1, 1, 1},      //
+  };
+}
+
+Values rounded_to_bf16(const Values& values) {
+  Values rounded(values.size());
+  for (size_t i = 0; i < values.size(); ++i) rounded[i] = Bfloat16(values[i]);
+  return rounded;
+}
+
+// bf16 on a device, read and written as fp32.
+class Bf16OnDevice {
+ public:
+  Bf16OnDevice(Device d, const Values& values) : device_(d), values_(values.begin(), values.end()), memory_(d, int64_t(values.size() + 1) / 2) {
+    copy(d, memory_.data(), values_.data(), values_.size() * sizeof(Bfloat16));
+    synchronize(d);
+  }
+  Bfloat16* data() const { return reinterpret_cast<Bfloat16*>(memory_.data()); }
+  Values values() const {
+    std::vector<Bfloat16> all(values_.size());
+    copy(device_, all.data(), memory_.data(), all.size() * sizeof(Bfloat16));
+    synchronize(device_);
+    return {all.begin(), all.end()};
+  }
+
+ private:
+  Device device_;
+  std::vector<Bfloat16> values_;
+  Memory memory_;
+};
+
+Results<float> run_bf16(Device d, ConvolutionPlanOf<Bfloat16>& plan, const ConvolutionShape& s, const Operands& o, bool add) {
+  const Values before = add ? rounded_to_bf16(random_values(s.in.count(), 8)) : Values(size_t(s.in.count()), nan_);
+  const Bf16OnDevice x(d, o.x), dy(d, o.dy), y(d, Values(size_t(s.out().count()), nan_)), dx(d, before);
+  const OnDevice weight(d, o.weight), dweight(d, o.gradient), first(d, plan.workspace()), second(d, plan.workspace()), third(d, plan.workspace());
+  plan.forward(d, x.data(), weight.data(), y.data(), first.data());
+  plan.backward_input(d, dy.data(), weight.data(), dx.data(), add, second.data());
+  plan.backward_weight(d, x.data(), dy.data(), dweight.data(), third.data());
+  for (const OnDevice* workspace : {&first, &second, &third}) workspace->values();
+  return {y.values(), dx.values(), dweight.values()};
+}
+
+}  // namespace
+
+TEST_CASE("tiles: the convolution is the definition") {
+  for (Device d : devices()) {
+    if (!d.gpu) continue;
+    std::vector<ConvolutionShape> shapes = tile_shapes();
+    for (const ConvolutionShape& s : small_shapes())
+      if (s.groups == 1 && s.dilation + s.stride <= 3) shapes.push_back(s);
+    for (const ConvolutionShape& s : shapes) {
+      const auto plan = plan_convolution_tiles(d, s);
+      CAPTURE(to_string(s));
+      REQUIRE(plan);
+      const Operands o = operands(s);
+      check_close(run(d, *plan, s, o), by_definition(s, o), 1e-6);
+    }
+    CHECK(plan_convolution_tiles(d, convolution({2, 4, 4, 6}, 6, 3, 1, 1, 1, 2)) == nullptr);
+    CHECK(plan_convolution_tiles(d, convolution({2, 9, 9, 6}, 6, 9)) == nullptr);
+  }
+  CHECK(plan_convolution_tiles(Device{}, tile_shapes()[0]) == nullptr);
+}
+
+// Rounded images, exact products, sums in fp32, rounded images. What the libraries are given is rounded weights.
+TEST_CASE("bf16: every plan for a GPU is the definition with rounded images") {
+  for (Device d : devices()) {
+    if (!d.gpu) continue;
+    std::vector<ConvolutionShape> shapes = tile_shapes();
+    if (!emulated(d))
+      for (const ConvolutionShape& s : network_shapes()) shapes.push_back(s);
+    for (const ConvolutionShape& s : shapes) {
+      Operands o = operands(s);
+      o.x = rounded_to_bf16(o.x), o.dy = rounded_to_bf16(o.dy);
+      const auto whole_weights = s.in.rows() < 5000 || emulated(d) ? by_definition(s, o) : Results<double>{};
+      Operands rounded = o;
+      rounded.weight = rounded_to_bf16(o.weight);
+      const auto tiles = plan_convolution_tiles_bf16(d, s), library = plan_convolution_cudnn_bf16(d, s), chosen = plan_convolution_bf16(d, s);
+      CAPTURE(to_string(s));
+      if (tiles && !whole_weights.y.empty()) {
+        CAPTURE(tiles->implementation());
+        const Results<float> results = run_bf16(d, *tiles, s, o, false);
+        CHECK(distance(results.y, whole_weights.y) < 3e-3);
+        CHECK(distance(results.dx, whole_weights.dx) < 3e-3);
+        CHECK(distance(results.dweight, whole_weights.dweight) < 1e-6);
+        std::vector<double> sum = whole_weights.dx;
+        const Values before = rounded_to_bf16(random_values(s.in.count(), 8));
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += double(before[i]);
+        CHECK(distance(run_bf16(d, *tiles, s, o, true).dx, sum) < 3e-3);
+      }
+      const Results<float> exact = run(Device{}, *plan_convolution(Device{}, s), s, rounded);
+      for (auto* plan : {library.get(), chosen.get()}) {
+        if (!plan) continue;
+        CAPTURE(plan->implementation());
+        const Results<float> results = run_bf16(d, *plan, s, o, false);
+        CHECK(distance(results.y, exact.y) < 4e-3);
+        CHECK(distance(results.dx, exact.dx) < 4e-3);
+        CHECK(distance(results.dweight, exact.dweight) < 4e-3);
+      }
+    }
+  }
+}
+
 TEST_CASE("the chosen convolution equals the plain one on the host") {
   for (Device d : devices()) {
     std::vector<ConvolutionShape> shapes = small_shapes();

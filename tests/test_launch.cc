@@ -226,11 +226,6 @@ TEST_CASE("columns sums over the rows") {
 }
 
 #ifdef PIPECAST_EMULATOR
-TEST_CASE("columns refuses more columns than the device's scratch memory has room for") {
-  const Moments moments{nullptr, nullptr, 0};
-  CHECK_THROWS_AS(columns<2>(Device{true, nullptr, nullptr}, 1, device_scratch_floats / 2 + 1, moments), Error);
-}
-
 namespace {
 
 // Runs a kernel that is expected to be faulty and returns what the emulator says about it.

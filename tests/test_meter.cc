@@ -1,30 +1,20 @@
-// The prediction meter, on the host and on the emulated GPU.
+// The prediction meter, on every device.
 #include <doctest/doctest.h>
 
-#include <vector>
-
-#include "engine/memory.h"
 #include "pipeline/run/meter.h"
+#include "tests/layer_harness.h"
 
 using namespace pipecast;
 
-namespace {
-
-std::vector<Device> devices() {
-  std::vector<Device> list = {Device{}};
-#ifdef PIPECAST_EMULATOR
-  static const Memory scratch(Device{}, device_scratch_floats);
-  list.push_back(Device{.gpu = true, .scratch = scratch.data()});
-#endif
-  return list;
-}
-
-}  // namespace
+using testing::Guarded;
+using testing::Values;
 
 TEST_CASE("the meter measures the distance between what forward and backward read") {
-  for (Device device : devices()) {
-    std::vector<float> predicted(100), latest(100), later(100);
-    for (int i = 0; i < 100; ++i) predicted[i] = float(i + 2), latest[i] = float(i), later[i] = float(i + 3);
+  for (const auto& [name, device] : testing::test_devices()) {
+    CAPTURE(name);
+    Values two(100), five(100), none(100), three(100);
+    for (int i = 0; i < 100; ++i) two[i] = float(i + 2), five[i] = float(i + 5), none[i] = float(i), three[i] = float(i + 3);
+    const Guarded predicted(device, two), read(device, five), latest(device, none), later(device, three);
     PredictionMeter meter(device, 100, 2);
     meter.at_forward(device, 0, later.data(), later.data());  // another pass in flight
     meter.at_forward(device, 1, predicted.data(), latest.data());
@@ -37,8 +27,6 @@ TEST_CASE("the meter measures the distance between what forward and backward rea
 
     // A backward that does not read the latest weights: 100 weights, read 2 then and 5 now, the latest 0 and 3.
     meter.at_forward(device, 0, predicted.data(), latest.data());
-    std::vector<float> read(100);
-    for (int i = 0; i < 100; ++i) read[i] = float(i + 5);
     meter.at_backward(device, 0, read.data(), later.data());
     e = meter.take(device);
     CHECK(e.with == doctest::Approx(900));
@@ -47,10 +35,12 @@ TEST_CASE("the meter measures the distance between what forward and backward rea
 }
 
 TEST_CASE("of many weights an even sample is measured") {
-  for (Device device : devices()) {
+  for (const auto& [name, device] : testing::test_devices()) {
+    CAPTURE(name);
     const int64_t n = 100000;
-    std::vector<float> before(n, 1.f), after(n, 1.f);
-    for (int64_t i = 0; i < n; ++i) after[i] += i < n / 2 ? 2.f : 0.f;  // half of them moved by two
+    Values moved(size_t(n), 1.f);
+    for (int64_t i = 0; i < n / 2; ++i) moved[size_t(i)] += 2.f;  // half of them by two
+    const Guarded before(device, Values(size_t(n), 1.f)), after(device, moved);
     PredictionMeter meter(device, n, 1);
     meter.at_forward(device, 0, after.data(), before.data());
     meter.at_backward(device, 0, after.data(), after.data());

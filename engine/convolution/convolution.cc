@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "engine/gemm.h"
+#include "engine/round.h"
+#include "engine/storage.h"
 
 namespace pipecast {
 
@@ -60,6 +62,35 @@ class MatrixConvolution : public ConvolutionPlan {
   int64_t pixels_, inputs_, outputs_;
 };
 
+#ifdef PIPECAST_CUDA
+// The same with images in bf16 and weights that are rounded for each call; their gradient is added in fp32.
+class MatrixConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
+ public:
+  explicit MatrixConvolutionBf16(const ConvolutionShape& s) : pixels_(s.in.rows()), inputs_(s.in.c), outputs_(s.out_channels) {}
+
+  int64_t workspace() const override { return floats_of(Storage::bf16, inputs_ * outputs_); }
+  void forward(Device d, const Bfloat16* x, const float* weight, Bfloat16* y, float* workspace) override {
+    gemm(d, false, true, pixels_, outputs_, inputs_, x, rounded(d, weight, workspace), 0, y);
+  }
+  void backward_input(Device d, const Bfloat16* dy, const float* weight, Bfloat16* dx, bool add, float* workspace) override {
+    gemm(d, false, false, pixels_, inputs_, outputs_, dy, rounded(d, weight, workspace), add ? 1 : 0, dx);
+  }
+  void backward_weight(Device d, const Bfloat16* x, const Bfloat16* dy, float* dweight, float*) override {
+    gemm(d, true, false, outputs_, inputs_, pixels_, dy, x, 1, dweight);
+  }
+  std::string implementation() const override { return "gemm, gemm, gemm"; }
+
+ private:
+  const Bfloat16* rounded(Device d, const float* weight, float* workspace) const {
+    auto* to = reinterpret_cast<Bfloat16*>(workspace);
+    round(d, inputs_ * outputs_, weight, to);
+    return to;
+  }
+
+  int64_t pixels_, inputs_, outputs_;
+};
+#endif
+
 bool is_matrix_product(const ConvolutionShape& s) {
   return s.kernel_h == 1 && s.kernel_w == 1 && s.stride == 1 && s.padding == 0 && s.groups == 1;
 }
@@ -94,24 +125,45 @@ bool worth_gathering(const ConvolutionShape& s) {
          share_inside(s.in.h, s.out_h(), s.kernel_h, s) * share_inside(s.in.w, s.out_w(), s.kernel_w, s) < 0.9;
 }
 
+// Too few for cuDNN's kernels of bf16.
+bool has_few_channels(const ConvolutionShape& s) { return std::min(s.in.c, s.out_channels) < 64; }
+
+std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& shape) {
+#ifdef PIPECAST_CUDA
+  if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution>(shape);
+#endif
+  std::unique_ptr<ConvolutionPlan> plan;
+  if (!d.tf32) plan = plan_convolution_tiles(d, shape);
+  if (!plan) plan = plan_convolution_cudnn(d, shape);
+  return plan ? std::move(plan) : plan_convolution_tiles(d, shape);
+}
+
+std::unique_ptr<ConvolutionPlan> plan_on_host(Device d, const ConvolutionShape& shape) {
+  std::unique_ptr<ConvolutionPlan> plan;
+  if (worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
+  if (!plan && worth_gathering(shape)) plan = plan_convolution_taps(d, shape);
+  return plan ? std::move(plan) : plan_convolution_onednn(d, shape);
+}
+
 }  // namespace
 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
   require_sound(shape);
   if (!d.gpu && is_matrix_product(shape)) return std::make_unique<MatrixConvolution>(shape);
   std::unique_ptr<ConvolutionPlan> plan;
-  if (shape.in.n > 0) {  // the libraries refuse an empty batch
-    if (d.gpu) plan = plan_convolution_cudnn(d, shape);
-    if (!d.gpu && worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
-    if (!plan && !d.gpu && worth_gathering(shape)) plan = plan_convolution_taps(d, shape);
-    if (!plan) plan = plan_convolution_onednn(d, shape);
-  }
+  if (shape.in.n > 0) plan = d.gpu ? plan_on_gpu(d, shape) : plan_on_host(d, shape);  // the libraries refuse an empty batch
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);
 }
 
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device d, const ConvolutionShape& shape) {
   require_sound(shape);
-  return d.gpu ? plan_convolution_cudnn_bf16(d, shape) : nullptr;
+  if (!d.gpu) return nullptr;
+#ifdef PIPECAST_CUDA
+  if (is_matrix_product(shape)) return std::make_unique<MatrixConvolutionBf16>(shape);
+#endif
+  std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan;
+  if (!has_few_channels(shape)) plan = plan_convolution_cudnn_bf16(d, shape);
+  return plan ? std::move(plan) : plan_convolution_tiles_bf16(d, shape);
 }
 
 }  // namespace pipecast

@@ -1,7 +1,8 @@
 #pragma once
 // Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's
-// algorithm or a matrix product for each tap where they pay, else oneDNN; on the GPU cuDNN; and a plain loop, the oracle in tests and
-// the fallback. Weights and their gradients are fp32; images, on the GPU, also bf16.
+// algorithm or a matrix product for each tap where they pay, else oneDNN; on the GPU a matrix product where it is one, tiles of our own in
+// fp32 and where channels are few, else cuDNN; and a plain loop, the oracle in tests and the fallback. Weights and their gradients are fp32;
+// images, on the GPU, also bf16.
 #include <memory>
 
 #include "engine/device.h"
@@ -46,8 +47,8 @@ using ConvolutionPlan = ConvolutionPlanOf<float>;
 
 // The best plan at hand for the device. Throws UsageError for a shape that cannot be, Error where the library refuses it.
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape&);
-// The same with images in bf16: by cuDNN, which multiplies weights that are rounded to bf16. Null on the host, and where cuDNN has none for
-// the shape.
+// The same with images in bf16. The libraries multiply weights that are rounded to bf16. Null on the host, and where there is none for the
+// shape.
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device, const ConvolutionShape&);
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);  // any device, kernels of our own
@@ -55,7 +56,11 @@ std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const Convolutio
 std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device, const ConvolutionShape&);
 std::unique_ptr<ConvolutionPlan> plan_convolution_taps(Device, const ConvolutionShape&);    // host; null for groups
 std::unique_ptr<ConvolutionPlan> plan_convolution_onednn(Device, const ConvolutionShape&);  // host; null where oneDNN is absent
-std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device, const ConvolutionShape&);   // GPU; null where cuDNN is absent
-std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_cudnn_bf16(Device, const ConvolutionShape&);  // or has no algorithm
+// GPU; null for groups, and for kernels of more than 64 taps
+std::unique_ptr<ConvolutionPlan> plan_convolution_tiles(Device, const ConvolutionShape&);
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_tiles_bf16(Device, const ConvolutionShape&);
+// GPU; null where cuDNN is absent or has no algorithm that repeats its bits
+std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device, const ConvolutionShape&);
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_cudnn_bf16(Device, const ConvolutionShape&);
 
 }  // namespace pipecast

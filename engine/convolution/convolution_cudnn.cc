@@ -128,9 +128,10 @@ class Library {
     check(cudnnSetConvolution2dDescriptor(operation_, padding, padding, stride, stride, dilation, dilation, CUDNN_CROSS_CORRELATION,
                                           CUDNN_DATA_FLOAT));
     check(cudnnSetConvolutionGroupCount(operation_, narrow(s.groups)));
-    // The default may round operands to TF32.
-    check(cudnnSetConvolutionMathType(operation_, d.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH));
-    algorithms_ = algorithms(s, d, images, [&] { return choose_all(d); });
+    // The default may round operands to TF32, and has no tensor cores for bf16.
+    check(cudnnSetConvolutionMathType(operation_, images == Storage::bf16 ? CUDNN_TENSOR_OP_MATH : d.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH));
+    const bool tensor_cores = d.tf32 || images == Storage::bf16;
+    algorithms_ = algorithms(s, d, images, [&] { return choose_all(d, tensor_cores); });
   }
 
   bool found() const { return algorithms_.forward.found && algorithms_.backward_input.found && algorithms_.backward_weight.found; }
@@ -140,7 +141,6 @@ class Library {
     return int64_t((bytes + sizeof(float) - 1) / sizeof(float));
   }
 
-  // Assigned, or with `add` added to what is there.
   void forward(Device d, const void* x, const void* weight, void* y, void* workspace) {
     check(cudnnConvolutionForward(handle(d), &one, x_, x, weight_, weight, operation_, algorithms_.forward.algorithm, workspace,
                                   algorithms_.forward.workspace, &zero, y_, y));
@@ -149,9 +149,9 @@ class Library {
     check(cudnnConvolutionBackwardData(handle(d), &one, weight_, weight, y_, dy, operation_, algorithms_.backward_input.algorithm,
                                        workspace, algorithms_.backward_input.workspace, add ? &one : &zero, x_, dx));
   }
-  void backward_weight(Device d, const void* x, const void* dy, void* dweight, bool add, void* workspace) {
+  void backward_weight(Device d, const void* x, const void* dy, void* dweight, void* workspace) {  // added to what is there
     check(cudnnConvolutionBackwardFilter(handle(d), &one, x_, x, y_, dy, operation_, algorithms_.backward_weight.algorithm, workspace,
-                                         algorithms_.backward_weight.workspace, add ? &one : &zero, weight_, dweight));
+                                         algorithms_.backward_weight.workspace, &one, weight_, dweight));
   }
 
   std::string names() const {
@@ -162,28 +162,28 @@ class Library {
  private:
   static constexpr float zero = 0, one = 1;
 
-  Algorithms choose_all(Device d) const {
+  Algorithms choose_all(Device d, bool tensor_cores) const {
     const cudnnHandle_t h = handle(d);
     Algorithms chosen;
     int count = 0;
     cudnnConvolutionFwdAlgoPerf_t forward[CUDNN_CONVOLUTION_FWD_ALGO_COUNT];
     if (!knows(cudnnGetConvolutionForwardAlgorithm_v7(h, x_, weight_, operation_, y_, CUDNN_CONVOLUTION_FWD_ALGO_COUNT, &count, forward)))
       return chosen;
-    chosen.forward = choose(d.tf32, forward, count, [&](cudnnConvolutionFwdAlgo_t algorithm, size_t* bytes) {
+    chosen.forward = choose(tensor_cores, forward, count, [&](cudnnConvolutionFwdAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionForwardWorkspaceSize(h, x_, weight_, operation_, y_, algorithm, bytes);
     });
     cudnnConvolutionBwdDataAlgoPerf_t input[CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT];
     if (!knows(cudnnGetConvolutionBackwardDataAlgorithm_v7(h, weight_, y_, operation_, x_, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, &count,
                                                            input)))
       return chosen;
-    chosen.backward_input = choose(d.tf32, input, count, [&](cudnnConvolutionBwdDataAlgo_t algorithm, size_t* bytes) {
+    chosen.backward_input = choose(tensor_cores, input, count, [&](cudnnConvolutionBwdDataAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionBackwardDataWorkspaceSize(h, weight_, y_, operation_, x_, algorithm, bytes);
     });
     cudnnConvolutionBwdFilterAlgoPerf_t weight[CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT];
     if (!knows(cudnnGetConvolutionBackwardFilterAlgorithm_v7(h, x_, y_, operation_, weight_, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT,
                                                              &count, weight)))
       return chosen;
-    chosen.backward_weight = choose(d.tf32, weight, count, [&](cudnnConvolutionBwdFilterAlgo_t algorithm, size_t* bytes) {
+    chosen.backward_weight = choose(tensor_cores, weight, count, [&](cudnnConvolutionBwdFilterAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionBackwardFilterWorkspaceSize(h, x_, y_, operation_, weight_, algorithm, bytes);
     });
     return chosen;
@@ -211,7 +211,7 @@ class CudnnConvolution : public ConvolutionPlan {
     library_.backward_input(d, dy, weight, dx, add, workspace);
   }
   void backward_weight(Device d, const float* x, const float* dy, float* dweight, float* workspace) override {
-    library_.backward_weight(d, x, dy, dweight, true, workspace);
+    library_.backward_weight(d, x, dy, dweight, workspace);
   }
   std::string implementation() const override { return library_.names(); }
 
@@ -219,12 +219,14 @@ class CudnnConvolution : public ConvolutionPlan {
   Library library_;
 };
 
-// Weights are rounded for each call, a gradient of theirs comes in bf16 and is added in fp32. Both are small beside the images.
+// Weights are rounded for each call; they are small beside the images. Their gradient is left to tiles, which add it in fp32; cuDNN returns it
+// in bf16.
 class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
  public:
-  CudnnConvolutionBf16(Device d, const ConvolutionShape& s) : library_(d, s, Storage::bf16), weights_(s.weight_count()) {}
-  bool found() const { return library_.found(); }
-  int64_t workspace() const override { return library_.workspace() + weight_floats(); }
+  CudnnConvolutionBf16(Device d, const ConvolutionShape& s)
+      : library_(d, s, Storage::bf16), tiles_(plan_convolution_tiles_bf16(d, s)), weights_(s.weight_count()) {}
+  bool found() const { return library_.found() && tiles_; }
+  int64_t workspace() const override { return std::max(library_.workspace() + weight_floats(), tiles_ ? tiles_->workspace() : 0); }
   void forward(Device d, const Bfloat16* x, const float* weight, Bfloat16* y, float* workspace) override {
     library_.forward(d, x, rounded(d, weight, workspace), y, workspace + weight_floats());
   }
@@ -232,11 +234,12 @@ class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
     library_.backward_input(d, dy, rounded(d, weight, workspace), dx, add, workspace + weight_floats());
   }
   void backward_weight(Device d, const Bfloat16* x, const Bfloat16* dy, float* dweight, float* workspace) override {
-    auto* gradient = reinterpret_cast<Bfloat16*>(workspace);
-    library_.backward_weight(d, x, dy, gradient, false, workspace + weight_floats());
-    add_widened(d, weights_, gradient, dweight);
+    tiles_->backward_weight(d, x, dy, dweight, workspace);
   }
-  std::string implementation() const override { return library_.names(); }
+  std::string implementation() const override {
+    const std::string names = library_.names();
+    return names.substr(0, names.rfind(' ')) + " tiles";
+  }
 
  private:
   int64_t weight_floats() const { return aligned(floats_of(Storage::bf16, weights_)); }
@@ -247,6 +250,7 @@ class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
   }
 
   Library library_;
+  std::unique_ptr<ConvolutionPlanOf<Bfloat16>> tiles_;
   int64_t weights_;
 };
 
