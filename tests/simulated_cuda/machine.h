@@ -67,7 +67,7 @@ struct Allocation {
   size_t mapped = 0;
   bool on_device = true;
   bool freed = false;
-  int users = 0;  // operations that run now and may touch it
+  int users = 0;  // streams that work now and may touch it
 };
 using Allocations = std::vector<std::shared_ptr<Allocation>>;
 
@@ -77,7 +77,7 @@ std::shared_ptr<Allocation> allocation_of(const void* address);
 std::shared_ptr<Allocation> allocation_of(const void* address, size_t bytes);
 // Adds the allocations of all addresses that may stand in these bytes: what a kernel with such an argument can reach.
 void add_reached(Allocations&, const void* argument, size_t bytes);
-// While an operation runs, and only then, its device memory may be touched. Both are called under the lock.
+// While a stream works, and only then, the device memory of its operations may be touched. Both are called under the lock.
 void open(const Allocations&);
 void close(const Allocations&);
 // Overwrites memory as a library does that uses it for itself.
@@ -103,6 +103,8 @@ using Point = std::shared_ptr<Operation>;
 cudaError_t submit(cudaStream_t, Allocations reached, std::function<void()> work);
 // Waits until the device has nothing to do.
 void drain();
+// In place of SIMULATED_CUDA_SEED, for streams made from now on.
+void set_seed(uint64_t);
 // Whether the handle is one of a stream that lives.
 bool is_stream(cudaStream_t);
 

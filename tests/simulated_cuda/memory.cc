@@ -1,8 +1,8 @@
 // Device memory that the host cannot touch, page-locked memory, and what happens to those who touch what they must not.
 //
 // A block ends at the end of a page, and a page that nobody may touch lies at either side: an access beyond the end faults where it is made,
-// one by a few bytes too many shows when the block is given back. Device memory is open only while an operation runs that was given an
-// address in it. Freed memory keeps its addresses for a while and stays closed.
+// one by a few bytes too many shows when the block is given back. Device memory is open only while a stream works whose
+// operations were given an address in it. Freed memory keeps its addresses for a while and stays closed.
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -19,7 +19,7 @@ namespace simulated_cuda {
 
 namespace {
 
-constexpr size_t alignment = 256, most_device_bytes = size_t(4) << 30, kept_freed = 2048;
+constexpr size_t alignment = 256, most_device_bytes = size_t(4) << 30, kept_freed = 2048, large_page = 2 << 20;
 constexpr uint32_t nothing_written = 0x7fc17fc1;  // not a number, as fp32 and as two bf16
 constexpr unsigned char guard = 0xa5;
 
@@ -102,6 +102,17 @@ void install_handlers() {
   install(SIGILL, before_ill);
 }
 
+// Closing a block takes as long as it has pages. Leaves out what lies before the first large one.
+void use_large_pages(Allocation& a, size_t inside) {
+  char* end = a.mapping + a.mapped;
+  const auto begin = reinterpret_cast<uintptr_t>(a.mapping + page());
+  char* first = reinterpret_cast<char*>(rounded(begin, large_page));
+  munmap(a.mapping, size_t(first - page() - a.mapping));
+  munmap(first + inside + page(), size_t(end - (first + inside + page())));
+  a.mapping = first - page(), a.mapped = inside + 2 * page();
+  madvise(first, inside, MADV_HUGEPAGE);
+}
+
 cudaError_t allocate(void** memory, size_t bytes, bool on_device) {
   if (!memory) return error(cudaErrorInvalidValue);
   *memory = nullptr;
@@ -113,10 +124,11 @@ cudaError_t allocate(void** memory, size_t bytes, bool on_device) {
     if (bytes > most_device_bytes || (on_device && device_bytes + bytes > most_device_bytes)) a = nullptr;
     else {
       const size_t inside = rounded(rounded(bytes, alignment), page());
-      a->bytes = bytes, a->on_device = on_device, a->mapped = inside + 2 * page();
+      a->bytes = bytes, a->on_device = on_device, a->mapped = inside + 2 * page() + (inside >= large_page ? large_page : 0);
       void* mapping = mmap(nullptr, a->mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (mapping == MAP_FAILED) stop("mmap failed");
       a->mapping = static_cast<char*>(mapping);
+      if (inside >= large_page) use_large_pages(*a, inside);
       a->data = a->mapping + page() + inside - rounded(bytes, alignment);
       protect(*a, PROT_READ | PROT_WRITE);
       std::memset(a->mapping + page(), guard, inside);

@@ -3,20 +3,17 @@
 // The environment variable SIMULATED_CUDA_SEED is a number. 0: every stream works as soon as it can. Any other draws a character for each
 // stream: one that is prompt, one that does nothing until somebody waits for it, or one that stops now and then until somebody does. All
 // of them are what CUDA allows, so results must not depend on it.
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/simulated_cuda/machine.h"
 
 struct CUstream_st {
-  int64_t number;
+  uint64_t character = 0;  // drawn by the seed; 0: works as soon as it can
   std::deque<simulated_cuda::Point> queue;
   simulated_cuda::Point last;
   int64_t given = 0, forced = -1;  // operations given so far; the last one that somebody waits for
@@ -48,16 +45,12 @@ std::condition_variable& finished() {
 }
 int waiting = 0;
 
-uint64_t seed() {
-  static const uint64_t value = [] {
-    const char* text = std::getenv("SIMULATED_CUDA_SEED");
-    return text ? std::strtoull(text, nullptr, 10) : 1;
-  }();
-  return value;
-}
+uint64_t seed = [] {
+  const char* text = std::getenv("SIMULATED_CUDA_SEED");
+  return text ? std::strtoull(text, nullptr, 10) : 1;
+}();
 
-uint64_t draw(uint64_t a, uint64_t b) {  // splitmix64
-  uint64_t x = seed() * 0x9e3779b97f4a7c15 + a * 0xbf58476d1ce4e5b9 + b * 0x94d049bb133111eb + 1;
+uint64_t mixed(uint64_t x) {  // the last step of splitmix64
   x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
   x = (x ^ x >> 27) * 0x94d049bb133111eb;
   return x ^ x >> 31;
@@ -65,9 +58,9 @@ uint64_t draw(uint64_t a, uint64_t b) {  // splitmix64
 
 // Whether the stream waits with this operation until somebody waits for it.
 bool holds(const CUstream_st& stream, int64_t operation) {
-  if (seed() == 0) return false;
-  const uint64_t of_stream = uint64_t(stream.number) + 1, chance = draw(of_stream, uint64_t(operation) + 1) % 64;
-  switch (draw(of_stream, 0) % 4) {
+  if (stream.character == 0) return false;
+  const uint64_t chance = mixed(stream.character + uint64_t(operation)) % 64;
+  switch (stream.character % 4) {
     case 0: return false;
     case 1: return true;
     case 2: return chance == 0;
@@ -109,6 +102,7 @@ void run(Operation& operation) {
 }
 
 void serve(CUstream_st& stream) {
+  Allocations opened;  // until the stream has nothing to do: closing memory and opening it again takes time
   while (true) {
     Point next;
     {
@@ -117,17 +111,19 @@ void serve(CUstream_st& stream) {
       if (stream.queue.empty()) return;
       next = stream.queue.front();
       if (next->after) wait_until_done(lock, next->after);
+      std::erase_if(next->reached, [&](const auto& a) { return std::find(opened.begin(), opened.end(), a) != opened.end(); });
       open(next->reached);
+      opened.insert(opened.end(), next->reached.begin(), next->reached.end());
     }
     observe(&next->begun);
     if (next->after) observe(&next->after->ended);
     run(*next);
     publish(&next->ended);
     const Lock lock;
-    close(next->reached);
     next->after = nullptr;
     next->done = true;
     stream.queue.pop_front();
+    if (!may_begin(stream) || stream.queue.front()->after) close(std::exchange(opened, {}));
     if (waiting > 0) finished().notify_all();
     next = nullptr;
   }
@@ -229,6 +225,11 @@ std::function<void()> checked_copy(void* to, const void* from, size_t bytes) {
 
 bool is_stream(cudaStream_t stream) { return lives("streams", stream); }
 
+void set_seed(uint64_t value) {
+  const Lock lock;
+  seed = value, streams_made = 0;
+}
+
 void drain() {
   std::vector<Point> last;
   {
@@ -260,7 +261,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   *stream = made.get();
   {
     const Lock lock;
-    made->number = streams_made++;
+    made->character = seed == 0 ? 0 : mixed(mixed(seed) + uint64_t(++streams_made));
     streams().push_back(std::move(made));
   }
   (*stream)->thread = std::thread([s = *stream] { serve(*s); });
