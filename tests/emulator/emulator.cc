@@ -90,6 +90,7 @@ class Block {
     body_ = &body;
     reversed_ = (blockIdx.x + blockIdx.y + blockIdx.z) % 2 == 1;
     threads_.assign(blockDim.x * blockDim.y * blockDim.z, Thread{});
+    number_threads();
     started_ = ended_ = 0;
     while (started_ < threads_.size()) resume(idle_fiber());
     while (ended_ < threads_.size()) {
@@ -129,11 +130,17 @@ class Block {
  private:
   size_t turn(size_t i) const { return reversed_ ? threads_.size() - 1 - i : i; }
 
-  // Not inlined: a fiber may go on in another host thread, whose threadIdx is at another address.
-  [[gnu::noinline]] void set_index() const {
-    const unsigned i = unsigned(running_);
-    threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+  void number_threads() {
+    if (blockDim.x == numbered_.x && blockDim.y == numbered_.y && blockDim.z == numbered_.z) return;
+    numbered_ = blockDim;
+    indices_.clear();
+    for (unsigned z = 0; z < blockDim.z; ++z)
+      for (unsigned y = 0; y < blockDim.y; ++y)
+        for (unsigned x = 0; x < blockDim.x; ++x) indices_.emplace_back(x, y, z);
   }
+
+  // Not inlined: a fiber may go on in another host thread, whose threadIdx is at another address.
+  [[gnu::noinline]] void set_index() const { threadIdx = indices_[running_]; }
 
   void resume(Fiber* fiber) {
     on_ = fiber;
@@ -184,6 +191,8 @@ class Block {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   std::vector<Thread> threads_;  // x fastest
+  dim3 numbered_{0, 0, 0};
+  std::vector<dim3> indices_;  // of the threads of a block of that size
   const std::function<void()>* body_ = nullptr;
   Fiber* on_ = nullptr;
   size_t running_ = 0, started_ = 0, ended_ = 0;
