@@ -13,6 +13,11 @@ using namespace pipecast;
 namespace {
 
 constexpr int64_t batch = 8, updates = 6;
+#ifdef __SANITIZE_THREAD__  // it finds a missing order in any order
+constexpr uint64_t orders = 1;
+#else
+constexpr uint64_t orders = 20;
+#endif
 
 TrainerOptions options_of(const Method& method, const std::string& math) {
   TrainerOptions o;
@@ -39,7 +44,7 @@ std::string digest_of(const TrainerOptions& o, const PictureSet& data) {
 TEST_CASE("whatever order the streams work in, a method ends with the same bits: in threads, in sequence, with CUDA graphs") {
   const PictureSet data = testing::noise(batch * updates);
   std::map<std::string, std::string> digests;  // by method and math
-  for (uint64_t seed = 0; seed <= 20; ++seed) {
+  for (uint64_t seed = 0; seed <= orders; ++seed) {
     simulated_cuda::set_seed(seed);
     for (const Method& method : methods()) {
       const std::string math = seed % 2 ? "fp32" : "bf16";

@@ -12,9 +12,6 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define EMULATOR_SANITIZED
 #endif
-#ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
-#endif
 
 constinit thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -25,23 +22,15 @@ namespace {
 enum class State { ready, at_barrier, at_shuffle, ended };
 
 // A place in a stack where work goes on later. swapcontext() asks the system for a mask of signals each time, so it is used only to enter
-// a stack, and under sanitizers, which follow it and not longjmp().
+// a stack, and under sanitizers, which refuse longjmp() here. The thread sanitizer takes all fibers for the host thread that they run in.
 struct Place {
   ucontext_t context;
   jmp_buf at;
   bool entered = false;
-#ifdef __SANITIZE_THREAD__
-  void* sanitized = nullptr;
-#endif
 };
 
 void go(Place& from, Place& to) {
   from.entered = true;
-#ifdef __SANITIZE_THREAD__
-  from.sanitized = __tsan_get_current_fiber();
-  if (!to.sanitized) to.sanitized = __tsan_create_fiber(0);
-  __tsan_switch_to_fiber(to.sanitized, 0);
-#endif
 #ifdef EMULATOR_SANITIZED
   swapcontext(&from.context, &to.context);
 #else
