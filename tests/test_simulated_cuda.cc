@@ -3,13 +3,18 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/convolution/convolution.h"
 #include "engine/device.h"
 #include "engine/memory.h"
+#include "engine/random.h"
 #include "tests/simulated_cuda/machine.h"
 
 using namespace pipecast;
@@ -84,6 +89,48 @@ TEST_CASE("mistakes of order are found in one of 20 orders, and without them all
       CHECK_FALSE(run.found);
     }
     CHECK(found > 0);
+  }
+}
+
+TEST_CASE("cuDNN's convolutions are the plain ones; in tf32 they are near them, and others") {
+  const auto values = [](int64_t n, uint64_t seed) {
+    std::vector<float> v(static_cast<size_t>(n));
+    for (size_t i = 0; i < v.size(); ++i) v[i] = Random{seed, purpose("test"), 0}.normal(i);
+    return v;
+  };
+  // What a plan makes of the same operands: y, dx, dw.
+  const auto all = [&](Device d, ConvolutionPlan& plan, const ConvolutionShape& s) {
+    const std::vector<float> x = values(s.in.count(), 1), w = values(s.weight_count(), 2), dy = values(s.out().count(), 3);
+    const Memory mx(d, s.in.count()), mw(d, s.weight_count()), mdy(d, s.out().count()), y(d, s.out().count()), dx(d, s.in.count()),
+        dw(d, s.weight_count()), workspace(d, plan.workspace());
+    for (auto [to, from] : {std::pair(&mx, &x), {&mw, &w}, {&mdy, &dy}}) copy(d, to->data(), from->data(), from->size() * sizeof(float));
+    plan.forward(d, mx.data(), mw.data(), y.data(), workspace.data());
+    plan.backward_input(d, mdy.data(), mw.data(), dx.data(), false, workspace.data());
+    plan.backward_weight(d, mx.data(), mdy.data(), dw.data(), workspace.data());
+    std::vector<float> result;
+    for (const Memory* from : {&y, &dx, &dw}) {
+      const size_t before = result.size();
+      result.resize(before + size_t(from->size()));
+      copy(d, result.data() + before, from->data(), size_t(from->size()) * sizeof(float));
+      synchronize(d);
+    }
+    return result;
+  };
+  for (const char* math : {"fp32", "tf32"}) {
+    const DeviceOwner owner("cuda", math);
+    for (const ConvolutionShape& s : {ConvolutionShape{{2, 7, 5, 6}, 8, 3, 3, 1, 1}, ConvolutionShape{{1, 9, 8, 4}, 6, 3, 3, 2, 2, 2},
+                                      ConvolutionShape{{2, 6, 6, 8}, 8, 3, 3, 1, 1, 1, 4}}) {
+      CAPTURE(math);
+      CAPTURE(to_string(s));
+      const auto plan = plan_convolution_cudnn(owner.get(), s);
+      REQUIRE(plan);
+      CHECK(plan->implementation() == "cudnn:0, cudnn:1, cudnn:1");
+      const std::vector<float> got = all(owner.get(), *plan, s), expected = all(Device{}, *plan_convolution_plain(Device{}, s), s);
+      double worst = 0;
+      for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, double(std::abs(got[i] - expected[i])));
+      if (std::string(math) == "fp32") CHECK(worst < 1e-4);
+      else CHECK((worst > 1e-4 && worst < 0.1));
+    }
   }
 }
 
