@@ -1,6 +1,5 @@
 // The simulated CUDA machine: what it does, what it refuses, and the mistakes that it finds.
 #include <doctest/doctest.h>
-
 #include <sys/wait.h>
 
 #include <algorithm>

@@ -66,7 +66,8 @@ using namespace simulated_cuda;
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   if (const cudaError_t status = broken(); status != cudaSuccess) return status;
   if (!is_stream(stream)) return error(cudaErrorInvalidResourceHandle, "cudaStreamBeginCapture: no such stream");
-  if (mode != cudaStreamCaptureModeThreadLocal) return error(cudaErrorInvalidValue, "cudaStreamBeginCapture: only the thread-local mode is simulated");
+  if (mode != cudaStreamCaptureModeThreadLocal)
+    return error(cudaErrorInvalidValue, "cudaStreamBeginCapture: only the thread-local mode is simulated");
   const Lock lock;
   const auto [place, first] = captures().try_emplace(stream);
   if (!first) {

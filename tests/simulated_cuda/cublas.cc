@@ -1,9 +1,8 @@
 // cuBLAS: matrix products, stored column after column, in plain loops. Sums are fp32.
-#include "cublas_v2.h"
-
 #include <algorithm>
 #include <vector>
 
+#include "cublas_v2.h"
 #include "tests/simulated_cuda/library.h"
 
 struct cublasContext {
@@ -60,8 +59,8 @@ void multiply(int64_t m, int64_t n, int64_t k, float alpha, Matrix a, Matrix b, 
 // A matrix of so many stored rows and columns: checked, and added to what the call reaches.
 cublasStatus_t check_matrix(const Matrix& x, char name, int64_t rows, int64_t columns, Allocations& reached) {
   if (x.distance < std::max<int64_t>(1, rows))
-    return refuse(CUBLAS_STATUS_INVALID_VALUE, std::string("cuBLAS: the leading dimension of ") + name + " is " + std::to_string(x.distance) +
-                                                   " and a column has " + std::to_string(rows) + " elements");
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, std::string("cuBLAS: the leading dimension of ") + name + " is " +
+                                                   std::to_string(x.distance) + " and a column has " + std::to_string(rows) + " elements");
   if (rows == 0 || columns == 0) return CUBLAS_STATUS_SUCCESS;
   const size_t bytes = size_t((columns - 1) * x.distance + rows) * size_of(x.type);
   if (reinterpret_cast<uintptr_t>(x.data) % size_of(x.type) != 0)
@@ -83,8 +82,9 @@ cublasStatus_t product(cublasHandle_t h, cublasOperation_t of_a, cublasOperation
   if (m < 0 || n < 0 || k < 0 || !alpha || !beta || of_a == CUBLAS_OP_C || of_b == CUBLAS_OP_C) return CUBLAS_STATUS_INVALID_VALUE;
   a.transposed = of_a == CUBLAS_OP_T, b.transposed = of_b == CUBLAS_OP_T;
   Allocations reached;
-  for (cublasStatus_t status : {check_matrix(a, 'A', a.transposed ? k : m, a.transposed ? m : k, reached),
-                                check_matrix(b, 'B', b.transposed ? n : k, b.transposed ? k : n, reached), check_matrix(c, 'C', m, n, reached)})
+  for (cublasStatus_t status :
+       {check_matrix(a, 'A', a.transposed ? k : m, a.transposed ? m : k, reached),
+        check_matrix(b, 'B', b.transposed ? n : k, b.transposed ? k : n, reached), check_matrix(c, 'C', m, n, reached)})
     if (status != CUBLAS_STATUS_SUCCESS) return status;
   if (m == 0 || n == 0) return CUBLAS_STATUS_SUCCESS;
   if (h->workspace) {
@@ -161,16 +161,18 @@ cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
 cublasStatus_t cublasSgemm_64(cublasHandle_t handle, cublasOperation_t of_a, cublasOperation_t of_b, int64_t m, int64_t n, int64_t k,
                               const float* alpha, const float* a, int64_t lda, const float* b, int64_t ldb, const float* beta, float* c,
                               int64_t ldc) {
-  return product(handle, of_a, of_b, m, n, k, alpha, {a, CUDA_R_32F, lda}, {b, CUDA_R_32F, ldb}, beta, {c, CUDA_R_32F, ldc}, "cublasSgemm_64");
+  return product(handle, of_a, of_b, m, n, k, alpha, {a, CUDA_R_32F, lda}, {b, CUDA_R_32F, ldb}, beta, {c, CUDA_R_32F, ldc},
+                 "cublasSgemm_64");
 }
 
 cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t of_a, cublasOperation_t of_b, int64_t m, int64_t n, int64_t k,
                                const void* alpha, const void* a, cudaDataType_t type_of_a, int64_t lda, const void* b,
                                cudaDataType_t type_of_b, int64_t ldb, const void* beta, void* c, cudaDataType_t type_of_c, int64_t ldc,
                                cublasComputeType_t compute, cublasGemmAlgo_t algorithm) {
-  const bool supported = compute == CUBLAS_COMPUTE_32F && algorithm == CUBLAS_GEMM_DEFAULT && type_of_a == type_of_b &&
-                         (type_of_a == CUDA_R_16BF ? type_of_c == CUDA_R_16BF || type_of_c == CUDA_R_32F
-                                                   : type_of_a == CUDA_R_32F && type_of_c == CUDA_R_32F);
+  const bool supported =
+      compute == CUBLAS_COMPUTE_32F && algorithm == CUBLAS_GEMM_DEFAULT && type_of_a == type_of_b &&
+      (type_of_a == CUDA_R_16BF ? type_of_c == CUDA_R_16BF || type_of_c == CUDA_R_32F : type_of_a == CUDA_R_32F && type_of_c == CUDA_R_32F);
   if (!supported) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "cublasGemmEx_64: these types are not supported together");
-  return product(handle, of_a, of_b, m, n, k, alpha, {a, type_of_a, lda}, {b, type_of_b, ldb}, beta, {c, type_of_c, ldc}, "cublasGemmEx_64");
+  return product(handle, of_a, of_b, m, n, k, alpha, {a, type_of_a, lda}, {b, type_of_b, ldb}, beta, {c, type_of_c, ldc},
+                 "cublasGemmEx_64");
 }

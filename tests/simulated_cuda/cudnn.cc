@@ -51,18 +51,23 @@ struct Problem {
   size_t bytes(size_t elements) const { return elements * (bf16() ? 2 : 4); }
 };
 
-int out_size(int in, int kernel, int padding, int stride, int dilation) { return (in + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1; }
+int out_size(int in, int kernel, int padding, int stride, int dilation) {
+  return (in + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
 
 cudnnStatus_t check_problem(const Problem& p) {
-  if (p.x.n == 0 || p.y.n == 0 || p.w.k == 0 || p.how.stride_h == 0) return refuse(CUDNN_STATUS_BAD_PARAM, "cuDNN: a descriptor was not set");
+  if (p.x.n == 0 || p.y.n == 0 || p.w.k == 0 || p.how.stride_h == 0)
+    return refuse(CUDNN_STATUS_BAD_PARAM, "cuDNN: a descriptor was not set");
   if (p.x.format != CUDNN_TENSOR_NHWC || p.y.format != CUDNN_TENSOR_NHWC || p.w.format != CUDNN_TENSOR_NHWC)
     return refuse(CUDNN_STATUS_NOT_SUPPORTED_LAYOUT, "cuDNN: only NHWC is simulated");
-  if (p.x.type != p.y.type || p.x.type != p.w.type) return refuse(CUDNN_STATUS_BAD_PARAM, "cuDNN: images and weights are of different types");
+  if (p.x.type != p.y.type || p.x.type != p.w.type)
+    return refuse(CUDNN_STATUS_BAD_PARAM, "cuDNN: images and weights are of different types");
   const cudnnConvolutionStruct& c = p.how;
   const bool fits = p.y.n == p.x.n && p.y.c == p.w.k && p.x.c == p.w.c * c.groups && p.w.k % c.groups == 0 &&
                     p.y.h == out_size(p.x.h, p.w.h, c.padding_h, c.stride_h, c.dilation_h) &&
                     p.y.w == out_size(p.x.w, p.w.w, c.padding_w, c.stride_w, c.dilation_w);
-  if (!fits) return refuse(CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH, "cuDNN: the shapes of images, weights and outputs do not belong together");
+  if (!fits)
+    return refuse(CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH, "cuDNN: the shapes of images, weights and outputs do not belong together");
   if (p.bf16() && (c.groups > 1 || c.math == CUDNN_FMA_MATH)) return CUDNN_STATUS_NOT_SUPPORTED;
   return CUDNN_STATUS_SUCCESS;
 }
@@ -73,8 +78,9 @@ cudnnStatus_t check_problem(const Problem& p) {
 std::vector<float> read(const Problem& p, const void* from, size_t count) {
   std::vector<float> values(count);
   for (size_t i = 0; i < count; ++i)
-    values[i] = p.bf16() ? from_bf16(static_cast<const uint16_t*>(from)[i])
-                         : p.tf32() ? to_tf32(static_cast<const float*>(from)[i]) : static_cast<const float*>(from)[i];
+    values[i] = p.bf16()   ? from_bf16(static_cast<const uint16_t*>(from)[i])
+                : p.tf32() ? to_tf32(static_cast<const float*>(from)[i])
+                           : static_cast<const float*>(from)[i];
   return values;
 }
 
@@ -217,7 +223,8 @@ cudnnStatus_t run(cudnnHandle_t h, const Problem& p, int algorithm, void* memory
     return refuse(CUDNN_STATUS_BAD_PARAM_SIZE_INSUFFICIENT,
                   "cuDNN: the workspace has " + std::to_string(memory_bytes) + " bytes and the algorithm needs " + std::to_string(needed));
   Allocations reached;
-  const std::pair<const void*, size_t> blocks[] = {{a.data, p.bytes(a.count)}, {b.data, p.bytes(b.count)}, {out.data, p.bytes(out.count)}, {memory, needed}};
+  const std::pair<const void*, size_t> blocks[] = {
+      {a.data, p.bytes(a.count)}, {b.data, p.bytes(b.count)}, {out.data, p.bytes(out.count)}, {memory, needed}};
   for (const auto& [data, bytes] : blocks) {
     if (bytes == 0) continue;
     if (reinterpret_cast<uintptr_t>(data) % 16 != 0)
@@ -225,7 +232,8 @@ cudnnStatus_t run(cudnnHandle_t h, const Problem& p, int algorithm, void* memory
     const auto whole = allocation_of(data, bytes);
     if (!whole || !whole->on_device) {
       break_device(cudaErrorIllegalAddress);
-      return refuse(CUDNN_STATUS_EXECUTION_FAILED, "cuDNN: " + std::to_string(bytes) + " bytes do not lie in device memory that is not freed");
+      return refuse(CUDNN_STATUS_EXECUTION_FAILED,
+                    "cuDNN: " + std::to_string(bytes) + " bytes do not lie in device memory that is not freed");
     }
     reached.push_back(whole);
   }
@@ -289,7 +297,8 @@ cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
 
 cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t* d) { return create(d, tensors); }
 cudnnStatus_t cudnnDestroyTensorDescriptor(cudnnTensorDescriptor_t d) { return destroy(d, tensors); }
-cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t d, cudnnTensorFormat_t format, cudnnDataType_t type, int n, int c, int h, int w) {
+cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t d, cudnnTensorFormat_t format, cudnnDataType_t type, int n, int c, int h,
+                                         int w) {
   if (!d || n < 1 || c < 1 || h < 1 || w < 1) return refuse(CUDNN_STATUS_BAD_PARAM, "cudnnSetTensor4dDescriptor: a size is not positive");
   if (!known(type)) return CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE;
   *d = {format, type, n, c, h, w};
@@ -298,7 +307,8 @@ cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t d, cudnnTensorF
 
 cudnnStatus_t cudnnCreateFilterDescriptor(cudnnFilterDescriptor_t* d) { return create(d, filters); }
 cudnnStatus_t cudnnDestroyFilterDescriptor(cudnnFilterDescriptor_t d) { return destroy(d, filters); }
-cudnnStatus_t cudnnSetFilter4dDescriptor(cudnnFilterDescriptor_t d, cudnnDataType_t type, cudnnTensorFormat_t format, int k, int c, int h, int w) {
+cudnnStatus_t cudnnSetFilter4dDescriptor(cudnnFilterDescriptor_t d, cudnnDataType_t type, cudnnTensorFormat_t format, int k, int c, int h,
+                                         int w) {
   if (!d || k < 1 || c < 1 || h < 1 || w < 1) return refuse(CUDNN_STATUS_BAD_PARAM, "cudnnSetFilter4dDescriptor: a size is not positive");
   if (!known(type)) return CUDNN_STATUS_NOT_SUPPORTED_DATA_TYPE;
   *d = {format, type, k, c, h, w};
@@ -309,7 +319,8 @@ cudnnStatus_t cudnnCreateConvolutionDescriptor(cudnnConvolutionDescriptor_t* d) 
 cudnnStatus_t cudnnDestroyConvolutionDescriptor(cudnnConvolutionDescriptor_t d) { return destroy(d, convolutions); }
 cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescriptor_t d, int padding_h, int padding_w, int stride_h, int stride_w,
                                               int dilation_h, int dilation_w, cudnnConvolutionMode_t mode, cudnnDataType_t compute) {
-  if (!d || padding_h < 0 || padding_w < 0 || stride_h < 1 || stride_w < 1 || dilation_h < 1 || dilation_w < 1) return CUDNN_STATUS_BAD_PARAM;
+  if (!d || padding_h < 0 || padding_w < 0 || stride_h < 1 || stride_w < 1 || dilation_h < 1 || dilation_w < 1)
+    return CUDNN_STATUS_BAD_PARAM;
   if (mode != CUDNN_CROSS_CORRELATION || compute != CUDNN_DATA_FLOAT) return CUDNN_STATUS_NOT_SUPPORTED;
   *d = {padding_h, padding_w, stride_h, stride_w, dilation_h, dilation_w, d->groups, d->math};
   return CUDNN_STATUS_SUCCESS;
@@ -331,13 +342,13 @@ cudnnStatus_t cudnnGetConvolutionForwardAlgorithm_v7(cudnnHandle_t h, cudnnTenso
   return list(h, {*x, *y, *w, *how}, true, CUDNN_CONVOLUTION_FWD_ALGO_COUNT, most, count, results);
 }
 cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnnHandle_t h, cudnnFilterDescriptor_t w, cudnnTensorDescriptor_t dy,
-                                                          cudnnConvolutionDescriptor_t how, cudnnTensorDescriptor_t dx, int most, int* count,
-                                                          cudnnConvolutionBwdDataAlgoPerf_t* results) {
+                                                          cudnnConvolutionDescriptor_t how, cudnnTensorDescriptor_t dx, int most,
+                                                          int* count, cudnnConvolutionBwdDataAlgoPerf_t* results) {
   return list(h, {*dx, *dy, *w, *how}, false, CUDNN_CONVOLUTION_BWD_DATA_ALGO_COUNT, most, count, results);
 }
 cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle_t h, cudnnTensorDescriptor_t x, cudnnTensorDescriptor_t dy,
-                                                            cudnnConvolutionDescriptor_t how, cudnnFilterDescriptor_t dw, int most, int* count,
-                                                            cudnnConvolutionBwdFilterAlgoPerf_t* results) {
+                                                            cudnnConvolutionDescriptor_t how, cudnnFilterDescriptor_t dw, int most,
+                                                            int* count, cudnnConvolutionBwdFilterAlgoPerf_t* results) {
   return list(h, {*x, *dy, *dw, *how}, false, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, most, count, results);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // The inside of the simulated CUDA machine, shared by its files:
 //
+//   faults.cc   what is said about mistakes; errors; what must be given back
 //   memory.cc   device and page-locked memory: guards, protection from the host, faults
 //   streams.cc  queues of operations, each served by a thread of its own; events; copies
 //   capture.cc  CUDA graphs

@@ -1,8 +1,8 @@
 // Device memory that the host cannot touch, page-locked memory, and what happens to those who touch what they must not.
 //
-// A block ends at the end of a page, and a page that nobody may touch lies at either side: an access beyond the end faults where it is made,
-// one by a few bytes too many shows when the block is given back. Device memory is open only while a stream works whose
-// operations were given an address in it. Freed memory keeps its addresses for a while and stays closed.
+// A block ends at the end of a page, and a page that nobody may touch lies at either side: an access beyond the end faults where it is
+// made, one by a few bytes too many shows when the block is given back. Device memory is open only while a stream works whose operations
+// were given an address in it. Freed memory keeps its addresses for a while and stays closed.
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -67,8 +67,8 @@ void describe(const void* address) {
   for (const auto& [data, a] : table()) {
     const auto* at = static_cast<const char*>(address);
     if (at < a->mapping || at >= a->mapping + a->mapped) continue;
-    place = std::to_string(at - a->data) + " bytes into " + (a->freed ? "freed " : "") + (a->on_device ? "device" : "page-locked") + " memory of " +
-            std::to_string(a->bytes) + " bytes";
+    place = std::to_string(at - a->data) + " bytes into " + (a->freed ? "freed " : "") + (a->on_device ? "device" : "page-locked") +
+            " memory of " + std::to_string(a->bytes) + " bytes";
   }
   say(std::string(begun ? "a device operation" : "the host") + " touched address " + name_of(address) + ": " + place);
 }
@@ -147,8 +147,8 @@ cudaError_t allocate(void** memory, size_t bytes, bool on_device) {
 void give_back(const std::shared_ptr<Allocation>& a) {
   protect(*a, PROT_READ | PROT_WRITE);
   const auto untouched = [](char c) { return static_cast<unsigned char>(c) == guard; };
-  const bool whole = std::all_of(a->mapping + page(), a->data, untouched) &&
-                     std::all_of(a->data + a->bytes, a->mapping + a->mapped - page(), untouched);
+  const bool whole =
+      std::all_of(a->mapping + page(), a->data, untouched) && std::all_of(a->data + a->bytes, a->mapping + a->mapped - page(), untouched);
   if (!whole) stop("memory beside a block of " + std::to_string(a->bytes) + " bytes was written");
   protect(*a, PROT_NONE);
   madvise(a->mapping, a->mapped, MADV_DONTNEED);

@@ -343,7 +343,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     if (in_capture || status != cudaSuccess) return error(status);
     return error(cudaErrorStreamCaptureIsolation, "cudaStreamWaitEvent: a captured stream was to wait for work that is not captured");
   }
-  if (in_capture) return error(cudaErrorStreamCaptureIsolation, "cudaStreamWaitEvent: a capture that spans several streams is not simulated");
+  if (in_capture)
+    return error(cudaErrorStreamCaptureIsolation, "cudaStreamWaitEvent: a capture that spans several streams is not simulated");
   if (point && point->stream != stream) give(stream, {}, nullptr, point);
   return cudaSuccess;
 }
@@ -352,7 +353,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (const cudaError_t status = broken(); status != cudaSuccess) return status;
   if (const cudaError_t status = require_stream(stream, "cudaMemcpyAsync"); status != cudaSuccess) return status;
   if (bytes == 0) return cudaSuccess;
-  if (!to || !from || kind != cudaMemcpyDefault) return error(cudaErrorInvalidValue, "cudaMemcpyAsync: a null address, or a kind that is not simulated");
+  if (!to || !from || kind != cudaMemcpyDefault)
+    return error(cudaErrorInvalidValue, "cudaMemcpyAsync: a null address, or a kind that is not simulated");
   Allocations reached;
   struct Side {
     bool device = false, locked = false;
@@ -361,13 +363,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     const auto touched = allocation_of(address);
     if (!touched) continue;  // pageable memory of the host
     const auto whole = allocation_of(address, bytes);
-    if (!whole) return error(cudaErrorInvalidValue, "cudaMemcpyAsync: " + std::to_string(bytes) + " bytes do not lie in the allocation, or it is freed");
+    if (!whole)
+      return error(cudaErrorInvalidValue,
+                   "cudaMemcpyAsync: " + std::to_string(bytes) + " bytes do not lie in the allocation, or it is freed");
     side->device = whole->on_device, side->locked = !whole->on_device;
     if (side->device) reached.push_back(whole);
   }
   const bool pageable = (!source.device && !source.locked) || (!target.device && !target.locked);
   if (pageable)
-    if (const cudaError_t refused = refuse_in_capture(stream, "cudaMemcpyAsync with pageable memory"); refused != cudaSuccess) return error(refused);
+    if (const cudaError_t refused = refuse_in_capture(stream, "cudaMemcpyAsync with pageable memory"); refused != cudaSuccess)
+      return error(refused);
 
   if (!target.device && !source.device) {  // documented to be synchronous
     wait_for(last_of(stream));
