@@ -152,7 +152,8 @@ class Block {
     const auto joined = std::count_if(begin, end, waits);
     if (joined == 0) return false;
     const Thread& one = *std::find_if(begin, end, waits);
-    if (joined < 32) fault("the shuffle at " + line_of(one.where) + " is joined by " + std::to_string(joined) + " of the 32 lanes of a warp");
+    if (joined < 32)
+      fault("the shuffle at " + line_of(one.where) + " is joined by " + std::to_string(joined) + " of the 32 lanes of a warp");
     float given[32];
     for (auto lane = begin; lane != end; ++lane) {
       if (!same(lane->where, one.where))
@@ -172,7 +173,8 @@ class Block {
             std::to_string(threads_.size()) + " threads; the others have ended");
     }
     for (const Thread& thread : threads_)
-      if (!same(thread.where, one->where)) fault("threads are at different barriers, " + line_of(one->where) + ", " + line_of(thread.where));
+      if (!same(thread.where, one->where))
+        fault("threads are at different barriers, " + line_of(one->where) + ", " + line_of(thread.where));
     for (Thread& thread : threads_) thread.state = State::ready;
   }
 
