@@ -41,20 +41,20 @@ struct Tag {
 };
 std::string to_string(const Tag&);  // "mini-batch 3.0", with a chunk above 0 "mini-batch 3.0, chunk 1"
 
-// A sentence of the language: an operation, the pass or the mini-batch that it belongs to, and what else that operation needs. A field
-// that an operation does not name here is left as it is.
+// One instruction: an operation, the pass or the mini-batch that it is for, and what else that operation needs. A field has its default value
+// unless its comment names the operation.
 struct Instruction {
   Operation operation = Operation::forward;
   int64_t minibatch = 0;
   int micro = 0;
-  Reads reads = Reads::latest;  // forward, recompute, backward, backward_input: the copy that they read; stash: that it copies
-  // predict, step_and_predict: the updates that are predicted. A pass: those of the prediction that it expects in the copy it reads.
+  Reads reads = Reads::latest;  // a pass: the copy of the weights that it reads; stash: the copy that it copies
+  // predict, step_and_predict: how many updates ahead to predict. A pass: how many updates ahead the copy that it reads was predicted.
   int ahead = 0;
-  // look_back: the updates that it goes back. A pass: those of the estimate that it expects in the copy it reads.
+  // look_back: how many updates to go back. A pass: how many updates back the copy that it reads was estimated.
   int back = 0;
-  int late = 0;  // step, step_and_predict: the updates by which the gradient is late, for spike compensation
-  int slot = 0;  // stash, and a pass that reads it
-  int age = 0;   // a pass that reads `predicted` or `stash`: the updates since that copy was the latest, or was predicted from it
+  int late = 0;  // step, step_and_predict: how many updates late the gradient is, for spike compensation
+  int slot = 0;  // stash, and a pass that reads the stash: which slot
+  int age = 0;   // a pass that reads `predicted` or `stash`: how many updates were made since that copy was written
   int chunk = 0;
   float scale = 1;   // step, step_and_predict: factor of the learning rate
   bool keep = true;  // forward: keeps its activations; else a recompute comes before the backward
@@ -62,12 +62,12 @@ struct Instruction {
 
   Tag tag() const { return {minibatch, micro, chunk}; }
 };
-// Of one stage. What is received is used at once and what is made is sent at once: a receive stands directly before its forward
-// or backward, a send directly after it. Receiving waits for the message, sending for a free place in the channel (plan/channels.h).
+// The instructions of one stage, in order. A receive stands directly before the forward or backward that uses the message, a send directly
+// after the one that made it. Receiving waits for the message; sending waits for a free place in the channel (plan/channels.h).
 using Program = std::vector<Instruction>;
 
 bool is_backward(Operation);  // backward or backward_input: what receives and sends gradients
-bool is_pass(Operation);      // reads weights: forward, recompute, and the former
+bool is_pass(Operation);      // forward, recompute, backward or backward_input: what reads weights
 bool is_step(Operation);      // step or step_and_predict
 bool makes_prediction(Operation);  // predict or step_and_predict
 
@@ -98,8 +98,8 @@ struct Method {
   std::string optimizer = {};  // that the method is defined with; empty: any
   float beta1 = 0;             // of that optimizer
 };
-// The methods there are: what ships is a file in methods/ and a row in methods.cc; a program adds its own with register_method(), which
-// throws UsageError for a name that is taken.
+// All methods. One that ships is a file in methods/ and a row in methods.cc; a fork adds its own with register_method(), which throws
+// UsageError for a name that is taken.
 const std::vector<Method>& methods();
 void register_method(Method);
 const Method& find_method(const std::string& name);                 // throws UsageError with the nearest known name
@@ -110,10 +110,10 @@ std::vector<Program> make_programs(const Method&, const Setting&);  // one per s
 // the last micro-batch of each mini-batch. All passes read the latest weights.
 Program one_forward_one_backward(const Setting&, int stage);
 
-// The program of one mini-batch after another, from `of_one(setting of one mini-batch, stage)`: the pipeline drains for every update.
+// A program in which the pipeline drains after every mini-batch: `of_one` makes the program of one mini-batch.
 Program one_by_one(const Setting&, int stage, Program (*of_one)(const Setting&, int stage));
 
-// The weights that a pass is to read: those of a version (the number of updates), or what is predicted or estimated from them.
+// The weights that a pass is to read: a version (the weights after so many updates), or what is predicted or estimated from it.
 struct Wanted {
   int64_t version = 0;
   int ahead = 0, back = 0;  // updates predicted, or looked back; one of them at most
@@ -123,26 +123,27 @@ struct Wanted {
 // A pass for which a method chooses the weights.
 struct Reader {
   const Instruction& pass;  // any is_pass()
-  int64_t live;             // the newest version at that moment
+  int64_t live;             // the newest version when the pass runs
   int lag;                  // updates between this micro-batch's forward and its backward, see true_lags()
   bool forward() const { return pass.operation == Operation::forward; }
 };
-// The same program, in which each pass reads what `wanted` says of it; it is asked in the order of the passes. Predictions are made as
-// late as the step before, joined to it where that is possible; what is overwritten before its last reader goes to the stash. Versions
-// are never newer than live; a prediction is of the live version where it is wanted first.
+// The same program, in which each pass reads the weights that `wanted` returns for it; `wanted` is called in the order of the passes. A
+// prediction is made by the last step before its first reader (step_and_predict), or else by an instruction of its own. A copy that would be
+// overwritten before its last reader is stashed. `wanted` may not return a version newer than `live`, and a prediction must start from the
+// version that is live where it is first wanted.
 Program with_weights(const Program&, const std::function<Wanted(const Reader&)>& wanted);
 
-// The same program, whose forwards keep nothing but their input where `mode` says so; a recompute with the weights of the backward comes
-// before it.
+// The same program with activation recomputation: where `mode` says so, a forward keeps its input only, and a recompute, which reads the
+// same weights as the backward, stands before the backward.
 Program with_recomputation(const Program&, Recompute mode, int micro_batches);
 
-// More of a program, whose first mini-batch is counted as `first_minibatch` from now on.
+// Appends `more`, whose mini-batch 0 becomes mini-batch `first_minibatch`.
 void append(Program&, const Program& more, int64_t first_minibatch);
 
 // How many updates lie between the forward of each pass and its backward, in the order of the forwards: the true lag.
 std::vector<int> true_lags(const Program&);
 
-// How many updates lie at most between the version that a forward reads, or its prediction starts from, and its backward.
+// The largest number of updates between the version that a forward reads (or that its prediction starts from) and its backward.
 int staleness(const Program&);
 
 // Whether every pass of every stage reads weights that hold all mini-batches before it, and nothing predicted: then all methods give
@@ -151,9 +152,9 @@ bool is_synchronous(const std::vector<Program>&);
 
 int64_t minibatches(const std::vector<Program>&);  // one more than the last
 int chunks(const std::vector<Program>&);           // per stage
-// Activation frames that a chunk of the stage needs: passes in flight at once at most, of those that keep their activations.
+// The activation frames that a chunk needs: the largest number of passes in flight at once that keep their activations.
 int frames_needed(const Program&, int chunk = 0);
-// Inputs that a chunk holds at once at most for passes that will be recomputed.
+// The largest number of passes in flight at once of which a chunk keeps only the input, because they will be recomputed.
 int inputs_needed(const Program&, int chunk = 0);
 bool splits_backward(const Program&);
 // Whether the program predicts, and so needs the second copy of the parameter store; whether it looks back.

@@ -1,6 +1,5 @@
 #pragma once
-// How a model lies on a pipeline: its pieces, the channels between their stages, and what crosses the borders. The one place where that is
-// worked out.
+// How a model is cut into pieces for the stages, which channels connect them, and which values cross the borders. No other file works that out.
 #include <vector>
 
 #include "models/graph.h"
@@ -8,20 +7,20 @@
 
 namespace pipecast {
 
-// Of the nodes [first, last) of a graph, in ascending order of the values.
+// The values that a piece, the nodes [first, last) of a graph, shares with the rest of the model; each list in ascending order.
 struct Borders {
-  std::vector<int> fed;      // inputs of the model that a node here reads: they come from the data set, wherever the piece lies
-  std::vector<int> inputs;   // values that are made before and read here or after
-  std::vector<int> outputs;  // values that are made before the end and read after it, and the model's output
+  std::vector<int> fed;      // inputs of the model that a node of the piece reads; they come from the data set, not from another stage
+  std::vector<int> inputs;   // values that nodes before `first` make and nodes from `first` on read
+  std::vector<int> outputs;  // values that nodes before `last` make and nodes from `last` on read, and the model's output
 };
 Borders borders(const Graph&, int first, int last);
 
-// The specs of all values of the graph in a pass, as they are stored.
+// The specs of all values of the graph in a pass of one shape.
 struct SpecTable {
   PassShape pass;
   std::vector<TensorSpec> specs;
 };
-// For passes of these shapes, and for one without samples of each length: that of a mini-batch with fewer samples than micro-batches.
+// A table for each of these shapes, and for each length one of no samples: a mini-batch with fewer samples than micro-batches has such passes.
 std::vector<SpecTable> spec_tables(const Graph&, const std::vector<PassShape>&, Storage activations);
 // Floats that a value takes at most, rounded up to aligned().
 int64_t most_floats(const std::vector<SpecTable>&, int value);
@@ -32,7 +31,7 @@ struct Piece {
   int first_node = 0, last_node = 0;   // [first, last)
 };
 
-// The values of the graph in the messages over a border, forward, and those whose gradients are in the messages back.
+// What crosses a border: the values in the messages forward, and the values whose gradients are in the messages back.
 struct Crossing {
   std::vector<int> values, gradients;
 };
@@ -50,7 +49,7 @@ class Layout {
   const Crossing& crossing(int border) const { return crossings_[size_t(border)]; }
   // Bytes of a message over a border in a pass with these specs.
   int64_t message_bytes(int border, bool gradients, const std::vector<TensorSpec>& specs) const;
-  // Floats of the largest message of a channel, each of its tensors rounded up to aligned(), and those of all its places.
+  // Floats of a channel's largest message, each of its tensors rounded up to aligned(); and floats of all messages that may be under way.
   int64_t message_floats(int channel, const std::vector<SpecTable>&) const;
   int64_t channel_floats(int channel, const std::vector<SpecTable>&) const;
 

@@ -1,6 +1,6 @@
 #pragma once
-// Who carries out the stages' programs: one thread a stage, or all stages in turn in the calling thread. The numbers are the
-// same, bit for bit, where each stage uses the same number of threads.
+// Runs the stages' programs: each stage in a thread of its own, or all of them in turns in the calling thread. The results are the same, bit
+// for bit, where each stage computes with the same number of threads.
 #include <functional>
 #include <memory>
 #include <string>

@@ -1,6 +1,6 @@
 #pragma once
-// One stage of the pipeline: the interpreter of its program. Its chunks have their sections of the model, frames and inputs; its weights and
-// the observers are parts of their own. It knows instructions, not methods.
+// One stage of the pipeline: it interprets its program, instruction by instruction, and knows nothing of methods. Each of its chunks has a
+// section of the model and the frames for passes in flight; StageWeights has the weights.
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -27,8 +27,8 @@ struct StageReport {
   int64_t skipped_updates = 0;
 };
 
-// Of the program's passes so far, on the stage that has the loss: for each of Layer::means() the sum, and what it is taken over. Passes whose
-// loss was not finite are in neither.
+// What the stage with the loss has added up in the program's passes so far: for each of Layer::means() the sum and its denominator. Passes whose
+// loss was not finite are left out of both.
 struct LossTotals {
   static constexpr size_t most = size_t(Section::loss_floats);
   std::array<double, most> sums = {}, counts = {};
@@ -37,12 +37,12 @@ struct LossTotals {
 // Where one run of programs takes its samples from.
 struct Feed {
   bool training = true;
-  int64_t first_minibatch = 0, end_minibatch = 0;       // what the program's mini-batches are, counted over the whole training
+  int64_t first_minibatch = 0, end_minibatch = 0;       // the program's mini-batches are [first, end) of the whole training
   int64_t updates_per_epoch = 1;                        // for the learning-rate schedule
   const Batches* batches = nullptr;                     // each stage takes a copy
   Track* track = nullptr;                               // each stage has its own, for what it does; null: nothing is recorded
-  std::function<void(int64_t minibatch)> on_minibatch;  // stage with the loss: after that of a mini-batch is known
-  std::function<void(const Tensor&)> on_prediction;     // stage with the loss, evaluation: what the loss is taken of, in fp32 on the host
+  std::function<void(int64_t minibatch)> on_minibatch;  // stage with the loss: called when the loss of a mini-batch is known
+  std::function<void(const Tensor&)> on_prediction;     // stage with the loss, in evaluation: the model's prediction, in fp32 on the host
 };
 
 class Stage {
@@ -54,7 +54,7 @@ class Stage {
   std::unique_ptr<Sender> activations_out, gradients_out;
   std::unique_ptr<Receiver> activations_in, gradients_in;
 
-  // A program that the audit accepts: what is received is used at once and what is made is sent at once, as the arena holds one pass.
+  // The audit must accept the program: the arena holds one pass, so what is received must be used at once and what is made sent at once.
   void begin(const Program&, Feed);
   bool done() const { return position_ == program_->size(); }
   // Whether the next instruction would go on without waiting for another stage.
@@ -62,7 +62,7 @@ class Stage {
   // Carries out the next instruction.
   void advance();
 
-  // Of a chunk: its section, and the places of its weights and statistics, laid out as the section's segments are.
+  // A chunk's section, latest weights and statistics; the latter two are laid out as the section's segments.
   const Section& section(int chunk = 0) const { return chunks_[size_t(chunk)]->section; }
   float* latest(int chunk) const { return weights_->latest(chunk); }
   float* statistics(int chunk) const { return weights_->statistics(chunk); }
@@ -71,31 +71,31 @@ class Stage {
   int64_t updates() const { return weights_->updates(); }
   int frames() const;
   int copies() const { return weights_->copies(); }  // of the weights
-  // Of the gradient of the program's n-th update, from 1, before clipping; of 0 that of the last update before the program. Not finite
-  // where that update was skipped, and before the first of all. Other threads may ask for updates that are known to be done.
+  // The square sum of the gradient, before clipping, in the program's n-th update, counted from 1; n = 0: in the last update before the
+  // program. Not finite where that update was skipped, or where there was none. Other threads may ask for updates that are done.
   double square_sum(int64_t n) const { return square_sums_[size_t(n)]; }
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory: weights (both copies), stash, gradient, optimizer state and workspace with what looking back takes, frames
-  // with kept inputs, arena.
+  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, and the average for looking back; frames: with the inputs
+  // that are kept for recomputation.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
   };
   MemoryUse memory() const;
 
-  // All that the next run of a program reads of those before it; only between two runs. Tensors of float are as they lie in memory:
+  // Everything that training needs to go on; call it between two programs. The tensors, fp32 as they lie in memory:
   //   weights/NAME, state-K/NAME (the optimizer's buffer K), gradient/NAME (where a look-ahead reads the last one), average/NAME (of
   //   looking back), for each parameter, and statistics/NAME
   //   counters (I64): updates, updates when it looked back last, updates left out, bits of the gradient's square sum
   //   factors: of the last update's learning rate and gradient; prediction: the meter's sums
   // The predicted copy and the stash are not among them: a program makes them before it reads them.
   SafeTensors save() const;
-  // Into a stage that has not trained, from those of a whole trainer: each tensor from the stage that had it, what is the stage's own
-  // from the one that had its first parameter. Throws UsageError where a tensor is missing or has another shape.
+  // For a stage that has not trained. Takes what all stages of another trainer saved: each tensor is found in the stage that had it, and the
+  // counters are those of the stage that had this one's first parameter. Throws UsageError where a tensor is missing or has another shape.
   void restore(const std::vector<SafeTensors>&);
 
  private:
-  // What decides which kernels a pass of a section is, and on which memory they work.
+  // Two passes with the same key launch the same kernels on the same memory, so that one recording serves both (cuda_graphs).
   struct PassKey {
     Operation operation;
     bool training;
@@ -107,12 +107,12 @@ class Stage {
   struct Chunk {
     Section section;
     Source source;
-    Frames frames, kept;       // passes in flight, and those of which only the inputs are kept
-    std::vector<bool> keep;    // by frame: beyond its forward
-    int64_t input_floats = 0;  // of one pass
-    Memory inputs = {};        // of the passes in `kept`
-    std::vector<int> values = {};  // that those are: the fed ones and the inputs
-    int64_t spoiled = -1;      // the last mini-batch with a forward that was not finite
+    Frames frames, kept;           // frames: of passes in flight; kept: of those of which only the inputs are kept
+    std::vector<bool> keep;        // by frame: whether the forward keeps its activations
+    int64_t input_floats = 0;      // kept inputs of one pass
+    Memory inputs = {};            // the kept inputs of all passes in `kept`
+    std::vector<int> values = {};  // the values that are kept as inputs: the fed ones and those of the border
+    int64_t spoiled = -1;          // the last mini-batch in which a forward was not finite
   };
   struct Backward {
     Instruction pass;
@@ -161,7 +161,7 @@ class Stage {
   std::vector<std::unique_ptr<Chunk>> chunks_;
   Replays<PassKey> replays_;
   std::unique_ptr<StageWeights> weights_;
-  Memory statistics_before_, sums_before_;  // NonFinite::skip: what a mini-batch found, what a pass found
+  Memory statistics_before_, sums_before_;  // NonFinite::skip: the statistics before the mini-batch, the loss's sums before the pass
   std::optional<PredictionMeter> meter_;
   Frames measured_{0, ""};  // by place in the meter
   std::vector<float> host_prediction_;
@@ -174,13 +174,13 @@ class Stage {
   std::optional<Batches> batches_;
   std::array<double, LossTotals::most> counts_ = {};  // of the loss, see LossTotals
   Health health_;
-  std::optional<Backward> unchecked_;  // of the gradient at hand, a backward whose share in it has not been looked at by itself
-  int64_t norm_of_ = -1;               // the update whose gradient's square sum is known
+  std::optional<Backward> unchecked_;  // the last backward whose gradients have not been checked for values that are not finite
+  int64_t norm_of_ = -1;               // square_sum_ is that of this update's gradient
   double square_sum_ = std::nan("");
   std::vector<double> square_sums_{std::nan("")};  // see square_sum()
   int64_t first_update_ = 0;                       // updates before the program
   int64_t skipped_ = 0;                            // updates since the last report
-  std::chrono::duration<double> busy_{}, waited_{};  // waited_: of it, for the others' norms
+  std::chrono::duration<double> busy_{}, waited_{};  // waited_: the part of busy_ spent waiting for the norms of other stages
 };
 
 }  // namespace pipecast
