@@ -32,8 +32,8 @@ void note(size_t marker, std::string_view content, Segments& segments) {
   if (marker == 0xe1 && content.starts_with(std::string_view("Exif\0\0", 6)) && segments.exif.empty()) segments.exif = content.substr(6);
 }
 
-// Whether a segment with tables of Huffman codes has no table of more than the 256 codes that the format allows, which stb_image before 2.28
-// writes past the end of its own table. It takes the numbers of codes from behind the segment where that ends too early.
+// Whether a segment with tables of Huffman codes has no table of more than the 256 codes that the format allows, which stb_image before
+// 2.28 writes past the end of its own table. It takes the numbers of codes from behind the segment where that ends too early.
 bool has_few_codes(std::string_view file, size_t begin, size_t end) {
   for (size_t table = begin; table < end;) {  // a number, how many codes have 1, 2, ... 16 bits, the symbols
     size_t codes = 0;
@@ -70,8 +70,8 @@ std::optional<Segments> segments_of(std::string_view file) {
   return segments;
 }
 
-// The file with an Adobe segment before its first scan. Four components are ink, CMYK, or with YCCK in place of CMY; without an Adobe segment
-// they are CMYK, and with one, YCCK unless it says otherwise. The decoder knows this only of files whose segment says so.
+// The file with an Adobe segment before its first scan. Four components are ink, CMYK, or with YCCK in place of CMY; without an Adobe
+// segment they are CMYK, and with one, YCCK unless it says otherwise. The decoder knows this only of files whose segment says so.
 std::string with_ink_named(std::string_view file, const Segments& segments) {
   std::string named(file);
   return named.insert(segments.first_scan, std::string("\xff\xee\0\x0e" "Adobe\0\x64\0\0\0\0", 15) + char(segments.adobe > 0 ? 2 : 0));

@@ -1,6 +1,6 @@
-// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, or deeper, as the IMDB reviews (Maas et al. 2011) are unpacked. The classes
-// are the folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent words, those that are
-// equally frequent in the order of their bytes.
+// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, or deeper, as the IMDB reviews (Maas et al. 2011) are unpacked. The
+// classes are the folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent
+// words, those that are equally frequent in the order of their bytes.
 #include <algorithm>
 #include <iterator>
 #include <set>

@@ -90,8 +90,8 @@ class Layer {
 
   // Losses only: the names of the means that a run reports, "loss" first, for example {"loss", "accuracy"}. Empty for other layers.
   virtual std::vector<std::string> means() const { return {}; }
-  // Losses only: sets counts[k] to the denominator of the k-th mean for some samples of a mini-batch: their number, the number of their tokens,
-  // or the sum of their classes' weights. x: on the host; data is null where a value is not an input of the model.
+  // Losses only: sets counts[k] to the denominator of the k-th mean for some samples of a mini-batch: their number, the number of their
+  // tokens, or the sum of their classes' weights. x: on the host; data is null where a value is not an input of the model.
   virtual void count(std::span<const Tensor> /*x*/, double* /*counts*/) const {}
 
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it

@@ -25,7 +25,7 @@ struct ModelEntry {
   Graph (*make)(const ModelOptions&);
 };
 const std::vector<ModelEntry>& model_entries();
-// From then on the model can be made by its name. Throws UsageError for a name that is taken.
+// Adds a model that make_model() then finds by its name. Throws UsageError for a name that is taken.
 void register_model(ModelEntry);
 
 // One family per file:

@@ -41,8 +41,8 @@ struct Tag {
 };
 std::string to_string(const Tag&);  // "mini-batch 3.0", with a chunk above 0 "mini-batch 3.0, chunk 1"
 
-// One instruction: an operation, the pass or the mini-batch that it is for, and what else that operation needs. A field has its default value
-// unless its comment names the operation.
+// One instruction: an operation, the pass or the mini-batch that it is for, and what else that operation needs. A field has its default
+// value unless its comment names the operation.
 struct Instruction {
   Operation operation = Operation::forward;
   int64_t minibatch = 0;
@@ -128,9 +128,9 @@ struct Reader {
   bool forward() const { return pass.operation == Operation::forward; }
 };
 // The same program, in which each pass reads the weights that `wanted` returns for it; `wanted` is called in the order of the passes. A
-// prediction is made by the last step before its first reader (step_and_predict), or else by an instruction of its own. A copy that would be
-// overwritten before its last reader is stashed. `wanted` may not return a version newer than `live`, and a prediction must start from the
-// version that is live where it is first wanted.
+// prediction is made by the last step before its first reader (step_and_predict), or else by an instruction of its own. A copy that would
+// be overwritten before its last reader is stashed. `wanted` may not return a version newer than `live`, and a prediction must start from
+// the version that is live where it is first wanted.
 Program with_weights(const Program&, const std::function<Wanted(const Reader&)>& wanted);
 
 // The same program with activation recomputation: where `mode` says so, a forward keeps its input only, and a recompute, which reads the

@@ -1049,7 +1049,8 @@ TEST_CASE("a channel has as many places as messages are under way at once, at le
   };
   CHECK(capacities(programs_of("vanilla", {2, 9, 1})) == std::vector<int>{2, 2});
   CHECK(capacities(programs_of("vanilla", {1, 9, 1})).empty());
-  // Stage 0 sends all activations, at 1, 2, ..., 6, before it takes a gradient; stage 1 takes them at 1, 3, 5, ... and answers each at once.
+  // Stage 0 sends all activations, at 1, 2, ..., 6, before it takes a gradient; stage 1 takes them at 1, 3, 5, ... and answers each at
+  // once.
   auto eager = [](int64_t minibatches) {
     std::vector<Program> programs(2);
     for (int64_t i = 0; i < minibatches; ++i)

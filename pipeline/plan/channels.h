@@ -1,6 +1,6 @@
 #pragma once
-// The channels between the stages, worked out from the programs: which stages send to each other, which chunk of the receiver a message is for,
-// and how many messages may be under way. No other file knows how the pieces of the model are dealt out to the stages.
+// The channels between the stages, worked out from the programs: which stages send to each other, which chunk of the receiver a message is
+// for, and how many messages may be under way. No other file knows how the pieces of the model are dealt out to the stages.
 #include <optional>
 #include <vector>
 
@@ -32,9 +32,9 @@ struct Message {
 
 class Channels {
  public:
-  // A channel's capacity is the largest number of messages under way at once where every pass takes the same time and no sender waits, and at
-  // least two, so that a stage can compute while its last message is under way. Programs that deadlock are allowed here; the audit refuses
-  // them.
+  // A channel's capacity is the largest number of messages under way at once where every pass takes the same time and no sender waits, and
+  // at least two, so that a stage can compute while its last message is under way. Programs that deadlock are allowed here; the audit
+  // refuses them.
   explicit Channels(const std::vector<Program>&);
 
   int stages() const { return stages_; }

@@ -1,5 +1,6 @@
 #pragma once
-// How a model is cut into pieces for the stages, which channels connect them, and which values cross the borders. No other file works that out.
+// How a model is cut into pieces for the stages, which channels connect them, and which values cross the borders. No other file works that
+// out.
 #include <vector>
 
 #include "models/graph.h"
@@ -20,7 +21,8 @@ struct SpecTable {
   PassShape pass;
   std::vector<TensorSpec> specs;
 };
-// A table for each of these shapes, and for each length one of no samples: a mini-batch with fewer samples than micro-batches has such passes.
+// A table for each of these shapes, and for each length one of no samples: a mini-batch with fewer samples than micro-batches has such
+// passes.
 std::vector<SpecTable> spec_tables(const Graph&, const std::vector<PassShape>&, Storage activations);
 // Floats that a value takes at most, rounded up to aligned().
 int64_t most_floats(const std::vector<SpecTable>&, int value);

@@ -1,9 +1,9 @@
 #pragma once
 // Values that are not finite (an infinity or a NaN): what a run does about them, and the search for the layer that made the first.
 //
-// Every stage checks what a pass has made before another stage reads it: the outputs of a forward and the loss, the gradients that a backward
-// sends, and the gradient of the weights before the update. So the first stage that finds such a value has made it. Only then the pass runs
-// once more, and what each node makes is checked.
+// Every stage checks what a pass has made before another stage reads it: the outputs of a forward and the loss, the gradients that a
+// backward sends, and the gradient of the weights before the update. So the first stage that finds such a value has made it. Only then the
+// pass runs once more, and what each node makes is checked.
 #include <string>
 #include <vector>
 

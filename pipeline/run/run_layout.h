@@ -1,5 +1,6 @@
 #pragma once
-// How a run is laid out on its stages, worked out from its options without allocating memory. Trainers are built from it, and plans print it.
+// How a run is laid out on its stages, worked out from its options without allocating memory. Trainers are built from it, and plans print
+// it.
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,8 +21,8 @@ struct TrainerOptions {
   std::string method = methods().front().name;
   LookAheadMode look_ahead = LookAheadMode::paper;
   int micro_batches = 1;
-  // Used instead of the method if not empty: a program per stage, from a fill of the pipeline to its drain. It is audited, and repeated: the
-  // number of mini-batches trained from a fill to a drain must be a multiple of the program's.
+  // Used instead of the method if not empty: a program per stage, from a fill of the pipeline to its drain. It is audited, and repeated:
+  // the number of mini-batches trained from a fill to a drain must be a multiple of the program's.
   std::vector<Program> programs;
   Recompute recompute = Recompute::never;
   bool deferred_batch_norm = false;  // running statistics are those of whole mini-batches, not of micro-batches
@@ -31,8 +32,8 @@ struct TrainerOptions {
   // Gradients with a larger norm are scaled down to this norm; 0: none are. With synchronous programs the norm is that of all stages
   // together, else of each stage alone: a stage that waited for the others' gradients would no longer be asynchronous.
   float clip_norm = 0;
-  // What happens to an update whose loss or gradient is not finite. If skipped, it is skipped on every stage whose gradient is not finite; with
-  // synchronous programs, on all stages.
+  // What happens to an update whose loss or gradient is not finite. If skipped, it is skipped on every stage whose gradient is not finite;
+  // with synchronous programs, on all stages.
   NonFinite non_finite = NonFinite::stop;
   OptimizerOptions optimizer;
   Schedule schedule;
@@ -55,15 +56,16 @@ struct RunLayout {
   std::vector<StageOptions> stages;   // without device, optimizer and norms, which a trainer owns
   std::vector<Program> programs;      // of so many mini-batches that all frames and copies are in use
 };
-// Throws UsageError for options that do not fit the model or each other. batch_shapes: every shape of a mini-batch that will come; if empty,
-// options.batch samples of options.length alone.
+// Throws UsageError for options that do not fit the model or each other. batch_shapes: every shape of a mini-batch that will come; if
+// empty, options.batch samples of options.length alone.
 RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<PassShape> batch_shapes = {});
 
 // The programs that train the next setting.minibatches mini-batches, after setting.done of the run.
 std::vector<Program> programs_of(const TrainerOptions&, Setting setting, int64_t updates_per_epoch);
 
-// An estimate of the seconds that forward and backward of each part take in a pass, from its floating-point operations and the bytes it moves.
-// It is the same on every machine and in every run, so that a run can be repeated bit for bit. The loss is left out: it takes little.
+// An estimate of the seconds that forward and backward of each part take in a pass, from its floating-point operations and the bytes it
+// moves. It is the same on every machine and in every run, so that a run can be repeated bit for bit. The loss is left out: it takes
+// little.
 std::vector<double> estimated_costs(const Graph&, const PassShape&);
 
 }  // namespace pipecast

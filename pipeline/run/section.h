@@ -52,9 +52,9 @@ class Section {
   const std::vector<int>& outputs() const { return plan_.borders.outputs; }
 
   // A value at the borders, or the prediction that the loss reads, in a pass of this shape; and its gradient, with null data where it has
-  // none. Values stay valid from their receipt to the end of the pass, gradients from their receipt to the end of the backward (of its input
-  // half). So a pass that has just ended can run again, with the same results, until another begins. The gradients of inputs are in the same
-  // place for all frames.
+  // none. Values stay valid from their receipt to the end of the pass, gradients from their receipt to the end of the backward (of its
+  // input half). So a pass that has just ended can run again, with the same results, until another begins. The gradients of inputs are in
+  // the same place for all frames.
   Tensor value(int frame, int value, const PassShape&) const;
   Tensor gradient(int frame, int value, const PassShape&) const;
 

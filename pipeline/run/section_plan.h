@@ -1,6 +1,6 @@
 #pragma once
-// Plans the memory of a section without allocating any: which tensors are in a frame, which share the arena, and how the backward adds up the
-// gradients of a value that several nodes read.
+// Plans the memory of a section without allocating any: which tensors are in a frame, which share the arena, and how the backward adds up
+// the gradients of a value that several nodes read.
 #include <vector>
 
 #include "engine/parameters.h"

@@ -1,6 +1,6 @@
 #pragma once
-// Feeds a chunk from the data set: loads the columns that its section asks for by name, ahead of time, cuts them into micro-batches and copies
-// them to the device. Where the section ends with the loss, the source also computes the denominator of its mean.
+// Feeds a chunk from the data set: loads the columns that its section asks for by name, ahead of time, cuts them into micro-batches and
+// copies them to the device. Where the section ends with the loss, the source also computes the denominator of its mean.
 #include <memory>
 #include <span>
 

@@ -27,8 +27,8 @@ struct StageReport {
   int64_t skipped_updates = 0;
 };
 
-// What the stage with the loss has added up in the program's passes so far: for each of Layer::means() the sum and its denominator. Passes whose
-// loss was not finite are left out of both.
+// What the stage with the loss has added up in the program's passes so far: for each of Layer::means() the sum and its denominator. Passes
+// whose loss was not finite are left out of both.
 struct LossTotals {
   static constexpr size_t most = size_t(Section::loss_floats);
   std::array<double, most> sums = {}, counts = {};
@@ -76,8 +76,8 @@ class Stage {
   double square_sum(int64_t n) const { return square_sums_[size_t(n)]; }
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, and the average for looking back; frames: with the inputs
-  // that are kept for recomputation.
+  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, and the average for looking back; frames: with the
+  // inputs that are kept for recomputation.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
   };
@@ -90,8 +90,9 @@ class Stage {
   //   factors: of the last update's learning rate and gradient; prediction: the meter's sums
   // The predicted copy and the stash are not among them: a program makes them before it reads them.
   SafeTensors save() const;
-  // For a stage that has not trained. Takes what all stages of another trainer saved: each tensor is found in the stage that had it, and the
-  // counters are those of the stage that had this one's first parameter. Throws UsageError where a tensor is missing or has another shape.
+  // For a stage that has not trained. Takes what all stages of another trainer saved: each tensor is found in the stage that had it, and
+  // the counters are those of the stage that had this one's first parameter. Throws UsageError where a tensor is missing or has another
+  // shape.
   void restore(const std::vector<SafeTensors>&);
 
  private:

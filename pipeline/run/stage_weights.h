@@ -69,8 +69,8 @@ class StageWeights {
 
   LookAhead look_ahead(int ahead);
   bool keeps_gradient() const { return options_.optimizer->looks_at_gradient(options_.look_ahead); }
-  // Call visit(tensor's name in a checkpoint, its shape, pointer): for the parameters in one flat buffer, and for everything that a checkpoint
-  // keeps but the average, which another partition may lack.
+  // Call visit(tensor's name in a checkpoint, its shape, pointer): for the parameters in one flat buffer, and for everything that a
+  // checkpoint keeps but the average, which another partition may lack.
   template <class Visit>
   void each_parameter(const std::string& kind, float* buffer, const Visit& visit) const;
   template <class Visit>

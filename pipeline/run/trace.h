@@ -1,6 +1,6 @@
 #pragma once
-// Records what the stages of a run did and when, an event per instruction, as a file that opens in Perfetto. Each stage has a track, which is
-// allocated before the stages start. The times are the host's: on a GPU a stage hands out the work then, and it runs later.
+// Records what the stages of a run did and when, an event per instruction, as a file that opens in Perfetto. Each stage has a track, which
+// is allocated before the stages start. The times are the host's: on a GPU a stage hands out the work then, and it runs later.
 #include <atomic>
 #include <chrono>
 #include <optional>

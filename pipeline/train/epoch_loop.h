@@ -1,6 +1,6 @@
 #pragma once
-// The epoch loop: runs a trainer to its last epoch, with evaluations, metrics, checkpoints, interruption and resuming. The class to embed for a
-// whole run; Trainer::train() alone trains a number of mini-batches.
+// The epoch loop: runs a trainer to its last epoch, with evaluations, metrics, checkpoints, interruption and resuming. The class to embed
+// for a whole run; Trainer::train() alone trains a number of mini-batches.
 //
 //   Trainer trainer(std::move(model), options, train.shapes());         // and those of `test`
 //   RunObserver observer;
@@ -74,8 +74,8 @@ struct RunObserver {
   std::function<void()> on_minibatch;              // EpochLoop::progress() and Trainer::mean_loss() may be asked in it
   std::function<void(const StepRow&)> on_step;
   std::function<void(const EpochRow&)> on_epoch;
-  // Called with all lines of the metrics before the last one, "done", is written to the file. Write other files of a finished run here: then a
-  // run whose metrics say "done" has all its files.
+  // Called with all lines of the metrics before the last one, "done", is written to the file. Write other files of a finished run here:
+  // then a run whose metrics say "done" has all its files.
   std::function<void(const std::vector<nlohmann::ordered_json>&)> before_done;
 };
 
@@ -92,14 +92,15 @@ class EpochLoop {
   EpochLoop(Trainer&, const Batches& train, const Batches& test, const RunOptions&, RunObserver = {}, std::optional<RunFolder> = {});
   EpochLoop(const EpochLoop&) = delete;
 
-  // Call one of these two first. begin() removes an earlier run's files from the folder. configuration: the text for the folder's file `config`.
+  // Call one of these two first. begin() removes an earlier run's files from the folder. configuration: the text for the folder's file
+  // `config`.
   void begin(const RunOrigin&, const std::string& configuration = "");
-  // Throws UsageError, and changes nothing, where the checkpoint is of another run: another identity, an option changed that must not change,
-  // or fewer epochs than are already trained.
+  // Throws UsageError, and changes nothing, where the checkpoint is of another run: another identity, an option changed that must not
+  // change, or fewer epochs than are already trained.
   Resumed resume(const RunOrigin&, const Checkpoint&, const std::string& configuration = "");
 
-  // Trains to the end; call it once. Empty where it was interrupted: the checkpoint is then on the disk, if there is a folder. Throws Diverged
-  // where training cannot go on, after a line of the metrics that says so.
+  // Trains to the end; call it once. Empty where it was interrupted: the checkpoint is then on the disk, if there is a folder. Throws
+  // Diverged where training cannot go on, after a line of the metrics that says so.
   std::optional<RunResult> run();
 
   // The state of the run, to go on from. Call it before or after run().

@@ -1,5 +1,5 @@
 #pragma once
-// What came out of a run, from the lines of its metrics.jsonl.
+// The result of a run, read from its metrics.jsonl.
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -20,7 +20,7 @@ struct EpochResult {
 
 struct RunResult {
   bool done = false;                                 // it came to its end
-  int64_t diverged = 0;                              // the epoch in which the run came to nothing; 0: it did not
+  int64_t diverged = 0;                              // the epoch in which the run diverged; 0: it did not
   double epochs_done = 0;                            // so far
   double test_accuracy = 0, best_test_accuracy = 0;  // from 0 to 1: at the end, and the best of all evaluations
   double images_per_second = 0;                      // of training, the median over the epochs

@@ -26,8 +26,8 @@ struct StageSummary {
 };
 
 struct Outcome {
-  // Means and their denominators (Layer::means): for a classifier, the number of samples. Samples are left out whose update was skipped because
-  // their loss was not finite. The accuracy is NaN where the loss layer reports none.
+  // Means and their denominators (Layer::means): for a classifier, the number of samples. Samples are left out whose update was skipped
+  // because their loss was not finite. The accuracy is NaN where the loss layer reports none.
   double loss = 0, accuracy = std::numeric_limits<double>::quiet_NaN();
   double loss_count = 0, accuracy_count = 0;
   int64_t samples = 0;
@@ -55,13 +55,13 @@ class Trainer {
   void check_minibatches(int64_t minibatches) const;
   MeanLoss loss_so_far();  // in the running train(); waits for the device
   double mean_loss() { return loss_so_far().mean; }
-  // The norm of the gradient of all stages together, before clipping, in the newest update that, by their programs, all stages make before the
-  // last one has this loss. Each stage's part of that gradient was computed with the weights that its passes read. NaN before the first such
-  // update, and where it was skipped.
+  // The norm of the gradient of all stages together, before clipping, in the newest update that, by their programs, all stages make before
+  // the last one has this loss. Each stage's part of that gradient was computed with the weights that its passes read. NaN before the first
+  // such update, and where it was skipped.
   double gradient_norm() const;
 
-  // One pass over `data` with the latest weights, never the predicted copy. prediction, if given, gets the model's outputs that the loss reads,
-  // such as logits, sample after sample in the order of `data`.
+  // One pass over `data` with the latest weights, never the predicted copy. prediction, if given, gets the model's outputs that the loss
+  // reads, such as logits, sample after sample in the order of `data`.
   Outcome evaluate(const Batches& data, std::vector<float>* prediction = nullptr);
 
   Weights weights() const;
@@ -70,9 +70,9 @@ class Trainer {
   // Everything that another trainer needs to go on as this one would, bit for bit: weights, statistics, the optimizer's state and so on
   // (Stage::save). The tensors of a file for each stage, on the host. Call it between two train().
   std::vector<SafeTensors> save() const;
-  // For a trainer of the same model, method and optimizer that has not trained. Tensors are found by name, so that the number of stages, the
-  // partition, the executor and the device may differ. Throws UsageError where a tensor is missing or has another shape; the trainer cannot
-  // be used then.
+  // For a trainer of the same model, method and optimizer that has not trained. Tensors are found by name, so that the number of stages,
+  // the partition, the executor and the device may differ. Throws UsageError where a tensor is missing or has another shape; the trainer
+  // cannot be used then.
   void restore(const std::vector<SafeTensors>&);
   int64_t updates() const;                // that the last stage has made
   std::vector<StageSummary> summaries();  // since the last call
