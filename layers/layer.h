@@ -36,7 +36,7 @@ struct Pass {
   Device device;
   bool training = true;
   uint64_t seed = 0;  // random numbers are keyed by (seed, layer, step, element)
-  uint64_t step = 0;  // which pass this is: the same in its forward and its backward
+  uint64_t step = 0;  // the number of this pass (every micro-batch has its own); the same in its forward and its backward
 
   // The pass is a micro-batch, and statistics are to be the whole mini-batch's, updated once (torchgpipe's deferred batch norm).
   // The micro-batches of a mini-batch run forward one after another, in order; none is empty.

@@ -1,6 +1,6 @@
 #pragma once
 // The channels between the stages, worked out from the programs: which stages send to each other, which chunk of the receiver a message is
-// for, and how many messages may be under way. No other file knows how the pieces of the model are dealt out to the stages.
+// for, and how many messages may be under way.
 #include <optional>
 #include <vector>
 
