@@ -19,17 +19,13 @@ std::string to_text(T value) {
 }
 
 template <class T>
-T parse_number(const std::string& name, const std::string& text, T least) {
+T parse_number(const std::string& name, const std::string& text, T least, T most) {
   T value{};
   const char* end = text.data() + text.size();
   const auto [after, error] = std::from_chars(text.data(), end, value);
-  bool good = error == std::errc() && after == end && value >= least;
-  if constexpr (std::is_floating_point_v<T>) good = good && std::isfinite(value);
-  if (good) return value;
-  std::string wanted = std::is_integral_v<T> ? "a whole number" : "a number";
-  if (std::is_unsigned_v<T> || least != std::numeric_limits<T>::lowest()) wanted += " of at least " + to_text(least);
-  throw UsageError("option --" + name + ": '" + text + "' is not " + wanted +
-                   (error == std::errc::result_out_of_range ? " that fits" : ""));
+  if (error == std::errc() && after == end && value >= least && value <= most) return value;  // what is not a number is in no range
+  throw UsageError("option --" + name + ": '" + text + "' is not a " + (std::is_integral_v<T> ? "whole " : "") + "number from " +
+                   to_text(least) + " to " + to_text(most));
 }
 
 }  // namespace
@@ -63,23 +59,25 @@ void Options::flag(const std::string& name, bool& value, const std::string& help
 }
 
 template <class T>
-void Options::number(const std::string& name, T& value, const std::string& placeholder, const std::string& help, T least) {
-  auto set = [&value, name, least](const std::string& text) { value = parse_number(name, text, least); };
+void Options::number(const std::string& name, T& value, const std::string& placeholder, const std::string& help,
+                     std::type_identity_t<T> least, std::type_identity_t<T> most) {
+  auto set = [&value, name, least, most](const std::string& text) { value = parse_number(name, text, least, most); };
   add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = [&value] { return to_text(value); }});
 }
-template void Options::number(const std::string&, int&, const std::string&, const std::string&, int);
-template void Options::number(const std::string&, int64_t&, const std::string&, const std::string&, int64_t);
-template void Options::number(const std::string&, uint64_t&, const std::string&, const std::string&, uint64_t);
-template void Options::number(const std::string&, float&, const std::string&, const std::string&, float);
-template void Options::number(const std::string&, double&, const std::string&, const std::string&, double);
+template void Options::number(const std::string&, int&, const std::string&, const std::string&, int, int);
+template void Options::number(const std::string&, int64_t&, const std::string&, const std::string&, int64_t, int64_t);
+template void Options::number(const std::string&, uint64_t&, const std::string&, const std::string&, uint64_t, uint64_t);
+template void Options::number(const std::string&, float&, const std::string&, const std::string&, float, float);
+template void Options::number(const std::string&, double&, const std::string&, const std::string&, double, double);
 
 template <class T>
-void Options::numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help) {
-  auto set = [&values, name](const std::string& text) {
+void Options::numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help,
+                      std::type_identity_t<T> least, std::type_identity_t<T> most) {
+  auto set = [&values, name, least, most](const std::string& text) {
     values.clear();
     for (size_t begin = 0, end = 0; !text.empty() && end != std::string::npos; begin = end + 1) {
       end = text.find(',', begin);
-      values.push_back(parse_number(name, text.substr(begin, end - begin), std::numeric_limits<T>::lowest()));
+      values.push_back(parse_number(name, text.substr(begin, end - begin), least, most));
     }
   };
   auto get = [&values] {
@@ -91,8 +89,8 @@ void Options::numbers(const std::string& name, std::vector<T>& values, const std
   };
   add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = get, .is_text = true});
 }
-template void Options::numbers(const std::string&, std::vector<double>&, const std::string&, const std::string&);
-template void Options::numbers(const std::string&, std::vector<uint64_t>&, const std::string&, const std::string&);
+template void Options::numbers(const std::string&, std::vector<double>&, const std::string&, const std::string&, double, double);
+template void Options::numbers(const std::string&, std::vector<uint64_t>&, const std::string&, const std::string&, uint64_t, uint64_t);
 
 bool Options::given(const std::string& name) const {
   for (const Entry& entry : entries_)

@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/plan_choice.h"
 #include "engine/files/durable_file.h"
+#include "pipeline/limits.h"
 
 namespace pipecast {
 namespace {
@@ -24,14 +25,14 @@ class SimulateCommand : public Command {
   void declare(Options& o) override {
     choice_.declare(o);
     o.group("Simulation");
-    o.number("minibatches", minibatches_, "N", "mini-batches from fill to drain", int64_t(1));
+    o.number("minibatches", minibatches_, "N", "mini-batches from fill to drain", 1, most_minibatches);
     o.text("costs", costs_, "FILE", "the run and its costs as pipecast plan --json wrote them, in place of the model and pipeline options");
     o.flag("uniform", uniform_, "no model: every stage costs the same");
-    o.number("forward-seconds", forward_, "S", "uniform: of a pass on a stage", 0.0);
-    o.number("backward-seconds", backward_, "S", "uniform: of a pass on a stage", 0.0);
-    o.number("message-bytes", message_bytes_, "N", "uniform: of every message", int64_t(0));
-    o.number("latency", latency_, "S", "seconds that a message is on its way", 0.0);
-    o.number("bytes-per-second", bytes_per_second_, "B", "of a link in each direction; 0: infinite", 0.0);
+    o.number("forward-seconds", forward_, "S", "uniform: of a pass on a stage", 0, most_seconds);
+    o.number("backward-seconds", backward_, "S", "uniform: of a pass on a stage", 0, most_seconds);
+    o.number("message-bytes", message_bytes_, "N", "uniform: of every message", 0, most_cost_bytes);
+    o.number("latency", latency_, "S", "seconds that a message is on its way", 0, most_seconds);
+    o.number("bytes-per-second", bytes_per_second_, "B", "of a link in each direction; 0: infinite", 0, 1e18);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
     o.flag("passes", passes_wanted_, "with --json: when every pass begins and ends");

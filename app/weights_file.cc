@@ -52,11 +52,11 @@ NamedWeights name_weights(const SafeTensors& file, const std::string& path, cons
     throw UsageError("weights '" + path + "' are of model '" + shown(own) + "', not '" + model + "'");
   }
   if (named.model.empty()) named.model = own;
-  if (!says("classes").empty()) named.options.classes = number(says("classes"), path, 100000);
-  if (!says("height").empty()) named.options.image.h = number(says("height"), path, 4096);
-  if (!says("width").empty()) named.options.image.w = number(says("width"), path, 4096);
-  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path, 64);
-  if (!says("vocabulary").empty()) named.options.vocabulary = number(says("vocabulary"), path, 1 << 30);
+  if (!says("classes").empty()) named.options.classes = number(says("classes"), path, most_classes);
+  if (!says("height").empty()) named.options.image.h = number(says("height"), path, most_image_side);
+  if (!says("width").empty()) named.options.image.w = number(says("width"), path, most_image_side);
+  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path, most_image_channels);
+  if (!says("vocabulary").empty()) named.options.vocabulary = number(says("vocabulary"), path, most_vocabulary);
   if (classes > 0) named.options.classes = classes;
   named.weights = from_safetensors(make_model(named.model, named.options), file, path);
   return named;
