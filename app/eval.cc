@@ -42,8 +42,10 @@ class EvalCommand : public Command {
     o.text("run", run_, "RUN", "folder of a finished run; its data set is the default for --data");
     o.text("weights", weights_, "FILE", "instead of --run, a safetensors file");
     o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
+    o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
+    o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
     o.number("batch", trainer_.batch, "N", "images at a time; changes nothing but time and memory", 1, most_batch);
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
@@ -60,9 +62,11 @@ class EvalCommand : public Command {
     NamedWeights named;
     mistakes.report();
     if (bad_samples_.empty()) bad_samples_ = "fail";
+    if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
-    if (!data_.empty()) mistakes.check([&] { dataset = load_dataset(data_, bad_samples_mode(bad_samples_)); });
-    if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes); });
+    const auto load = [&] { return load_dataset(data_, {bad_samples_mode(bad_samples_), orientation_mode(orientation_)}); };
+    if (!data_.empty()) mistakes.check([&] { dataset = load(); });
+    if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes, bad_values(allow_bad_values_)); });
     mistakes.report();
     check_tokens(named, dataset);
     named.options.image = model_options_of(dataset).image;
@@ -79,6 +83,7 @@ class EvalCommand : public Command {
     if (json_)
       std::cout << nlohmann::ordered_json{{"model", named.model},
                                           {"data", data_},
+                                          {"data_notes", dataset.notes},
                                           {"images", outcome.samples},
                                           {"test_loss", outcome.loss},
                                           {"test_accuracy", outcome.accuracy},
@@ -87,7 +92,8 @@ class EvalCommand : public Command {
                        .dump()
                 << "\n";
     else
-      std::cout << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
+      std::cout << left_out_of(dataset)
+                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
                           (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
   }
 
@@ -99,12 +105,13 @@ class EvalCommand : public Command {
     for (const ConfigLine& line : read_config(folder.config())) {
       if (line.name == "data" && data_.empty()) data_ = line.value;
       if (line.name == "bad-samples" && bad_samples_.empty()) bad_samples_ = line.value;
+      if (line.name == "orientation" && orientation_.empty()) orientation_ = line.value;
     }
   }
 
-  std::string run_, weights_, model_, data_, bad_samples_, logits_;
+  std::string run_, weights_, model_, data_, bad_samples_, orientation_, logits_;
   TrainerOptions trainer_;
-  bool json_ = false;
+  bool allow_bad_values_ = false, json_ = false;
 };
 
 }  // namespace

@@ -20,6 +20,7 @@ class ExportCommand : public Command {
     o.text("model", model_, "NAME", "instead of --run, initial weights of: " + list_names(model_entries()));
     o.number("seed", seed_, "N", "seed of the initial weights", 0, most_seed);
     o.number("classes", classes_, "N", "classes of the model", 2, most_classes);
+    o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("out", out_, "FILE", "safetensors file to write");
   }
 
@@ -45,12 +46,13 @@ class ExportCommand : public Command {
   NamedWeights of_run() const {
     const RunFolder folder(run_);
     folder.check_finished();
-    return read_weights(folder.weights());
+    return read_weights(folder.weights(), "", 0, bad_values(allow_bad_values_));
   }
 
   std::string run_, model_, out_;
   uint64_t seed_ = 1;
   int64_t classes_ = 10;
+  bool allow_bad_values_ = false;
 };
 
 }  // namespace

@@ -19,6 +19,7 @@ class ImportCommand : public Command {
     o.text("model", model_, "NAME", "the model that the weights are of: " + list_names(model_entries()));
     o.number("classes", classes_, "N", "classes of the model", 2, most_classes);
     o.text("weights", weights_, "FILE", "safetensors file to read");
+    o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("out", out_, "FILE", "safetensors file to write");
   }
 
@@ -28,7 +29,7 @@ class ImportCommand : public Command {
     if (out_.empty()) mistakes.add("import needs a file to write; give --out FILE.safetensors");
     NamedWeights named;
     mistakes.check([&] {
-      if (!weights_.empty()) named = read_weights(weights_, model_, options.given("classes") ? classes_ : 0);
+      if (!weights_.empty()) named = read_weights(weights_, model_, options.given("classes") ? classes_ : 0, bad_values(allow_bad_values_));
     });
     mistakes.report();
     write_weights(out_, named);
@@ -39,6 +40,7 @@ class ImportCommand : public Command {
  private:
   std::string model_, weights_, out_;
   int64_t classes_ = ModelOptions().classes;
+  bool allow_bad_values_ = false;
 };
 
 }  // namespace

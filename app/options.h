@@ -1,7 +1,7 @@
 #pragma once
-// app/: the `pipecast` command. Arguments in, calls down, reports out; what it does is done by the folders below.
+// The folder app/ is the `pipecast` command. It parses arguments, calls the other folders, which do the work, and prints the results.
 //
-// This file: commands and their options, from the command line or a config file, the command line first.
+// This file: commands and their options, from the command line or a config file. The command line takes precedence.
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -26,12 +26,12 @@ class Options {
   struct Entry {
     std::string name, placeholder, help, group;
     std::function<void(const std::string&)> set;  // throws UsageError
-    std::function<std::string()> get;             // as `set` reads it
+    std::function<std::string()> get;             // the value, as text that `set` accepts
     bool is_flag = false, is_text = false, is_positional = false, in_config = true;
     bool given = false;  // on the command line or in the config file
   };
 
-  // Options from here on stand under this title in the help.
+  // Options added after this call are listed under this title in the help.
   void group(const std::string& title) { group_ = title; }
   void text(const std::string& name, std::string& value, const std::string& placeholder, const std::string& help);
   void flag(const std::string& name, bool& value, const std::string& help);
@@ -43,14 +43,14 @@ class Options {
   template <class T>
   void numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help,
                std::type_identity_t<T> least, std::type_identity_t<T> most);
-  // The option made last says where something is, not what a run is: written_config() leaves it out.
+  // Leaves the last added option out of written_config(), because it does not describe the run (--out, --json).
   void not_in_config() { entries_.back().in_config = false; }
 
-  // The option made last is a word without a name, and must be given.
+  // Makes the last added option a required positional argument. It is not in written_config().
   void positional() { entries_.back().is_positional = true, entries_.back().in_config = false; }
 
   bool given(const std::string& name) const;
-  // The values of all options as a config file.
+  // The options' values as the text of a config file.
   std::string written_config() const;
   std::vector<Entry>& entries() { return entries_; }
   const std::vector<Entry>& entries() const { return entries_; }
@@ -70,17 +70,17 @@ class Command {
   virtual void declare(Options&) = 0;
   virtual void run(const Options&) = 0;
 
-  const std::string name;  // one word, or two: "bench step" belongs to the command "bench", which comes before it
+  const std::string name;  // one word, or two: "bench step" is a subcommand of "bench", which must come before it in the list
   const std::string summary, examples;
 };
 
-// Runs the command that the arguments ask for, or prints help. Throws UsageError for what no command understands.
+// Runs the command that the arguments ask for, or prints help. Throws UsageError for wrong arguments or a wrong config file.
 void run_command_line(int count, char** arguments, const std::vector<std::unique_ptr<Command>>& commands);
 
-// The sentence for an option that the command does not know.
+// The error text for an unknown option of the command.
 std::string unknown_option(const std::string& name, const std::vector<std::string>& known, const std::string& command);
 
-// "a, b, c": the names of a table's rows.
+// "a, b, c"; list_names: of the names of a table's rows.
 std::string list(const std::vector<std::string>& names);
 template <class Row>
 std::string list_names(const std::vector<Row>& rows) {

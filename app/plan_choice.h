@@ -11,7 +11,7 @@ namespace pipecast {
 
 struct PlanChoice {
   std::string model = "resnet20", partition = "balanced", look_ahead = "paper", recompute = "never";
-  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary;
+  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary, samples = 0;
   bool cut_layers = false;
   TrainerOptions trainer;
 
@@ -21,6 +21,8 @@ struct PlanChoice {
     o.group("Model");
     o.text("model", model, "NAME", list_names(model_entries()));
     o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
+    o.number("samples", samples, "N", "training samples: an epoch's last mini-batch may be short, with memory of its own; 0: all are full", 0,
+             most_samples);
     o.number("image", image, "SIZE", "height and width of the images", 1, most_image_side);
     o.number("length", trainer.length, "N", "tokens of a text, where the model reads text", 1, most_length);
     o.number("vocabulary", vocabulary, "N", "tokens that there are", 1, most_vocabulary);
@@ -58,12 +60,15 @@ struct PlanChoice {
   Plan plan() {
     Graph graph = make_model(model, {.image = {1, image, image, 3}, .classes = classes, .vocabulary = vocabulary});
     if (cut_layers) graph.cut_parts_by_layer();
-    if (partition == "measured") return make_plan(graph, trainer, Balance::measured);
+    std::vector<PassShape> shapes;
+    if (samples == 0 || samples >= trainer.batch) shapes.push_back(PassShape(trainer.batch, trainer.length));
+    if (samples % trainer.batch > 0) shapes.push_back(PassShape(samples % trainer.batch, trainer.length));
+    if (partition == "measured") return make_plan(graph, trainer, Balance::measured, shapes);
     if (partition != "balanced") {
       const int chunks = trainer.chunks > 0 ? trainer.chunks : find_method(trainer.method).chunks;
       trainer.partition = listed_partition(partition, graph, trainer.stages * chunks);
     }
-    return make_plan(graph, trainer);
+    return make_plan(graph, trainer, Balance::estimated, shapes);
   }
 };
 

@@ -1,4 +1,4 @@
-// Throughput, bubble and memory of a pipeline that need not be at hand.
+// Throughput, bubble and memory of a pipeline, computed without running it.
 #include "pipeline/plan/simulate.h"
 
 #include <iostream>
@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 class SimulateCommand : public Command {
  public:
   SimulateCommand()
-      : Command("simulate", "Compute throughput, bubble and memory of a pipeline from what its passes cost",
+      : Command("simulate", "Simulate a pipeline: throughput, bubble and memory from measured or given costs",
                 "  pipecast simulate --model resnet20 --stages 2 --method pipeoptim\n"
                 "  pipecast simulate --costs costs.json --bytes-per-second 1e9 --latency 5e-6\n"
                 "  pipecast simulate --uniform --stages 1024 --method pipeoptim --minibatches 512") {}
@@ -25,17 +25,17 @@ class SimulateCommand : public Command {
   void declare(Options& o) override {
     choice_.declare(o);
     o.group("Simulation");
-    o.number("minibatches", minibatches_, "N", "mini-batches from fill to drain", 1, most_minibatches);
-    o.text("costs", costs_, "FILE", "the run and its costs as pipecast plan --json wrote them, in place of the model and pipeline options");
-    o.flag("uniform", uniform_, "no model: every stage costs the same");
-    o.number("forward-seconds", forward_, "S", "uniform: of a pass on a stage", 0, most_seconds);
-    o.number("backward-seconds", backward_, "S", "uniform: of a pass on a stage", 0, most_seconds);
-    o.number("message-bytes", message_bytes_, "N", "uniform: of every message", 0, most_cost_bytes);
-    o.number("latency", latency_, "S", "seconds that a message is on its way", 0, most_seconds);
-    o.number("bytes-per-second", bytes_per_second_, "B", "of a link in each direction; 0: infinite", 0, 1e18);
+    o.number("minibatches", minibatches_, "N", "mini-batches to simulate, with the fill and the drain of the pipeline", 1, most_minibatches);
+    o.text("costs", costs_, "FILE", "output of pipecast plan --json: the run and its costs, in place of the options of model, pipeline and machine");
+    o.flag("uniform", uniform_, "use no model; all stages have equal costs");
+    o.number("forward-seconds", forward_, "S", "with --uniform: seconds of a stage's forward of one micro-batch", 0, most_seconds);
+    o.number("backward-seconds", backward_, "S", "with --uniform: seconds of a stage's backward of one micro-batch", 0, most_seconds);
+    o.number("message-bytes", message_bytes_, "N", "with --uniform: bytes of every message", 0, most_cost_bytes);
+    o.number("latency", latency_, "S", "latency of a link in seconds, added to the time that a message's bytes take", 0, most_seconds);
+    o.number("bytes-per-second", bytes_per_second_, "B", "bandwidth of each channel between two stages; 0: infinite", 0, 1e18);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
-    o.flag("passes", passes_wanted_, "with --json: when every pass begins and ends");
+    o.flag("passes", passes_wanted_, "with --json: print the begin and the end of every pass as well");
     o.not_in_config();
   }
 
@@ -53,16 +53,16 @@ class SimulateCommand : public Command {
  private:
   SimulatedRun chosen_run(const Options& options) {
     if (!costs_.empty()) {
-      for (const char* name : {"uniform", "model", "batch", "image", "length", "vocabulary", "classes", "optimizer", "momentum", "stages",
+      for (const char* name : {"uniform", "forward-seconds", "backward-seconds", "message-bytes", "model", "batch", "samples", "image", "length", "vocabulary", "classes", "optimizer", "momentum", "stages",
                                "partition", "cut-layers",
-                               "method", "lookahead", "micro-batches", "chunks", "recompute", "device", "threads"})
+                               "method", "lookahead", "micro-batches", "chunks", "recompute", "device", "math", "threads"})
         if (options.given(name))
-          throw UsageError("--costs '" + costs_ + "' says which run it is: leave --" + name + " out, or plan another one");
+          throw UsageError("--costs '" + costs_ + "' defines the run: leave --" + name + " out");
       return read_plan(text_of(read_file_or_pipe(costs_, 64 << 20)));
     }
     if (!uniform_) {
       for (const char* name : {"forward-seconds", "backward-seconds", "message-bytes"})
-        if (options.given(name)) throw UsageError(std::string("--") + name + " is for --uniform: give both, or neither");
+        if (options.given(name)) throw UsageError(std::string("--") + name + " needs --uniform");
       return choice_.plan().run;
     }
     const TrainerOptions& o = choice_.trainer;
@@ -78,9 +78,9 @@ class SimulateCommand : public Command {
                               run.setting.stages, (long long)(run.batch));
     if (run.setting.micro_batches > 1) text += format(" in %d micro-batches", run.setting.micro_batches);
     text += format(", %lld mini-batches\n", (long long)(run.setting.minibatches)) +
-            format("%.6g s from fill to drain; %.6g s a mini-batch once the pipeline is full, %.6g images/s; bubble %.2f %%\n\n",
+            format("%.6g s in total; %.6g s per mini-batch once the pipeline is full, %.6g samples/s; bubble %.2f %%\n\n",
                    simulation.seconds, simulation.step_seconds, images_per_second(run, simulation), 100 * simulation.bubble_share);
-    const bool memory = !run.model.empty();  // uniform costs say nothing of it
+    const bool memory = !run.model.empty();  // uniform costs have no sizes of memory
     if (memory) text += "                                                   MiB\n";
     text += "stage    busy  copies  frames";
     text += memory ? "  weights  gradient    state     frames    arena      total\n" : "\n";

@@ -36,7 +36,7 @@ void describe(const TrainingOptions& options, const Dataset& dataset, const Grap
   }
   std::cout << format("%s with %lld parameters on %s: %lld training and %lld test samples\n", options.model.c_str(), (long long)(parameters),
                       dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
-            << (dataset.skipped > 0 ? format("%lld bad samples left out\n", (long long)(dataset.skipped)) : "")
+            << left_out_of(dataset)
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),
                       (unsigned long long)(options.trainer.seed), options.trainer.device.c_str(), options.trainer.threads)
@@ -173,7 +173,7 @@ RunOrigin Training::origin(const Options& options) const {
   origin.version = PIPECAST_VERSION;
   origin.options = option_values(options);
   origin.identity = identity(input_.dataset, options_).dump();
-  origin.notes = Json{{"bad_samples_skipped", input_.dataset.skipped}}.dump();
+  origin.notes = Json{{"bad_samples_skipped", input_.dataset.skipped}, {"data_notes", input_.dataset.notes}}.dump();
   origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset));
   return origin;
 }

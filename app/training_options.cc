@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/batches.h"
+#include "engine/format.h"
 #include "pipeline/limits.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/plan/partition.h"
@@ -28,8 +29,10 @@ void TrainingOptions::declare(Options& o) {
   o.group("Model and data");
   o.text("model", model, "NAME", list_names(model_entries()));
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
+  o.flag("allow-bad-values", allow_bad_values, bad_values_help);
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
+  o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
   o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
   o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
@@ -110,7 +113,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
     mistakes.add(unknown_name("executor", trainer.executor, executors));
   mistakes.check([&] {
-    input.dataset = load_dataset(data, bad_samples_mode(bad_samples));
+    input.dataset = load_dataset(data, {bad_samples_mode(bad_samples), orientation_mode(orientation)});
     model_options = model_options_of(input.dataset);
     model_options.label_smoothing = label_smoothing;
     trainer.length = input.dataset.train->lengths().back();
@@ -124,11 +127,17 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   }
   if (input.graph && !weights.empty() && !resumed)
     mistakes.check([&] {
-      input.start = read_weights(weights, model, input.dataset.classes);
+      input.start = read_weights(weights, model, input.dataset.classes, bad_values(allow_bad_values));
       check_tokens(*input.start, input.dataset);
     });
   mistakes.report();
   return input;
+}
+
+std::string left_out_of(const Dataset& dataset) {
+  std::string lines = dataset.skipped > 0 ? format("%lld bad samples left out\n", (long long)(dataset.skipped)) : "";
+  for (const std::string& note : dataset.notes) lines += note + "\n";
+  return lines;
 }
 
 ModelOptions model_options_of(const Dataset& dataset) {

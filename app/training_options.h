@@ -28,10 +28,10 @@ struct TrainingOptions {
   // everything that is wrong, a line each. A run that is `resumed` has weights of its own: those of --weights are not read.
   TrainingInput resolve(bool resumed = false);
 
-  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", partition = "balanced",
+  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore", partition = "balanced",
               look_ahead = "paper", recompute = "never", non_finite = "stop", program;
   float label_smoothing = 0;
-  bool drop_last = false, cut_layers = false;
+  bool allow_bad_values = false, drop_last = false, cut_layers = false;
   RunOptions run;  // its trace is declared by the command that trains a single run
   TrainerOptions trainer;
 
@@ -45,6 +45,8 @@ struct TrainingOptions {
 
 // What a model for this data set is made with; what does not apply stays as it is by itself.
 ModelOptions model_options_of(const Dataset&);
+// What of a data set is left out, for a person: a line each, "" where nothing is.
+std::string left_out_of(const Dataset&);
 // Throws UsageError where the data set lacks a column that the model reads.
 void check_columns(const Graph&, const Dataset&);
 // Throws UsageError where weights are for another number of tokens than the data set has.

@@ -1,5 +1,6 @@
 #include "app/weights_file.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "engine/error.h"
@@ -7,14 +8,44 @@
 namespace pipecast {
 namespace {
 
-int64_t number(const std::string& text, const std::string& path, int64_t most) {
-  int64_t value = 0;
-  const char* end = text.data() + text.size();
-  const auto [after, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || after != end || value < 1 || value > most)
-    throw UsageError("weights '" + path + "' say of themselves '" + shown(text) + "' where a number from 1 to " + std::to_string(most) +
-                     " belongs; the file is damaged");
-  return value;
+bool is_model(const std::string& name) {
+  return std::ranges::any_of(model_entries(), [&](const auto& entry) { return entry.name == name; });
+}
+
+std::string said(const SafeTensors& file, const std::string& key) {
+  const auto found = file.metadata.find(key);
+  return found == file.metadata.end() ? "" : found->second;
+}
+
+bool is_whole(const std::string& text) { return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos; }
+
+// A number of the metadata, and where it belongs.
+struct Size {
+  const char* key;
+  int64_t most;
+  int64_t& value;
+};
+
+// Other tools write metadata of their own under the same names. A file of pipecast names a model of pipecast, and has whole numbers.
+void read_sizes(const SafeTensors& file, const std::string& path, ModelOptions& options) {
+  const Size sizes[] = {{"classes", most_classes, options.classes},
+                        {"height", most_image_side, options.image.h},
+                        {"width", most_image_side, options.image.w},
+                        {"channels", most_image_channels, options.image.c},
+                        {"vocabulary", most_vocabulary, options.vocabulary}};
+  const bool numbers = std::ranges::all_of(sizes, [&](const Size& size) {
+    const auto found = file.metadata.find(size.key);
+    return found == file.metadata.end() || is_whole(found->second);
+  });
+  if (!numbers || !is_model(said(file, "model"))) return;
+  for (const auto& [key, most, value] : sizes) {
+    const std::string text = said(file, key);
+    if (text.empty()) continue;
+    const auto [after, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || value < 1 || value > most)
+      throw UsageError("weights '" + path + "' say of themselves '" + shown(text) + "' where a number from 1 to " + std::to_string(most) +
+                       " belongs; the file is damaged");
+  }
 }
 
 }  // namespace
@@ -35,30 +66,25 @@ void write_weights(const std::string& path, const NamedWeights& named) {
   write_safetensors(path, file);
 }
 
-NamedWeights read_weights(const std::string& path, const std::string& model, int64_t classes) {
-  return name_weights(read_safetensors(path), path, model, classes);
+NamedWeights read_weights(const std::string& path, const std::string& model, int64_t classes, BadValues bad_values) {
+  return name_weights(read_safetensors(path), path, model, classes, bad_values);
 }
 
-NamedWeights name_weights(const SafeTensors& file, const std::string& path, const std::string& model, int64_t classes) {
+NamedWeights name_weights(const SafeTensors& file, const std::string& path, const std::string& model, int64_t classes,
+                          BadValues bad_values) {
   NamedWeights named{model, {}, {}};
-  auto says = [&](const char* key) {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? std::string() : found->second;
-  };
-  const std::string own = says("model");
+  const std::string own = said(file, "model");
   if (model.empty() && own.empty()) throw UsageError("weights '" + path + "' do not say which model they are of; give --model");
-  if (!model.empty() && !own.empty() && own != model) {
+  if (model.empty() && !is_model(own))
+    throw UsageError("weights '" + path + "' are of '" + shown(own) + "', which is no model of pipecast; give --model");
+  if (!model.empty() && own != model && is_model(own)) {
     make_model(model, {});  // a misspelt name is the likelier mistake
     throw UsageError("weights '" + path + "' are of model '" + shown(own) + "', not '" + model + "'");
   }
-  if (named.model.empty()) named.model = own;
-  if (!says("classes").empty()) named.options.classes = number(says("classes"), path, most_classes);
-  if (!says("height").empty()) named.options.image.h = number(says("height"), path, most_image_side);
-  if (!says("width").empty()) named.options.image.w = number(says("width"), path, most_image_side);
-  if (!says("channels").empty()) named.options.image.c = number(says("channels"), path, most_image_channels);
-  if (!says("vocabulary").empty()) named.options.vocabulary = number(says("vocabulary"), path, most_vocabulary);
+  if (model.empty()) named.model = own;
+  read_sizes(file, path, named.options);
   if (classes > 0) named.options.classes = classes;
-  named.weights = from_safetensors(make_model(named.model, named.options), file, path);
+  named.weights = from_safetensors(make_model(named.model, named.options), file, path, bad_values);
   return named;
 }
 

@@ -14,12 +14,17 @@ struct NamedWeights {
   Weights weights;
 };
 
+// --allow-bad-values of all commands that read weights.
+inline constexpr const char* bad_values_help = "take weights that are not finite, negative variances and counts above 16777216";
+inline BadValues bad_values(bool allowed) { return allowed ? BadValues::take : BadValues::refuse; }
+
 // What a weights file says of its model, as safetensors metadata.
 std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions&);
 void write_weights(const std::string& path, const NamedWeights&);
 // A file of pipecast or of torchvision's tensors. `model` and `classes`: what the caller knows of it, "" and 0 for nothing; what
-// the file says of itself fills the rest. Throws UsageError where both do not agree or do not suffice.
-NamedWeights read_weights(const std::string& path, const std::string& model = "", int64_t classes = 0);
-NamedWeights name_weights(const SafeTensors&, const std::string& path, const std::string& model, int64_t classes);  // the same over memory
+// a file of pipecast says of itself fills the rest. Throws UsageError where both do not agree or do not suffice.
+NamedWeights read_weights(const std::string& path, const std::string& model = "", int64_t classes = 0, BadValues = BadValues::refuse);
+// The same over memory.
+NamedWeights name_weights(const SafeTensors&, const std::string& path, const std::string& model, int64_t classes, BadValues);
 
 }  // namespace pipecast

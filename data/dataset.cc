@@ -12,12 +12,12 @@ namespace {
 Registry<DatasetFormat>& registry() {
   static Registry<DatasetFormat> formats = registry_of<DatasetFormat>("data set", {
       {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)",
-       [](const std::string& argument, BadSamples bad) { return dataset_of(load_cifar10(argument, bad)); }},
+       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_cifar10(argument, options.bad_samples)); }},
       {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size",
-       [](const std::string& argument, BadSamples bad) { return dataset_of(load_folder(argument, bad)); }},
+       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_folder(argument, options)); }},
       {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
       {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
-       [](const std::string& argument, BadSamples) { return dataset_of(generate_shapes(argument)); }},
+       [](const std::string& argument, const DataOptions&) { return dataset_of(generate_shapes(argument)); }},
   });
   return formats;
 }
@@ -34,11 +34,17 @@ BadSamples bad_samples_mode(const std::string& name) {
   throw UsageError(unknown_name("treatment of bad samples", name, {"fail", "skip"}));
 }
 
-Dataset load_dataset(const std::string& format_and_path, BadSamples bad_samples) {
+Orientation orientation_mode(const std::string& name) {
+  if (name == "ignore") return Orientation::ignore;
+  if (name == "apply") return Orientation::apply;
+  throw UsageError(unknown_name("treatment of the orientation", name, {"ignore", "apply"}));
+}
+
+Dataset load_dataset(const std::string& format_and_path, const DataOptions& options) {
   const size_t colon = format_and_path.find(':');
   const std::string name = format_and_path.substr(0, colon);
   const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
-  return registry().find(name).load(argument, bad_samples);
+  return registry().find(name).load(argument, options);
 }
 
 std::string digest(const Dataset& dataset) {

@@ -44,7 +44,7 @@ class Samples {
   virtual void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const = 0;
   // Throws UsageError for an augmentation that does not apply.
   virtual void check(const Augmentation&) const {}
-  // Adds enough of the samples to the hash to tell data sets apart. Takes milliseconds.
+  // Adds all of the samples to the hash: data sets that differ in anything a model sees have different digests.
   virtual void add_to(Sha256&) const = 0;
 };
 
@@ -56,22 +56,33 @@ struct Dataset {
   int64_t vocabulary = 0;  // of the tokens
   std::shared_ptr<const Samples> train, test;
   int64_t skipped = 0;  // bad samples left out
+  std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
 };
 
 // What to do with a damaged sample, such as a label out of range or a picture that cannot be decoded.
 enum class BadSamples { fail, skip };
 BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; throws UsageError
 
+// What to do with a picture whose EXIF data say that it is stored mirrored or turned: take the pixels as they are stored, as torchvision's
+// ImageFolder does, or turn it upright.
+enum class Orientation { ignore, apply };
+Orientation orientation_mode(const std::string& name);  // "ignore" or "apply"; throws UsageError
+
+struct DataOptions {
+  BadSamples bad_samples = BadSamples::fail;
+  Orientation orientation = Orientation::ignore;
+};
+
 // "cifar10:DIR", "folder:DIR", "text:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing, truncated,
 // a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
-Dataset load_dataset(const std::string& format_and_path, BadSamples = BadSamples::fail);
+Dataset load_dataset(const std::string& format_and_path, const DataOptions& = {});
 
-// SHA-256 of enough of a data set to tell it from others, in milliseconds (Samples::add_to).
+// SHA-256 of all samples (Samples::add_to).
 std::string digest(const Dataset&);
 
 struct DatasetFormat {
   std::string name, summary;
-  Dataset (*load)(const std::string& argument, BadSamples);  // what follows the colon
+  Dataset (*load)(const std::string& argument, const DataOptions&);  // what follows the colon
 };
 const std::vector<DatasetFormat>& dataset_formats();  // each built-in format has its own file and a row in dataset.cc
 // From then on the format can be named. Throws UsageError for a name that is taken.

@@ -22,6 +22,7 @@ struct PictureSet {
   // Per channel, of pixel / 255: what normalising subtracts and divides by.
   std::vector<float> mean, deviation;
   int64_t skipped = 0;  // bad samples left out
+  std::vector<std::string> notes = {};  // see Dataset
 };
 
 Dataset dataset_of(PictureSet);
@@ -30,7 +31,7 @@ std::shared_ptr<const Samples> picture_samples(const PictureSet&, const Pictures
 
 // One per file:
 PictureSet load_cifar10(const std::string& directory, BadSamples);  // data_batch_*.bin, test_batch.bin: label byte, 3072 bytes RGB planar
-PictureSet load_folder(const std::string& directory, BadSamples);   // train/CLASS/*.png or *.jpg, and val or test the same
+PictureSet load_folder(const std::string& directory, const DataOptions&);  // train/CLASS/*.png or *.jpg, and val or test the same
 PictureSet generate_shapes(const std::string& train_size);          // 10 kinds of shape, place, size, colours at random; "" = 2000
 
 // Their readers over memory. `file` stands for the file in messages.

@@ -25,6 +25,6 @@ void each_word(std::string_view text, const std::function<void(const std::string
 constexpr size_t most_word_bytes = 64;
 
 // DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as aclImdb has them.
-Dataset load_text(const std::string& directory, BadSamples);
+Dataset load_text(const std::string& directory, const DataOptions&);
 
 }  // namespace pipecast

@@ -1,10 +1,12 @@
-// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews (Maas et al. 2011) are unpacked. The classes are the
-// folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent words, those that are
+// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, or deeper, as the IMDB reviews (Maas et al. 2011) are unpacked. The classes
+// are the folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent words, those that are
 // equally frequent in the order of their bytes.
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <unordered_map>
 
-#include "data/folder.h"
+#include "data/class_folders.h"
 #include "data/text.h"
 #include "engine/error.h"
 #include "engine/files/durable_file.h"
@@ -20,28 +22,30 @@ constexpr int64_t most_tokens = 256;        // of a text: what follows is left o
 constexpr size_t most_bytes = 1 << 24;      // of a file
 const std::string layout = "; the layout is DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt";
 
-std::vector<std::string> folders(const fs::path& folder) {
-  std::vector<std::string> names;
-  for (const fs::path& path : folder_entries(folder, [](const fs::directory_entry& entry) { return entry.is_directory(); }, layout))
-    names.push_back(path.filename().string());
+std::set<std::string> names_of(const std::vector<fs::path>& paths) {
+  std::set<std::string> names;
+  for (const fs::path& path : paths) names.insert(path.filename().string());
   return names;
 }
 
-// Visits every text of a part: visit(text, label).
-template <class F>
-void each_text(const fs::path& part, const std::vector<std::string>& classes, const F& visit) {
-  for (size_t label = 0; label < classes.size(); ++label) {
-    const auto is_text = [](const fs::directory_entry& entry) { return entry.is_regular_file() && entry.path().extension() == ".txt"; };
-    for (const fs::path& path : folder_entries(part / classes[label], is_text, layout))
-      visit(text_of(read_file_or_pipe(path.string(), most_bytes)), int32_t(label));
-  }
+std::vector<ClassFile> files_of(const fs::path& part, const std::vector<std::string>& classes, ClassFolders& reader) {
+  std::vector<ClassFile> files;
+  for (size_t label = 0; label < classes.size(); ++label)
+    for (const fs::path& path : reader.files(part / classes[label])) files.push_back({path.string(), int32_t(label)});
+  if (files.empty()) throw UsageError("folder '" + part.string() + "' has no texts" + layout);
+  return files;
+}
+
+// Calls visit(word) for each word of a file.
+void each_word_of(const ClassFile& file, const std::function<void(const std::string&)>& visit) {
+  each_word(text_of(read_file(file.path, most_bytes)), visit);
 }
 
 using Vocabulary = std::unordered_map<std::string, int32_t>;
 
-Vocabulary vocabulary_of(const fs::path& part, const std::vector<std::string>& classes) {
+Vocabulary vocabulary_of(const std::vector<ClassFile>& files) {
   std::unordered_map<std::string, int64_t> counts;
-  each_text(part, classes, [&](std::string_view text, int32_t) { each_word(text, [&](const std::string& word) { ++counts[word]; }); });
+  for (const ClassFile& file : files) each_word_of(file, [&](const std::string& word) { ++counts[word]; });
   std::vector<std::pair<std::string, int64_t>> words(counts.begin(), counts.end());
   std::sort(words.begin(), words.end(), [](const auto& a, const auto& b) { return a.second != b.second ? a.second > b.second : a.first < b.first; });
   Vocabulary vocabulary;
@@ -49,20 +53,19 @@ Vocabulary vocabulary_of(const fs::path& part, const std::vector<std::string>& c
   return vocabulary;
 }
 
-Texts texts_of(const fs::path& part, const std::vector<std::string>& classes, const Vocabulary& vocabulary) {
+Texts texts_of(const std::vector<ClassFile>& files, const Vocabulary& vocabulary) {
   Texts texts;
-  each_text(part, classes, [&](std::string_view text, int32_t label) {
+  for (const ClassFile& file : files) {
     const size_t begin = texts.tokens.size();
-    each_word(text, [&](const std::string& word) {
+    each_word_of(file, [&](const std::string& word) {
       if (int64_t(texts.tokens.size() - begin) == most_tokens) return;
       const auto found = vocabulary.find(word);
       texts.tokens.push_back(found == vocabulary.end() ? unknown_token : found->second);
     });
     if (texts.tokens.size() == begin) texts.tokens.push_back(unknown_token);  // a text without words
     texts.ends.push_back(int64_t(texts.tokens.size()));
-    texts.labels.push_back(label);
-  });
-  if (texts.size() == 0) throw UsageError("folder '" + part.string() + "' has no texts" + layout);
+    texts.labels.push_back(file.label);
+  }
   return texts;
 }
 
@@ -131,19 +134,28 @@ void each_word(std::string_view text, const std::function<void(const std::string
   end_word();
 }
 
-Dataset load_text(const std::string& directory, BadSamples) {
+Dataset load_text(const std::string& directory, const DataOptions&) {
   if (directory.empty()) throw UsageError("data set text: the folder is missing; write text:DIR" + layout);
   const fs::path train = fs::path(directory) / "train", test = fs::path(directory) / "test";
-  const std::vector<std::string> of_train = folders(train), of_test = folders(test);
-  std::vector<std::string> classes;
+  ClassFolders reader({".txt"}, layout);
+  const std::set<std::string> of_train = names_of(reader.folders(train)), of_test = names_of(reader.folders(test));
+  std::vector<std::string> classes, others;
   std::set_intersection(of_train.begin(), of_train.end(), of_test.begin(), of_test.end(), std::back_inserter(classes));
+  std::set_symmetric_difference(of_train.begin(), of_train.end(), of_test.begin(), of_test.end(), std::back_inserter(others));
   if (classes.size() < 2)
     throw UsageError("'" + directory + "' has " + std::to_string(classes.size()) + " classes of text in both parts; give at least two" + layout);
-  const Vocabulary vocabulary = vocabulary_of(train, classes);
+  const std::vector<ClassFile> training = files_of(train, classes, reader), testing = files_of(test, classes, reader);
+  if (const auto empty = empty_classes(training, classes); !empty.empty())
+    throw UsageError("class folder '" + (train / empty.front()).string() + "' holds no texts (*.txt); fill it or remove it");
+  const Vocabulary vocabulary = vocabulary_of(training);
   const std::vector<int64_t> lengths = {64, 128, most_tokens};
   Dataset dataset{.name = "text", .image = {1, 1, 1, 1}, .classes = int64_t(classes.size()), .vocabulary = vocabulary_size, .train = {}, .test = {}};
-  dataset.train = text_samples(texts_of(train, classes, vocabulary), lengths);
-  dataset.test = text_samples(texts_of(test, classes, vocabulary), lengths);
+  dataset.train = text_samples(texts_of(training, vocabulary), lengths);
+  dataset.test = text_samples(texts_of(testing, vocabulary), lengths);
+  dataset.notes = reader.left_out();
+  if (!others.empty()) dataset.notes.push_back("folders that only one of train and test has, left out: " + counted(others));
+  if (const auto empty = empty_classes(testing, classes); !empty.empty())
+    dataset.notes.push_back("classes without texts in '" + test.string() + "': " + counted(empty));
   return dataset;
 }
 

@@ -1,9 +1,10 @@
 // Per row, with p = softmax(logits) and q = (1 - smoothing) * onehot(target) + smoothing / classes:
 //   loss = -sum q * log p = log sum exp(logits) - sum q * logits;    dlogits = scale * (p - q)
-// With a weight u per class, as torch.nn.CrossEntropyLoss has it, q is multiplied by u element by element, Q is its sum, and
+// `scale` is 1 / the count of the loss in the mini-batch (Pass::scale). With class weights u, as in torch.nn.CrossEntropyLoss, q becomes
+// u * q (element by element), Q = sum q, and
 //   loss = Q log sum exp(logits) - sum q * logits;                   dlogits = scale * (Q p - q)
-// and the mean is taken over the sum of the targets' weights. A row whose target is the ignored label has loss and gradient 0 and is counted
-// nowhere. All of it relative to the row's largest logit, which keeps it exact for logits of any size.
+// and the mean divides by the sum of u[target] over the rows. A row with the ignored label has loss and gradient 0 and is left out of both
+// means. The row's largest logit is subtracted first, so that exp does not overflow.
 #include <algorithm>
 
 #include "engine/math.h"
@@ -18,17 +19,17 @@ template <class T>
 struct SoftmaxCrossEntropyForward {
   const T* logits;  // rows x classes
   const int32_t* target;
-  float *row_loss, *row_hit;
+  float *row_loss, *row_correct;
   int64_t classes;
   float smoothing;
   int32_t ignored;
-  const float* weights;  // of the classes; null: all are 1
+  const float* weights;  // one per class; null: all are 1
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
     const T* z = logits + r * classes;
     const int64_t t = target[r];
     if (t == ignored) {
-      team.each(1, [&](int64_t) { row_loss[r] = 0, row_hit[r] = 0; });
+      team.each(1, [&](int64_t) { row_loss[r] = 0, row_correct[r] = 0; });
       return;
     }
     const float largest = team.max(classes, [&](int64_t c) { return float(z[c]); });
@@ -42,9 +43,9 @@ struct SoftmaxCrossEntropyForward {
       const float shifted = team.sum(classes, [&](int64_t c) { return z[c] - largest; });
       team.each(1, [&](int64_t) { row_loss[r] = logf(sum) - (1 - smoothing) * (z[t] - largest) - elsewhere * shifted; });
     }
-    // Written so that a NaN counts as beating the target.
+    // Classes that rank above the target; of equal logits the first one wins. Written so that any NaN makes the row wrong.
     const float beating = team.sum(classes, [&](int64_t c) { return (c < t ? z[c] < z[t] : z[c] <= z[t]) ? 0.f : 1.f; });
-    team.each(1, [&](int64_t) { row_hit[r] = beating == 0 ? 1 : 0; });
+    team.each(1, [&](int64_t) { row_correct[r] = beating == 0 ? 1 : 0; });
   }
 };
 
@@ -82,9 +83,9 @@ struct SoftmaxCrossEntropyBackward {
 };
 
 struct Totals {
-  const float *row_loss, *row_hit;
+  const float *row_loss, *row_correct;
   float* totals;
-  HD Sums<2> operator()(int64_t r, int64_t) const { return {{row_loss[r], row_hit[r]}}; }
+  HD Sums<2> operator()(int64_t r, int64_t) const { return {{row_loss[r], row_correct[r]}}; }
   HD void done(int64_t, Sums<2> sums) const { totals[0] += sums.v[0], totals[1] += sums.v[1]; }
 };
 
@@ -100,12 +101,12 @@ class SoftmaxCrossEntropy : public Layer {
     if (!two || x[1].shape != row) refuse(*this, x, "the logits, and an int32 label for each of their rows");
     return {row, Storage::fp32, false};
   }
-  // Workspace: whether each row is a hit.
+  // Workspace: per row 1 if the prediction is correct, else 0.
   Needs prepare(Device d, std::span<const TensorSpec> x) override {
     const std::vector<float>& weights = options_.class_weights;
     if (!weights.empty() && int64_t(weights.size()) != x[0].shape.c)
-      throw UsageError("softmax_cross_entropy '" + name() + "' has weights for " + std::to_string(weights.size()) + " classes and is given " +
-                       std::to_string(x[0].shape.c) + " logits: give a weight for each class");
+      throw UsageError("softmax_cross_entropy '" + name() + "' has " + std::to_string(weights.size()) + " class weights for " +
+                       std::to_string(x[0].shape.c) + " classes: give one weight per class");
     if (d.gpu && !weights.empty() && on_gpu_.size() == 0) {
       on_gpu_ = Memory(d, int64_t(weights.size()));
       copy(d, on_gpu_.data(), weights.data(), weights.size() * sizeof(float));
@@ -114,15 +115,15 @@ class SoftmaxCrossEntropy : public Layer {
     return {.input = true, .bf16 = true, .workspace = x[0].shape.rows()};
   }
   std::vector<std::string> means() const override { return {"loss", "accuracy"}; }
-  // The loss is a mean over the weights of the targets, the accuracy one over the rows, without those that are ignored.
+  // The loss is divided by the sum of the targets' class weights, the accuracy by the number of rows. Ignored rows count in neither.
   void count(std::span<const Tensor> x, double* counts) const override {
     counts[0] = counts[1] = 0;
     const int32_t* target = x[1].as<int32_t>();
     for (int64_t r = 0; r < x[1].shape.count(); ++r) {
       if (target[r] == options_.ignored) continue;
       if (target[r] < 0 || target[r] >= x[0].shape.c)
-        throw UsageError("softmax_cross_entropy '" + name() + "' is given the label " + std::to_string(target[r]) + ": labels are 0 to " +
-                         std::to_string(x[0].shape.c - 1) + ", or " + std::to_string(options_.ignored) + " for what is not counted");
+        throw UsageError("softmax_cross_entropy '" + name() + "' got the label " + std::to_string(target[r]) + ": labels are 0 to " +
+                         std::to_string(x[0].shape.c - 1) + ", or " + std::to_string(options_.ignored) + " for a row to ignore");
       counts[0] += options_.class_weights.empty() ? 1 : double(options_.class_weights[size_t(target[r])]);
       ++counts[1];
     }
@@ -130,14 +131,14 @@ class SoftmaxCrossEntropy : public Layer {
 
   void forward(const Pass& p) override {
     const int64_t rows = p.y.shape.rows(), classes = p.x[0].shape.c;
-    float *row_loss = p.y.as<float>(), *row_hit = p.workspace;
+    float *row_loss = p.y.as<float>(), *row_correct = p.workspace;
     with_element(p.x[0].storage, [&](auto element) {
       using T = decltype(element);
       pipecast::rows(p.device, rows,
-                     SoftmaxCrossEntropyForward<T>{p.x[0].as<T>(), p.x[1].as<int32_t>(), row_loss, row_hit, classes,
+                     SoftmaxCrossEntropyForward<T>{p.x[0].as<T>(), p.x[1].as<int32_t>(), row_loss, row_correct, classes,
                                                    p.training ? options_.label_smoothing : 0, options_.ignored, weights(p.device)});
     });
-    if (!p.replay) columns<2>(p.device, rows, 1, Totals{row_loss, row_hit, p.sums});
+    if (!p.replay) columns<2>(p.device, rows, 1, Totals{row_loss, row_correct, p.sums});
   }
   void backward(const Pass& p) override {
     if (!p.dx[0].data) return;
@@ -156,17 +157,17 @@ class SoftmaxCrossEntropy : public Layer {
   }
 
   SoftmaxCrossEntropyOptions options_;
-  Memory on_gpu_;  // the weights of the classes
+  Memory on_gpu_;  // copy of the class weights, on a GPU only
 };
 
 }  // namespace
 
 std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions options) {
   require(options.label_smoothing >= 0 && options.label_smoothing < 1, "softmax_cross_entropy", name,
-          "label smoothing is " + std::to_string(options.label_smoothing) + "; give a share in [0, 1)");
+          "label smoothing is " + std::to_string(options.label_smoothing) + "; it must be in [0, 1)");
   const std::vector<float>& weights = options.class_weights;
   require(std::all_of(weights.begin(), weights.end(), [](float w) { return w >= 0 && w <= 1e6f; }), "softmax_cross_entropy", name,
-          "a weight of a class is not a number from 0 to 1000000");
+          "each class weight must be a number from 0 to 1000000");
   return std::make_unique<SoftmaxCrossEntropy>(std::move(name), options);
 }
 

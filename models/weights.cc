@@ -1,7 +1,9 @@
 #include "models/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "engine/error.h"
@@ -41,11 +43,11 @@ FileTensor to_file(const ParameterSpec& spec, const float* values) {
   return FileTensor::f32(file_shape(spec), permuted.data());
 }
 
+constexpr int64_t most_steps = int64_t(1) << 24;  // a counter is a float in memory, and exact up to here
+
 void from_file(const ParameterSpec& spec, const FileTensor& tensor, float* values) {
   if (spec.counter) {
-    int64_t steps;
-    std::copy_n(tensor.bytes.data(), sizeof steps, reinterpret_cast<uint8_t*>(&steps));
-    *values = float(steps);
+    *values = float(std::clamp(tensor.whole_number().value_or(0), int64_t(0), most_steps));
     return;
   }
   const std::vector<float> read = tensor.floats();
@@ -74,37 +76,33 @@ struct Mismatches {
   }
 };
 
-void find_mismatches(const SafeTensors& file, const Segments& segments, Mismatches& mismatches) {
+using FileTensors = std::map<std::string, const FileTensor*>;  // of a file, by their names in the model
+
+void find_mismatches(const FileTensors& tensors, const Segments& segments, Mismatches& mismatches) {
   for (const ParameterSpec& spec : segments.specs) {
-    const auto found = file.tensors.find(spec.name);
-    if (found == file.tensors.end()) {
+    const auto found = tensors.find(spec.name);
+    if (found == tensors.end()) {
       // torchvision's oldest files have no counters; they begin at 0.
       if (!spec.counter) mismatches.of_kind["missing"].push_back(spec.name);
       continue;
     }
-    const FileTensor& tensor = found->second;
-    const std::string type = spec.counter ? "I64" : "F32";
+    const FileTensor& tensor = *found->second;
     const std::vector<int64_t> shape = file_shape(spec);
-    if (tensor.type != type) mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + type + ")");
-    else if (tensor.shape != shape)
+    if (!(spec.counter ? tensor.is_number() : tensor.is_float()))
+      mismatches.of_kind["of another type"].push_back(spec.name + " (" + tensor.type + ", not " + (spec.counter ? "I64" : "F32") + ")");
+    else if (tensor.shape != shape && !(spec.counter && tensor.shape == std::vector<int64_t>{1}))
       mismatches.of_kind["of another shape"].push_back(spec.name + " (" + shown(to_string(tensor.shape)) + ", not " + to_string(shape) +
                                                        ")");
   }
 }
 
 // Of a file without mismatches.
-std::vector<float> read_tensors(const SafeTensors& file, const Segments& segments) {
+std::vector<float> read_tensors(const FileTensors& tensors, const Segments& segments) {
   std::vector<float> values(size_t(segments.total));
   for (size_t i = 0; i < segments.specs.size(); ++i) {
-    const auto found = file.tensors.find(segments.specs[i].name);
-    if (found != file.tensors.end()) from_file(segments.specs[i], found->second, values.data() + segments.offsets[i]);
+    const auto found = tensors.find(segments.specs[i].name);
+    if (found != tensors.end()) from_file(segments.specs[i], *found->second, values.data() + segments.offsets[i]);
   }
-  return values;
-}
-
-std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
-  std::vector<float> values(size_t(segments.total));
-  initialize(segments, seed, values.data());
   return values;
 }
 
@@ -115,6 +113,74 @@ void each_tensor(const Weights& weights, F f) {
     f(weights.parameters.specs[i], weights.parameter_values.data() + weights.parameters.offsets[i]);
   for (size_t i = 0; i < weights.statistics.specs.size(); ++i)
     f(weights.statistics.specs[i], weights.statistic_values.data() + weights.statistics.offsets[i]);
+}
+
+void find_bad_values(const FileTensors& tensors, const Weights& weights, Mismatches& bad) {
+  each_tensor(weights, [&](const ParameterSpec& spec, const float* values) {
+    if (spec.counter) {
+      const auto found = tensors.find(spec.name);
+      if (found == tensors.end()) return;
+      const std::optional<int64_t> steps = found->second->whole_number();
+      if (!steps || *steps < 0 || *steps > most_steps)
+        bad.of_kind["with a count outside 0 to " + std::to_string(most_steps)].push_back(
+            spec.name + " (" + (steps ? std::to_string(*steps) : "no whole number of 64 bits") + ")");
+      return;
+    }
+    const auto find = [&](const char* kind, auto is_bad) {
+      const int64_t count = std::count_if(values, values + spec.count(), is_bad);
+      if (count > 0) bad.of_kind[kind].push_back(spec.name + " (" + std::to_string(count) + ")");
+    };
+    find("with values that are not finite", [](float value) { return !std::isfinite(value); });
+    if (spec.name.ends_with("running_var")) find("with negative variances", [](float value) { return value < 0; });
+  });
+}
+
+std::set<std::string> names_of(const Weights& weights) {
+  std::set<std::string> names;
+  for (const Segments* segments : {&weights.parameters, &weights.statistics})
+    for (const ParameterSpec& spec : segments->specs) names.insert(spec.name);
+  return names;
+}
+
+// What all weights' names begin with; cut, as no wrapper's name is longer.
+std::string shared_beginning(const SafeTensors& file) {
+  std::optional<std::string> shared;
+  for (const auto& [name, tensor] : file.tensors) {
+    if (!tensor.is_float()) continue;
+    if (!shared) shared = name.substr(0, 200);
+    shared->erase(std::ranges::mismatch(*shared, name).in1, shared->end());
+  }
+  return shared.value_or("");
+}
+
+// What wrappers (DataParallel, torch.compile, a module that has the model as a member) put before every name: "" or some words with a dot
+// behind each, so that the most of the model's names are found. Counters of a wrapper itself may stand beside, so only weights are asked.
+std::string wrapper_of(const SafeTensors& file, const std::set<std::string>& names) {
+  const std::string shared = shared_beginning(file);
+  std::string best;
+  int64_t most = -1;
+  for (size_t length = 0;;) {
+    const std::string prefix = shared.substr(0, length);
+    const int64_t found = std::ranges::count_if(names, [&](const std::string& name) { return file.tensors.count(prefix + name) > 0; });
+    if (found > most) best = prefix, most = found;
+    const size_t dot = shared.find('.', length);
+    if (dot == std::string::npos) return best;
+    length = dot + 1;
+  }
+}
+
+FileTensors without_wrapper(const SafeTensors& file, const std::set<std::string>& names) {
+  const std::string prefix = wrapper_of(file, names);
+  FileTensors tensors;
+  for (const auto& [name, tensor] : file.tensors)
+    if (name.starts_with(prefix)) tensors[name.substr(prefix.size())] = &tensor;
+  return tensors;
+}
+
+std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
+  std::vector<float> values(size_t(segments.total));
+  initialize(segments, seed, values.data());
+  return values;
 }
 
 }  // namespace
@@ -132,23 +198,28 @@ SafeTensors to_safetensors(const Weights& weights) {
   return file;
 }
 
-Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin) {
+Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin, BadValues bad_values) {
   Weights weights{graph.parameters(), graph.statistics(), {}, {}};
+  const std::set<std::string> names = names_of(weights);
+  const FileTensors tensors = without_wrapper(file, names);
   Mismatches mismatches;
-  find_mismatches(file, weights.parameters, mismatches);
-  find_mismatches(file, weights.statistics, mismatches);
+  find_mismatches(tensors, weights.parameters, mismatches);
+  find_mismatches(tensors, weights.statistics, mismatches);
+  for (const auto& [name, tensor] : tensors)
+    if (tensor->is_float() && !names.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
+  if (!mismatches.of_kind.empty()) {
+    const bool types_only = mismatches.of_kind.size() == 1 && mismatches.of_kind.count("of another type");
+    throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() + "): " +
+                     (types_only ? "save these tensors in the types that are asked for" : "give the file's own model and number of classes"));
+  }
 
-  std::set<std::string> known;
-  for (const Segments* segments : {&weights.parameters, &weights.statistics})
-    for (const ParameterSpec& spec : segments->specs) known.insert(spec.name);
-  for (const auto& [name, tensor] : file.tensors)
-    if (!known.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
-
+  weights.parameter_values = read_tensors(tensors, weights.parameters);
+  weights.statistic_values = read_tensors(tensors, weights.statistics);
+  if (bad_values == BadValues::take) return weights;
+  find_bad_values(tensors, weights, mismatches);
   if (!mismatches.of_kind.empty())
-    throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() +
-                     "): give the file's own model and number of classes");
-  weights.parameter_values = read_tensors(file, weights.parameters);
-  weights.statistic_values = read_tensors(file, weights.statistics);
+    throw UsageError("weights '" + origin + "' have values that no training leaves behind (tensors " + mismatches.text() +
+                     "): take another file, or give --allow-bad-values to use this one all the same");
   return weights;
 }
 

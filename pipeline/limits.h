@@ -6,6 +6,7 @@ namespace pipecast {
 
 constexpr int most_stages = 4096, most_micro_batches = 65536, most_chunks = 64;
 constexpr int64_t most_batch = 1 << 20;          // samples of a mini-batch
+constexpr int64_t most_samples = INT32_MAX;        // of a data set
 constexpr int64_t most_length = 1 << 20;         // tokens of a sample
 constexpr int64_t most_epochs = 1000000000;
 constexpr int64_t most_minibatches = 1000000000;

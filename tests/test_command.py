@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 
 PIPECAST = os.path.abspath(sys.argv[1])
 TRAIN = ["train", "--data", "generated:100", "--batch", "25", "--epochs", "1", "--threads", "1"]
@@ -23,6 +24,17 @@ def read_safetensors(path):
     metadata = header.pop("__metadata__", {})
     block = data[8 + size :]
     return {n: (t["dtype"], t["shape"], block[slice(*t["data_offsets"])]) for n, t in header.items()}, metadata
+
+
+def png(width, height, value, orientation=None):
+    """A grey picture, with EXIF data where an orientation is given."""
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    exif = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation or 1, 0, 0)
+    rows = (b"\0" + bytes([value]) * width) * height
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) +
+            (chunk(b"eXIf", exif) if orientation else b"") + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def write_safetensors(path, tensors, metadata={}):
@@ -123,7 +135,7 @@ class BadUsage(CommandTest):
                     *(["bench", name] for name in ("step", "layers", "optimizer", "pipeline"))]
         seen = set()
         for command in commands:
-            for option in re.findall(r"^  --([a-z0-9-]+) \S+ \[[0-9.,e+-]+\]", self.succeed(*command, "--help"), re.MULTILINE):
+            for option in re.findall(r"^  --([a-z0-9-]+) \S+=[0-9.,e+-]+ ", self.succeed(*command, "--help"), re.MULTILINE):
                 for value in ("-1", "nan", "inf", "1e38", "9" * 40):
                     with self.subTest(command=command, option=option, value=value):
                         self.refuse([*command, f"--{option}={value}"], f"option --{option}: '{value}' is not a ", "number from ", " to ")
@@ -247,6 +259,32 @@ class BadData(CommandTest):
         self.assertEqual(json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["images"], 3)
         self.refuse(["eval", "--run", "run", "--bad-samples", "fail"], "record 2")
         self.refuse(["train", "--bad-samples", "skpi"], "'skpi'", "did you mean 'skip'?")
+
+
+class Folders(CommandTest):
+    def test_left_out(self):
+        """What is left out of a data set is said by train, in its metrics, and by eval, which reads the data as the run did."""
+        for part in ("train", "val"):
+            for name, value in (("dark", 20), ("light", 220)):
+                folder = self.folder / "data" / part / name
+                folder.mkdir(parents=True)
+                for k in range(4):
+                    (folder / f"{k}.png").write_bytes(png(16, 32, value + k, orientation=6))
+                (folder / "more.bmp").write_bytes(b"BM")
+        types, turned = "files of other types left out: 4 (.bmp 4)", "pictures whose EXIF data say that they are stored turned or mirrored: 16, "
+        options = ["--data", "folder:data", "--batch", 4, "--epochs", 1, "--threads", 1, "--lr", ".001"]
+        out = self.succeed("train", *options, "--out", "stored")
+        self.assertIn(f"8 training and 8 test samples\n{types}\n{turned}taken as stored; --orientation apply turns them upright\n", out)
+        out = self.succeed("train", *options, "--orientation", "apply", "--out", "upright")
+        notes = [types, turned + "turned upright"]
+        self.assertIn("\n".join(notes) + "\n", out)
+        self.assertEqual(self.metrics("upright")[0]["data_notes"], notes)
+        out = self.succeed("eval", "--run", "upright", "--threads", 1)
+        self.assertTrue(out.startswith("\n".join(notes) + "\nresnet20 on folder:data, 8 test samples"), out)
+        self.assertEqual(json.loads(self.succeed("eval", "--run", "upright", "--threads", 1, "--json"))["data_notes"], notes)
+        self.refuse(["train", "--orientation", "aply"], "'aply'", "did you mean 'apply'?")
+        (self.folder / "data" / "train" / "medium").mkdir()
+        self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
 
 
 class Training(CommandTest):
@@ -663,9 +701,49 @@ class Weights(CommandTest):
         for key, value in (("classes", "100001"), ("height", "99999999999999999999"), ("width", "0"), ("channels", "65")):
             write_safetensors(self.folder / "large.safetensors", {}, {"model": "resnet20", key: value})
             self.refuse(["import", "--weights", "large.safetensors", "--out", "x"], f"'{value}'", "a number from 1 to")
+        # What other tools write under the same names is not ours to read; --model says what it is.
+        write_safetensors(self.folder / "other.safetensors", tensors,
+                          {"model": "resnet20.in1k", "classes": '["cat","dog"]', "height": "32px"})
+        self.refuse(["import", "--weights", "other.safetensors", "--out", "x"], "'resnet20.in1k'", "no model of pipecast", "give --model")
+        for name, metadata in (("resnet20.in1k", {"classes": '["cat","dog"]', "height": "32px"}), ("other", {"classes": "7", "height": "0"}),
+                               ("resnet20", {"classes": '["cat","dog"]', "width": "99999", "channels": "1"}), ("", {"channels": "65"})):
+            write_safetensors(self.folder / "other.safetensors", tensors, {"model": name, **metadata} if name else metadata)
+            self.succeed("import", "--weights", "other.safetensors", "--model", "resnet20", "--out", "taken.safetensors")
+            self.assertEqual(read_safetensors(self.folder / "taken.safetensors"), read_safetensors(self.folder / "named.safetensors"))
         self.succeed("import", "--weights", "plain.safetensors", "--model", "resnet20", "--out", "again.safetensors")
         self.assertEqual(read_safetensors(self.folder / "again.safetensors"), read_safetensors(self.folder / "named.safetensors"))
         self.refuse(["eval", "--weights", "again.safetensors", "--model", "resnet32", *data], "are of model 'resnet20', not 'resnet32'")
+
+    def test_bad_values_are_refused_unless_allowed(self):
+        self.train("run")
+        good, metadata = read_safetensors(self.folder / "run" / "weights.safetensors")
+        cases = (("conv1.weight", "<f", float("nan"), "1 with values that are not finite: conv1.weight (1)"),
+                 ("bn1.running_mean", "<f", float("inf"), "1 with values that are not finite: bn1.running_mean (1)"),
+                 ("bn1.running_var", "<f", -1.0, "1 with negative variances: bn1.running_var (1)"),
+                 ("bn1.num_batches_tracked", "<q", 2**24 + 1, "bn1.num_batches_tracked (16777217)"),
+                 ("bn1.num_batches_tracked", "<q", 2**63 - 1, "bn1.num_batches_tracked (9223372036854775807)"))
+        for name, form, value, sentence in cases:
+            with self.subTest(name=name, value=value):
+                kind, shape, data = good[name]
+                first = struct.pack(form, value)
+                tensors = {**good, name: (kind, shape, first + data[len(first):])}
+                write_safetensors(self.folder / "bad", tensors, metadata)
+                write_safetensors(self.folder / "run" / "weights.safetensors", tensors, metadata)
+                for command in (["import", "--weights", "bad", "--out", "x"], ["eval", "--weights", "bad", "--data", "generated:100"],
+                                ["eval", "--run", "run"], ["export", "--run", "run", "--out", "x"],
+                                [*TRAIN, "--weights", "bad", "--out", "x"]):
+                    self.refuse(command, sentence, "--allow-bad-values")
+                for command in (["import", "--weights", "bad"], ["export", "--run", "run"]):
+                    self.succeed(*command, "--allow-bad-values", "--out", "taken")
+                    if name != "bn1.num_batches_tracked":
+                        self.assertEqual(read_safetensors(self.folder / "taken")[0], tensors)
+                    else:
+                        self.assertEqual(read_safetensors(self.folder / "taken")[0][name][2], struct.pack("<q", 2**24))
+                self.succeed("eval", "--weights", "bad", "--data", "generated:100", "--allow-bad-values")
+        # The last file differs in nothing that training computes with.
+        self.train("more", "--weights", "bad", "--allow-bad-values", "--lr", 0)
+        self.assertIn("allow-bad-values = true", (self.folder / "more" / "config").read_text())
+        self.assertEqual(read_safetensors(self.folder / "more" / "weights.safetensors")[0]["conv1.weight"], good["conv1.weight"])
 
     def test_initial_weights_are_those_of_training(self):
         out = self.succeed("export", "--model", "resnet20", "--seed", 4, "--out", "a.safetensors")
@@ -744,7 +822,7 @@ class Simulate(CommandTest):
         self.assertEqual([stage["frames"] for stage in result["stage_results"]], [8] * 4)
         self.assertEqual(set(result["stage_results"][0]), {"busy_share", "copies", "frames", "inputs"})  # bytes are not known
         self.assertEqual(len(result["passes"]), 4 * 3 * 8 * 2)
-        self.assertIn("2 images/s; bubble 27.27 %", self.succeed(*gpipe))
+        self.assertIn("2 samples/s; bubble 27.27 %", self.succeed(*gpipe))
         slow = json.loads(self.succeed(*gpipe, "--json", "--message-bytes", 10, "--bytes-per-second", 20, "--latency", 1, "--forward-seconds", 2))
         self.assertGreater(slow["step_seconds"], 4 * 11)
 

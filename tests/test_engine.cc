@@ -10,6 +10,7 @@
 #include <set>
 
 #include "engine/device.h"
+#include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
@@ -471,6 +472,32 @@ TEST_CASE("SHA-256 agrees with FIPS 180-4") {
   }
 }
 
+TEST_CASE("checksums: known answers, and every flipped bit is seen") {
+  CHECK(crc32("", 0) == 0);
+  CHECK(crc32("123456789", 9) == 0xcbf43926);
+  CHECK(adler32("", 0) == 1);
+  CHECK(adler32("Wikipedia", 9) == 0x11e60398);
+  CHECK(adler32(std::string(100'000, '\xff').data(), 100'000) == 0x149a302c);  // its sums do not fit 32 bits
+  for (const size_t size : {1, 7, 8, 9, 16, 27}) {
+    std::string text(size, 'x');
+    std::set<uint32_t> crcs{crc32(text.data(), size)}, adlers{adler32(text.data(), size)};
+    std::set<uint64_t> hashes{hash64(text.data(), size)};
+    for (size_t bit = 0; bit < 8 * size; ++bit) {
+      text[bit / 8] ^= char(1 << bit % 8);
+      CHECK(crcs.insert(crc32(text.data(), size)).second);
+      adlers.insert(adler32(text.data(), size));
+      CHECK(hashes.insert(hash64(text.data(), size)).second);
+      text[bit / 8] ^= char(1 << bit % 8);
+    }
+    CHECK(adlers.size() > size);
+  }
+  // The same bit of two words, the highest too: nothing cancels.
+  std::string text(32, 'x');
+  const uint64_t before = hash64(text.data(), 32);
+  text[7] ^= '\x80', text[23] ^= '\x80';
+  CHECK(hash64(text.data(), 32) != before);
+}
+
 namespace {
 
 SafeTensors example() {
@@ -627,6 +654,58 @@ TEST_CASE("safetensors: every defect has its sentence") {
     std::memcpy(file, &claim, 8);
     CHECK(message_of<UsageError>([&] { parse_safetensors(file, sizeof file, "x"); }) == Contains("header claims"));
   }
+}
+
+TEST_CASE("safetensors: half and bfloat16 become fp32, and all types of the format can be carried") {
+  const auto of_bits = [](const char* type, std::vector<uint16_t> bits) {
+    FileTensor tensor{type, {int64_t(bits.size())}, std::vector<uint8_t>(bits.size() * 2)};
+    std::memcpy(tensor.bytes.data(), bits.data(), tensor.bytes.size());
+    return tensor.floats();
+  };
+  CHECK(of_bits("F16", {0x3c00, 0xc000, 0x7bff, 0x0400, 0x0001, 0x03ff, 0x8000, 0x7c00, 0x3555}) ==
+        std::vector<float>{1, -2, 65504, 6.103515625e-05f, 5.9604644775390625e-08f, 6.097555160522461e-05f, -0.f, INFINITY, 0.333251953125f});
+  CHECK(std::signbit(of_bits("F16", {0x8000})[0]));
+  CHECK(std::isnan(of_bits("F16", {0x7e00})[0]));
+  CHECK(of_bits("BF16", {0x3f80, 0xc040, 0xff80}) == std::vector<float>{1, -3, -INFINITY});
+  for (const auto& [type, count, bytes] : {std::tuple{"F8_E4M3", 3, 3}, {"F8_E5M2", 3, 3}, {"F8_E8M0", 1, 1}, {"U16", 2, 4}, {"U64", 1, 8},
+                                           {"C64", 1, 8}, {"F4", 6, 3}, {"F6_E2M3", 4, 3}}) {
+    CAPTURE(type);
+    const std::string header = one_tensor("\"" + std::string(type) + "\"", "[" + std::to_string(count) + "]", "[0," + std::to_string(bytes) + "]");
+    CHECK(refusal(header, size_t(bytes)) == "nothing was thrown");
+    CHECK(refusal(header, size_t(bytes) - 1) != "nothing was thrown");
+  }
+  CHECK(refusal(one_tensor("\"F4\"", "[3]", "[0,1]"), 1) == Contains("do not fill whole bytes"));
+}
+
+TEST_CASE("safetensors: a whole number is read exactly from every type of number, or not at all") {
+  const auto of = [](const char* type, auto value) {
+    FileTensor tensor{type, {}, std::vector<uint8_t>(sizeof value)};
+    std::memcpy(tensor.bytes.data(), &value, sizeof value);
+    REQUIRE(tensor.is_number());
+    return tensor.whole_number();
+  };
+  CHECK(of("I64", INT64_MAX) == INT64_MAX);
+  CHECK(of("I64", INT64_MIN) == INT64_MIN);
+  CHECK(of("I64", (int64_t(1) << 53) + 1) == (int64_t(1) << 53) + 1);
+  CHECK(of("I8", int8_t(-3)) == -3);
+  CHECK(of("U8", uint8_t(255)) == 255);
+  CHECK(of("I16", int16_t(-30000)) == -30000);
+  CHECK(of("U16", uint16_t(65535)) == 65535);
+  CHECK(of("I32", int32_t(-1)) == -1);
+  CHECK(of("U32", uint32_t(-1)) == 4294967295);
+  CHECK(of("U64", uint64_t(INT64_MAX)) == INT64_MAX);
+  CHECK(!of("U64", uint64_t(INT64_MAX) + 1));
+  CHECK(of("F64", 0x1p53) == int64_t(1) << 53);
+  CHECK(of("F64", -0x1p62) == -(int64_t(1) << 62));
+  for (const double value : {0.5, 0x1p63, -0x1p63, double(INFINITY), double(NAN)}) {
+    CHECK(!of("F64", value));
+    CHECK(!of("F32", float(value)));
+  }
+  CHECK(of("F32", -16777216.f) == -16777216);
+  CHECK(of("F16", uint16_t(0x7bff)) == 65504);
+  CHECK(!of("F16", uint16_t(0x7c00)));
+  CHECK(of("BF16", uint16_t(0x4b80)) == 16777216);
+  for (const char* type : {"BOOL", "F8_E4M3", "F4", "C64"}) CHECK(!FileTensor{type, {}, {}}.is_number());
 }
 
 TEST_CASE("safetensors: cut anywhere, the file is refused") {

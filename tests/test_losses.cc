@@ -103,7 +103,7 @@ TEST_CASE("a label that no class has is refused before it is used as an index") 
   const auto layer = softmax_cross_entropy("loss", {.class_weights = {1, 2, 3}});
   for (const int32_t label : {3, -1})
     CHECK(message_of<UsageError>([&] { run(*layer, {}, noise(6, 1), {2, 1, 1, 3}, labels({0, label}, {2, 1, 1, 1})); }) ==
-          ("softmax_cross_entropy 'loss' is given the label " + std::to_string(label) + ": labels are 0 to 2, or -100 for what is not counted").c_str());
+          ("softmax_cross_entropy 'loss' got the label " + std::to_string(label) + ": labels are 0 to 2, or -100 for a row to ignore").c_str());
 }
 
 TEST_CASE("losses: gradients by differences, devices, threads, passes in flight, for odd sizes") {
@@ -257,8 +257,8 @@ TEST_CASE("inputs and options that do not fit are refused with a sentence") {
   CHECK(message_of<UsageError>([] { embedding("e", {}); }) ==
         "embedding 'e': it has 0 tokens of 0 features; give at least one of each");
   CHECK(message_of<UsageError>([] { softmax_cross_entropy("l", {.class_weights = {1, -1}}); }) ==
-        "softmax_cross_entropy 'l': a weight of a class is not a number from 0 to 1000000");
+        "softmax_cross_entropy 'l': each class weight must be a number from 0 to 1000000");
   const std::vector<TensorSpec> four = {features, tokens};
   CHECK(message_of<UsageError>([&] { softmax_cross_entropy("l", {.class_weights = {1, 1}})->prepare({}, given(four)); }) ==
-        "softmax_cross_entropy 'l' has weights for 2 classes and is given 4 logits: give a weight for each class");
+        "softmax_cross_entropy 'l' has 2 class weights for 4 classes: give one weight per class");
 }

@@ -182,6 +182,8 @@ Weights distinct_weights(const Graph& graph) {
       const ParameterSpec& spec = segments->specs[i];
       for (int64_t j = 0; j < spec.count(); ++j)
         (*values)[size_t(segments->offsets[i] + j)] = spec.counter ? float(1000 + i) : formula(spec.name, j, 1);
+      if (!spec.name.ends_with("running_var")) continue;
+      for (int64_t j = 0; j < spec.count(); ++j) (*values)[size_t(segments->offsets[i] + j)] = std::abs((*values)[size_t(segments->offsets[i] + j)]);
     }
   }
   return weights;
@@ -508,17 +510,17 @@ TEST_CASE("a file that does not fit: everything wrong is reported at once") {
   bad.tensors["conv.weight"] = FileTensor::f32({5, 3, 9}, zeros);
   CHECK(contains(refused(bad), "conv.weight ([5,3,9], not [5,3,3,3])"));
   bad = good;
-  bad.tensors["a.bias"].type = "F64";
-  CHECK(contains(refused(bad), "1 of another type: a.bias (F64, not F32)"));
+  bad.tensors["a.bias"].type = "I32";
+  CHECK(contains(refused(bad), "1 of another type: a.bias (I32, not F32)): save these tensors in the types that are asked for"));
   bad = good;
-  bad.tensors["a.num_batches_tracked"] = FileTensor::f32({}, zeros);
-  CHECK(contains(refused(bad), "a.num_batches_tracked (F32, not I64)"));
+  bad.tensors["a.num_batches_tracked"] = {"BOOL", {}, {0}};
+  CHECK(contains(refused(bad), "a.num_batches_tracked (BOOL, not I64)"));
 
   bad = good;
   for (const char* name : {"conv.weight", "a.weight", "a.bias", "a.running_mean"}) bad.tensors.erase(name);
   bad.tensors["extra"] = bad.tensors["more"] = FileTensor::f32({1}, zeros);
   bad.tensors["fc.weight"] = FileTensor::f32({10}, zeros);
-  bad.tensors["fc.bias"].type = "F16";
+  bad.tensors["fc.bias"].type = "U32";
   const std::string all = refused(bad);
   CAPTURE(all);
   CHECK(contains(all, "'some/path'"));
@@ -527,6 +529,147 @@ TEST_CASE("a file that does not fit: everything wrong is reported at once") {
   CHECK(contains(all, "2 unknown: extra, more"));
   CHECK(contains(all, "1 of another shape: fc.weight"));
   CHECK(contains(all, "1 of another type: fc.bias"));
+}
+
+TEST_CASE("values that no training leaves behind are refused, with the tensor and the number of them") {
+  const Graph graph = tiny();
+  const Weights good = distinct_weights(graph);
+  const auto refused = [&](const SafeTensors& file) { return refusal<UsageError>([&] { from_safetensors(graph, file, "some/path"); }); };
+  const auto with = [&](const char* name, std::vector<float> values) {
+    SafeTensors file = to_safetensors(good);
+    std::vector<float> all = file.tensors.at(name).floats();
+    std::copy(values.begin(), values.end(), all.begin());
+    file.tensors[name] = FileTensor::f32(file.tensors.at(name).shape, all.data());
+    return file;
+  };
+  CHECK(contains(refused(with("a.weight", {NAN, 1, INFINITY})), "1 with values that are not finite: a.weight (2)"));
+  CHECK(contains(refused(with("a.running_var", {-1})), "1 with negative variances: a.running_var (1)"));
+  CHECK(refused(with("a.running_var", {0})) == "(no error)");
+  CHECK(refused(with("a.running_mean", {-1})) == "(no error)");
+  SafeTensors file = to_safetensors(good);
+  for (const int64_t steps : {int64_t(-1), (int64_t(1) << 24) + 1, std::numeric_limits<int64_t>::max()}) {
+    file.tensors["a.num_batches_tracked"] = FileTensor::i64({}, &steps);
+    CHECK(contains(refused(file), "1 with a count outside 0 to 16777216: a.num_batches_tracked (" + std::to_string(steps) + ")"));
+  }
+  const float half = 0.5f;
+  file.tensors["a.num_batches_tracked"] = FileTensor::f32({}, &half);
+  CHECK(contains(refused(file), "a.num_batches_tracked (no whole number of 64 bits)"));
+  CHECK(contains(refused(file), "or give --allow-bad-values"));
+}
+
+TEST_CASE("bad values are taken where that is asked for: floats bit for bit, counts as near as they may be") {
+  const Graph graph = tiny();
+  Weights weights = distinct_weights(graph);
+  const auto put = [](const Segments& segments, std::vector<float>& values, const char* name, float value) {
+    values[size_t(segments.offsets[size_t(segments.find(name))])] = value;
+  };
+  put(weights.parameters, weights.parameter_values, "a.weight", NAN);
+  put(weights.statistics, weights.statistic_values, "a.running_var", -INFINITY);
+  SafeTensors file = to_safetensors(weights);
+  for (const auto& [steps, taken] : {std::pair{int64_t(-1), int64_t(0)},
+                                     {(int64_t(1) << 24) - 1, (int64_t(1) << 24) - 1},
+                                     {(int64_t(1) << 24) + 1, int64_t(1) << 24},
+                                     {std::numeric_limits<int64_t>::max(), int64_t(1) << 24}}) {
+    file.tensors["a.num_batches_tracked"] = FileTensor::i64({}, &steps);
+    put(weights.statistics, weights.statistic_values, "a.num_batches_tracked", float(taken));
+    check_equal_bits(from_safetensors(graph, file, "bad", BadValues::take), weights);
+    CHECK(to_safetensors(from_safetensors(graph, file, "bad", BadValues::take)).tensors.at("a.num_batches_tracked").whole_number() == taken);
+  }
+}
+
+TEST_CASE("a counter may be of any type of number, and have one dimension") {
+  const Graph graph = tiny();
+  const Weights weights = distinct_weights(graph);
+  for (const auto& [type, bytes] : std::map<std::string, std::vector<uint8_t>>{{"U8", {7}},
+                                                                               {"I8", {7}},
+                                                                               {"U16", {7, 0}},
+                                                                               {"I16", {7, 0}},
+                                                                               {"U32", {7, 0, 0, 0}},
+                                                                               {"I32", {7, 0, 0, 0}},
+                                                                               {"U64", {7, 0, 0, 0, 0, 0, 0, 0}},
+                                                                               {"I64", {7, 0, 0, 0, 0, 0, 0, 0}},
+                                                                               {"F16", {0, 0x47}},
+                                                                               {"BF16", {0xe0, 0x40}},
+                                                                               {"F32", {0, 0, 0xe0, 0x40}},
+                                                                               {"F64", {0, 0, 0, 0, 0, 0, 0x1c, 0x40}}}) {
+    CAPTURE(type);
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{}, {1}}) {
+      SafeTensors file = to_safetensors(weights);
+      file.tensors["a.num_batches_tracked"] = {type, shape, bytes};
+      const SafeTensors back = to_safetensors(from_safetensors(graph, file, "counter"));
+      CHECK(back.tensors.at("a.num_batches_tracked").whole_number() == 7);
+      CHECK(back.tensors.at("a.num_batches_tracked").type == "I64");
+    }
+  }
+}
+
+TEST_CASE("files of other tools: wrapped names, other types, counters of other forms") {
+  const Graph graph = tiny();
+  const Weights weights = distinct_weights(graph);
+  const SafeTensors file = to_safetensors(weights);
+  for (const std::string prefix : {"module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "model.", "state_dict.", "net.model.module."}) {
+    CAPTURE(prefix);
+    SafeTensors wrapped;
+    for (const auto& [name, tensor] : file.tensors) wrapped.tensors[prefix + name] = tensor;
+    check_equal_bits(from_safetensors(graph, wrapped, "wrapped"), weights);
+    wrapped.tensors["other"] = FileTensor::f32({}, weights.parameter_values.data());
+    CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, wrapped, "wrapped"); }), "unknown"));
+    wrapped.tensors.erase("other");
+    wrapped.tensors.erase(prefix + "conv.weight");
+    CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, wrapped, "wrapped"); }), "(tensors 1 missing: conv.weight)"));
+  }
+  SafeTensors other = file;
+  const int64_t steps = int64_t(1) << 24;
+  const int32_t narrow = 1 << 24;
+  other.tensors["a.num_batches_tracked"] = FileTensor::i64({1}, &steps);
+  const std::string digest = weights_digest(from_safetensors(graph, other, "[1]"));
+  CHECK(digest != weights_digest(weights));
+  FileTensor counter{"I32", {}, std::vector<uint8_t>(4)};
+  std::memcpy(counter.bytes.data(), &narrow, 4);
+  other.tensors["a.num_batches_tracked"] = counter;
+  CHECK(weights_digest(from_safetensors(graph, other, "I32")) == digest);
+  std::vector<double> wide(size_t(file.tensors.at("a.bias").count()));
+  const std::vector<float> values = file.tensors.at("a.bias").floats();
+  std::copy(values.begin(), values.end(), wide.begin());
+  FileTensor doubles{"F64", file.tensors.at("a.bias").shape, std::vector<uint8_t>(wide.size() * 8)};
+  std::memcpy(doubles.bytes.data(), wide.data(), doubles.bytes.size());
+  other = file;
+  other.tensors["a.bias"] = doubles;
+  check_equal_bits(from_safetensors(graph, other, "F64"), weights);
+}
+
+TEST_CASE("names that begin alike without a wrapper stay as they are") {
+  Graph graph("alike", {1, 4, 4, 3});
+  graph.part("all");
+  const int x = graph.add(convolution("net.conv", {.in = 3, .out = 5, .kernel = 3, .padding = 1}), {0});
+  graph.add(batch_norm("net.a", {.channels = 5}), {x});
+  const Weights weights = distinct_weights(graph);
+  SafeTensors file = to_safetensors(weights), wrapped;
+  check_equal_bits(from_safetensors(graph, file, "plain"), weights);
+  for (const auto& [name, tensor] : file.tensors) wrapped.tensors["net." + name] = tensor;
+  check_equal_bits(from_safetensors(graph, wrapped, "wrapped"), weights);
+}
+
+TEST_CASE("tensors that are no floats and that the model does not ask for are left out") {
+  const Graph graph = tiny();
+  const Weights weights = distinct_weights(graph);
+  SafeTensors plain = to_safetensors(weights), wrapped;
+  for (const auto& [name, tensor] : plain.tensors) wrapped.tensors["module." + name] = tensor;
+  for (SafeTensors* file : {&plain, &wrapped}) {
+    file->tensors["n_averaged"] = {"I64", {}, std::vector<uint8_t>(8)};  // of PyTorch's AveragedModel, beside its module
+    file->tensors["scales"] = {"F8_E8M0", {3}, {1, 2, 3}};
+    file->tensors["packed"] = {"F6_E2M3", {4}, {1, 2, 3}};
+    file->tensors["mask"] = {"U16", {1}, {1, 2}};
+    check_equal_bits(from_safetensors(graph, *file, "more"), weights);
+  }
+  plain.tensors["conv.weight"].type = "U32";
+  CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, plain, "more"); }), "conv.weight (U32, not F32)"));
+}
+
+TEST_CASE("the shared beginning of hostile names is short enough to try every dot in it") {
+  SafeTensors file;
+  file.tensors[std::string(1 << 20, '.')] = FileTensor::f32({}, std::vector<float>{1}.data());
+  CHECK(contains(refusal<UsageError>([&] { from_safetensors(tiny(), file, "dots"); }), "1 unknown: ..."));
 }
 
 TEST_CASE("files without counters are read, the counters being 0") {

@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
+#include "pipeline/train/resume.h"
 #include "pipeline/train/trainer.h"
 #include "tests/small_run.h"
 
@@ -156,6 +158,11 @@ TEST_CASE("what does not fit is refused by name") {
   CHECK_THROWS_WITH_AS(trainer_of(options_of("pipeoptim", "adamw")).restore(saved),
                        "the checkpoint has no tensor 'state-1/conv0.weight': it is of another model or optimizer", UsageError);
   CHECK_THROWS_WITH_AS(trainer.restore({}), "the checkpoint has no stages", UsageError);
+  Checkpoint older;
+  older.minibatch = 12, older.description = R"({"format":1,"identity":{"digest of the data set":"0123"}})";  // of every 16th picture
+  CHECK_THROWS_WITH_AS(description(older),
+                       "the checkpoint of mini-batch 12 was not written by this version of pipecast: resume with the one that began the run",
+                       UsageError);
   saved[0].tensors["weights/conv0.weight"].shape = {3, 3, 2, 3};
   CHECK_THROWS_WITH_AS(trainer.restore(saved),
                        "the checkpoint's tensor 'weights/conv0.weight' has another type or shape: it is of another model", UsageError);

@@ -254,6 +254,24 @@ TEST_CASE("plan: what it says of every stage is what a trainer takes, and the si
   }
 }
 
+TEST_CASE("plan: a short last mini-batch may need more memory than a full one, and the plan of both says so") {
+  TrainerOptions o;
+  o.stages = 2, o.threads = 2, o.batch = 32;
+  const std::vector<PassShape> full = {PassShape(32)}, both = {PassShape(32), PassShape(3)};
+  const auto total = [](const Plan& plan) {
+    int64_t floats = 0;
+    for (const PlannedStage& stage : plan.stages) floats += stage.memory.frames + stage.memory.arena;
+    return floats;
+  };
+  const Graph graph = make_model("resnet18", {});
+  const Plan of_full = make_plan(graph, o, Balance::estimated, full), of_both = make_plan(graph, o, Balance::estimated, both);
+  CHECK(total(of_both) > total(of_full));
+  Trainer trainer(make_model("resnet18", {}), o, both);
+  int64_t taken = 0;
+  for (const StageSummary& stage : trainer.summaries()) taken += stage.memory.frames + stage.memory.arena;
+  CHECK(total(of_both) == taken);
+}
+
 TEST_CASE("plan: parts have times, the partition a price, and the file keeps the costs") {
   TrainerOptions o;
   o.stages = 2, o.threads = 2, o.batch = 2;

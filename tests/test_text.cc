@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "data/batches.h"
 #include "data/text.h"
@@ -138,6 +139,43 @@ TEST_CASE("text folders: classes, vocabulary, lengths, columns") {
   CHECK(std::vector<int32_t>(labels, labels + 3) == std::vector<int32_t>{0, 0, 1});
 }
 
+TEST_CASE("texts: every token, every end and every label is in the digest") {
+  Texts texts = some_texts(9, 6, vocabulary);
+  const auto digest_of = [](const Texts& train) {
+    Dataset data;
+    data.train = text_samples(train, {6}), data.test = text_samples(some_texts(2, 6, vocabulary), {6});
+    return digest(data);
+  };
+  std::set<std::string> digests{digest_of(texts)};
+  const auto changed = [&](auto& number) {
+    ++number;
+    CHECK(digests.insert(digest_of(texts)).second);
+    --number;
+  };
+  for (int32_t& token : texts.tokens) changed(token);
+  for (int32_t& label : texts.labels) changed(label);
+  for (int64_t& end : texts.ends) changed(end);
+}
+
+TEST_CASE("text folders: what is hidden is no data, what lies deeper is taken, what is left out is counted") {
+  const Folder folder;
+  for (const std::string part : {"train", "test"}) {
+    folder.write(part + "/pos/a.txt", "good"), folder.write(part + "/neg/a.TXT", "bad");
+    folder.write(part + "/.cache/a.txt", "no"), folder.write(part + "/neg/._a.txt", "no");
+  }
+  CHECK(folder.load().notes.empty());
+  folder.write("train/neg/more/b.txt", "worse");
+  folder.write("train/unsup/a.txt", "no"), folder.write("train/urls.txt", "no"), folder.write("test/neg/a.md", "no");
+  std::filesystem::remove(folder.path / "test/pos/a.txt");
+  const Dataset data = folder.load();
+  CHECK(data.classes == 2);
+  CHECK(data.train->size() == 3);
+  CHECK(data.test->size() == 1);
+  CHECK(data.notes == std::vector<std::string>{"files of other types left out: 1 (.md 1)", "files beside the class folders left out: 1",
+                                               "folders that only one of train and test has, left out: 1 ('unsup')",
+                                               "classes without texts in '" + (folder.path / "test").string() + "': 1 ('pos')"});
+}
+
 TEST_CASE("text folders that are none have their sentence") {
   const Folder folder;
   const std::string layout = "; the layout is DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt", at = folder.path.string();
@@ -148,6 +186,13 @@ TEST_CASE("text folders that are none have their sentence") {
   CHECK(message_of<UsageError>([&] { folder.load(); }) ==
         ("'" + at + "' has 1 classes of text in both parts; give at least two" + layout).c_str());
   folder.write("train/neg/a.md", "x"), folder.write("test/neg/a.md", "x");
+  CHECK(message_of<UsageError>([&] { folder.load(); }) ==
+        ("class folder '" + at + "/train/neg' holds no texts (*.txt); fill it or remove it").c_str());
+  folder.write("train/neg/a.txt", "x");
+  std::filesystem::create_symlink("loop", folder.path / "test/neg/loop");
+  CHECK(message_of<UsageError>([&] { folder.load(); }) == ("symbolic link '" + at + "/test/neg/loop' leads nowhere: Too many levels of symbolic "
+                                                           "links; mend it or take it out of the folder").c_str());
+  std::filesystem::remove(folder.path / "test/neg/loop");
   std::filesystem::remove(folder.path / "test/pos/a.txt");
   CHECK(message_of<UsageError>([&] { folder.load(); }) == ("folder '" + at + "/test' has no texts" + layout).c_str());
 }

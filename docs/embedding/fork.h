@@ -146,7 +146,7 @@ inline Pictures stripes(int64_t count, uint64_t seed) {
   return pictures;
 }
 
-inline Dataset load_stripes(const std::string&, BadSamples) {
+inline Dataset load_stripes(const std::string&, const DataOptions&) {
   return dataset_of({"stripes", {1, 8, 8, 1}, 2, stripes(512, 1), stripes(128, 2), {0.5f}, {0.25f}});
 }
 

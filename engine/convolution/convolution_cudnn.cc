@@ -201,10 +201,8 @@ class Library {
 
 class CudnnConvolution : public ConvolutionPlan {
  public:
-  CudnnConvolution(Device d, const ConvolutionShape& s) : library_(d, s, Storage::fp32) {
-    if (!library_.found())
-      throw Error(to_string(s) + ": cuDNN has no algorithm for it that computes in fp32 and repeats its bits; use device 'cpu'");
-  }
+  CudnnConvolution(Device d, const ConvolutionShape& s) : library_(d, s, Storage::fp32) {}
+  bool found() const { return library_.found(); }
   int64_t workspace() const override { return library_.workspace(); }
   void forward(Device d, const float* x, const float* weight, float* y, float* workspace) override {
     library_.forward(d, x, weight, y, workspace);
@@ -256,7 +254,8 @@ class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device d, const ConvolutionShape& shape) {
   if (!d.gpu) return nullptr;
-  return std::make_unique<CudnnConvolution>(d, shape);
+  auto plan = std::make_unique<CudnnConvolution>(d, shape);
+  return plan->found() ? std::move(plan) : nullptr;
 }
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_cudnn_bf16(Device d, const ConvolutionShape& shape) {
   auto plan = std::make_unique<CudnnConvolutionBf16>(d, shape);

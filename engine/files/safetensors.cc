@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <utility>
 
 #include "engine/error.h"
 #include "engine/files/json_reader.h"
@@ -19,12 +21,19 @@ using nlohmann::json;
 constexpr const char* metadata_key = "__metadata__";
 constexpr uint64_t header_limit = 100'000'000;
 
-// Bytes of an element; 0 for a type that the format does not have.
-int64_t element_bytes(const std::string& type) {
-  static const std::map<std::string, int64_t> bytes = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"I16", 2}, {"U16", 2}, {"F16", 2}, {"BF16", 2},
-                                                       {"I32", 4},  {"U32", 4}, {"F32", 4}, {"F64", 8}, {"I64", 8}, {"U64", 8}};
-  auto found = bytes.find(type);
-  return found == bytes.end() ? 0 : found->second;
+// Bits of an element; 0 for a type that the format does not have. A file may hold any of them, also those that nothing here computes with.
+int64_t element_bits(const std::string& type) {
+  static const std::map<std::string, int64_t> bits = {
+      {"BOOL", 8},    {"U8", 8},      {"I8", 8},      {"I16", 16},    {"U16", 16},        {"F16", 16},       {"BF16", 16}, {"I32", 32},
+      {"U32", 32},    {"F32", 32},    {"F64", 64},    {"I64", 64},    {"U64", 64},        {"C64", 64},       {"F4", 4},    {"F6_E2M3", 6},
+      {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}};
+  auto found = bits.find(type);
+  return found == bits.end() ? 0 : found->second;
+}
+
+// Whether so many elements take so many bytes: packed, and the last byte full.
+bool fills(const std::string& type, int64_t count, size_t bytes) {
+  return element_bits(type) > 0 && __int128(count) * element_bits(type) == __int128(bytes) * 8;
 }
 
 // Everything that can be wrong with a file, said in one form.
@@ -50,21 +59,24 @@ Entry parse_entry(const std::string& name, const json& value, const Origin& orig
 
   Entry entry{name, {}, 0, 0};
   const json &type = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
-  if (!type.is_string() || element_bytes(type) == 0) origin.refuse(what + " has the unknown type " + shown(type.dump()));
+  if (!type.is_string() || element_bits(type) == 0) origin.refuse(what + " has the unknown type " + shown(type.dump()));
   entry.tensor.type = type;
   if (!shape.is_array()) origin.refuse(what + " has a shape that is not an array");
-  int64_t bytes = element_bytes(type);
+  int64_t count = 1;
   for (const json& dimension : shape) {
     entry.tensor.shape.push_back(size_of_json(dimension, origin.sentence(what + ": a dimension")));
-    if (__builtin_mul_overflow(bytes, entry.tensor.shape.back(), &bytes)) origin.refuse(what + " has a shape too large to exist");
+    if (__builtin_mul_overflow(count, entry.tensor.shape.back(), &count)) origin.refuse(what + " has a shape too large to exist");
   }
   if (!offsets.is_array() || offsets.size() != 2) origin.refuse(what + " has data_offsets that are not two numbers");
   entry.begin = size_of_json(offsets[0], origin.sentence(what + ": its first offset"));
   entry.end = size_of_json(offsets[1], origin.sentence(what + ": its last offset"));
   if (entry.end < entry.begin) origin.refuse(what + " ends before it begins");
-  if (entry.end - entry.begin != bytes)
+  const __int128 bits = __int128(count) * element_bits(type);
+  if (bits / 8 > INT64_MAX) origin.refuse(what + " has a shape too large to exist");
+  if (bits % 8 != 0) origin.refuse(what + " has a shape whose elements do not fill whole bytes");
+  if (entry.end - entry.begin != int64_t(bits / 8))
     origin.refuse(what + " has " + std::to_string(entry.end - entry.begin) + " bytes of data where its shape needs " +
-                  std::to_string(bytes));
+                  std::to_string(int64_t(bits / 8)));
   return entry;
 }
 
@@ -76,6 +88,63 @@ FileTensor tensor_of(const char* type, std::vector<int64_t> shape, const T* valu
   return tensor;
 }
 
+// IEEE 754 binary16: a sign, 5 bits of exponent, 10 of fraction.
+float float_of_half(uint16_t half) {
+  const int exponent = half >> 10 & 31, fraction = half & 1023;
+  float value;
+  if (exponent == 31) value = fraction ? NAN : INFINITY;
+  else if (exponent == 0) value = std::ldexp(float(fraction), -24);
+  else value = std::ldexp(float(1024 + fraction), exponent - 25);
+  return std::copysign(value, half >> 15 ? -1.f : 1.f);
+}
+
+template <class T, class F>
+std::vector<float> values_of(const std::vector<uint8_t>& bytes, F value) {
+  std::vector<float> values(bytes.size() / sizeof(T));
+  for (size_t i = 0; i < values.size(); ++i) {
+    T element;
+    std::memcpy(&element, bytes.data() + i * sizeof(T), sizeof(T));
+    values[i] = value(element);
+  }
+  return values;
+}
+
+template <class T>
+std::optional<int64_t> whole(T value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (!(std::abs(value) < T(0x1p63)) || value != std::floor(value)) return {};
+  } else if (!std::in_range<int64_t>(value)) {
+    return {};
+  }
+  return int64_t(value);
+}
+
+template <class T>
+std::optional<int64_t> whole_element(const FileTensor& tensor) {
+  T element;
+  std::memcpy(&element, tensor.bytes.data(), sizeof element);
+  return whole(element);
+}
+
+std::optional<int64_t> whole_float(const FileTensor& tensor) { return whole(tensor.floats().front()); }
+
+using WholeNumber = std::optional<int64_t> (*)(const FileTensor&);
+const std::map<std::string, WholeNumber>& whole_numbers() {
+  static const std::map<std::string, WholeNumber> of_type = {{"U8", whole_element<uint8_t>},
+                                                             {"U16", whole_element<uint16_t>},
+                                                             {"U32", whole_element<uint32_t>},
+                                                             {"U64", whole_element<uint64_t>},
+                                                             {"I8", whole_element<int8_t>},
+                                                             {"I16", whole_element<int16_t>},
+                                                             {"I32", whole_element<int32_t>},
+                                                             {"I64", whole_element<int64_t>},
+                                                             {"F16", whole_float},
+                                                             {"BF16", whole_float},
+                                                             {"F32", whole_float},
+                                                             {"F64", whole_element<double>}};
+  return of_type;
+}
+
 }  // namespace
 
 FileTensor FileTensor::f32(std::vector<int64_t> shape, const float* values) { return tensor_of("F32", std::move(shape), values); }
@@ -83,11 +152,16 @@ FileTensor FileTensor::i64(std::vector<int64_t> shape, const int64_t* values) { 
 
 int64_t FileTensor::count() const { return std::accumulate(shape.begin(), shape.end(), int64_t(1), std::multiplies<>()); }
 
+bool FileTensor::is_float() const { return type == "F32" || type == "F64" || type == "F16" || type == "BF16"; }
+bool FileTensor::is_number() const { return whole_numbers().count(type) > 0; }
+std::optional<int64_t> FileTensor::whole_number() const { return whole_numbers().at(type)(*this); }
+
 std::vector<float> FileTensor::floats() const {
-  if (type != "F32") throw UsageError("a tensor of type " + type + " was found where F32 is needed; convert it to F32");
-  std::vector<float> values(bytes.size() / sizeof(float));
-  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
-  return values;
+  if (type == "F32") return values_of<float>(bytes, [](float value) { return value; });
+  if (type == "F64") return values_of<double>(bytes, [](double value) { return float(value); });
+  if (type == "BF16") return values_of<uint16_t>(bytes, [](uint16_t bits) { return std::bit_cast<float>(uint32_t(bits) << 16); });
+  if (type == "F16") return values_of<uint16_t>(bytes, float_of_half);
+  throw UsageError("a tensor of type " + type + " was found where F32, F64, F16 or BF16 is needed; convert it to F32");
 }
 
 SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::string& name) {
@@ -149,14 +223,13 @@ SerializedTensors serialize_safetensors(const SafeTensors& contents, const std::
   std::vector<const std::pair<const std::string, FileTensor>*> order;
   for (const auto& item : contents.tensors) {
     const auto& [name, tensor] = item;
-    if (name == metadata_key || element_bytes(tensor.type) == 0 ||
-        int64_t(tensor.bytes.size()) != tensor.count() * element_bytes(tensor.type))
+    if (name == metadata_key || !fills(tensor.type, tensor.count(), tensor.bytes.size()))
       throw Error("cannot write '" + path + "': tensor '" + name +
                   "' has a reserved name, an unknown type or a size that is not its shape's");
     order.push_back(&item);
   }
   std::stable_sort(order.begin(), order.end(),
-                   [](auto* a, auto* b) { return element_bytes(a->second.type) > element_bytes(b->second.type); });
+                   [](auto* a, auto* b) { return element_bits(a->second.type) > element_bits(b->second.type); });
 
   SerializedTensors serialized;
   std::string header;

@@ -2,6 +2,7 @@
 // Reading and writing safetensors files: u64 header size, JSON header, one block of little-endian data.
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,12 @@ struct FileTensor {
   static FileTensor f32(std::vector<int64_t> shape, const float* values);
   static FileTensor i64(std::vector<int64_t> shape, const int64_t* values);
   int64_t count() const;
-  std::vector<float> floats() const;  // throws UsageError unless F32
+  bool is_float() const;   // F32, F64, F16 or BF16
+  bool is_number() const;  // one of these or an integer
+  // Of a float type, rounded to fp32. Throws UsageError for other types.
+  std::vector<float> floats() const;
+  // The first element of a number type; nothing where it is no whole number, or one that 64 bits do not hold.
+  std::optional<int64_t> whole_number() const;
 };
 
 struct SafeTensors {

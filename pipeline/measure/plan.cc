@@ -138,13 +138,14 @@ int64_t largest_activation(const Costs& costs) {
 
 }  // namespace
 
-Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
-  RunLayout layout = resolve(graph, options);
+Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance, std::vector<PassShape> batch_shapes) {
+  if (batch_shapes.empty()) batch_shapes = {PassShape(options.batch, options.length)};
+  RunLayout layout = resolve(graph, options, batch_shapes);
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(options.optimizer);
   const PartCosts costs = measure_costs(graph, options, *optimizer, splits_backward(layout.programs.front()));
   if (options.partition.empty() && balance == Balance::measured) {
     options.partition = partition(costs.minibatch, int(layout.partition.size()));
-    layout = resolve(graph, options);
+    layout = resolve(graph, options, batch_shapes);
   }
 
   Plan plan;
@@ -159,7 +160,7 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance) {
   plan.best_partition = partition(costs.minibatch, int(layout.partition.size()));
   plan.best = std::min(plan.slowest, slowest_stage(costs.minibatch, plan.best_partition, options.stages));
   plan.perfect = std::accumulate(costs.minibatch.begin(), costs.minibatch.end(), 0.0) / options.stages;
-  plan.loader = Loader::memory(graph.inputs(), {PassShape(options.batch, options.length)});
+  plan.loader = Loader::memory(graph.inputs(), batch_shapes);
 
   Costs& simulated = plan.run.costs;
   simulated.stages.resize(layout.stages.size());

@@ -55,9 +55,10 @@ struct Plan {
 
 enum class Balance { estimated, measured };  // costs that an empty TrainerOptions::partition is balanced by
 
-// Throws UsageError as Trainer does. Takes the memory of two passes through the model while it measures. The stages are taken to have
+// Throws UsageError as Trainer does. batch_shapes: every shape of a mini-batch that the run will meet, as for Trainer; a short last batch may
+// need more memory than a full one. Takes the memory of two passes through the model while it measures. The stages are taken to have
 // cores of their own; as many as this machine has of them are kept busy at once while the parts are measured.
-Plan make_plan(const Graph&, TrainerOptions, Balance = Balance::estimated);
+Plan make_plan(const Graph&, TrainerOptions, Balance = Balance::estimated, std::vector<PassShape> batch_shapes = {});
 
 std::string plan_json(const Plan&);
 SimulatedRun read_plan(std::string_view json);  // what plan_json wrote; throws UsageError for anything else

@@ -90,10 +90,10 @@ void Stage::begin(const Program& program, Feed feed) {
 bool Stage::ready() {
   const Instruction& i = (*program_)[position_];
   switch (i.operation) {
-    case Operation::receive_activation: return chunk(i).section.inputs().empty() || activations_in->can_receive();
-    case Operation::receive_gradient: return gradients_in->can_receive();
-    case Operation::send_activation: return activations_out->can_send();
-    case Operation::send_gradient: return gradients_out->can_send();
+    case Operation::receive_activation: return chunk(i).section.inputs().empty() || activations_in->ready();
+    case Operation::receive_gradient: return gradients_in->ready();
+    case Operation::send_activation: return activations_out->ready();
+    case Operation::send_gradient: return gradients_out->ready();
     case Operation::step:
     case Operation::step_and_predict:
       if (!options_.all_norms) return true;
@@ -154,10 +154,10 @@ void Stage::advance() {
 void Stage::wait_for_others(const Instruction& i) {
   if (ready()) return;
   switch (i.operation) {
-    case Operation::receive_activation: activations_in->wait_to_receive(); break;
-    case Operation::receive_gradient: gradients_in->wait_to_receive(); break;
-    case Operation::send_activation: activations_out->wait_to_send(); break;
-    case Operation::send_gradient: gradients_out->wait_to_send(); break;
+    case Operation::receive_activation: activations_in->wait(); break;
+    case Operation::receive_gradient: gradients_in->wait(); break;
+    case Operation::send_activation: activations_out->wait(); break;
+    case Operation::send_gradient: gradients_out->wait(); break;
     case Operation::step:
     case Operation::step_and_predict: norm_of_all(); break;
     default: break;

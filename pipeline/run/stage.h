@@ -16,7 +16,7 @@
 #include "pipeline/run/source.h"
 #include "pipeline/run/stage_weights.h"
 #include "pipeline/run/trace.h"
-#include "pipeline/run/transport/link.h"
+#include "pipeline/run/transport/transport.h"
 
 namespace pipecast {
 
@@ -51,7 +51,8 @@ class Stage {
   ~Stage();
 
   // Messages to and from the neighbours; null at the ends of the model.
-  Link *activations_in = nullptr, *activations_out = nullptr, *gradients_in = nullptr, *gradients_out = nullptr;
+  std::unique_ptr<Sender> activations_out, gradients_out;
+  std::unique_ptr<Receiver> activations_in, gradients_in;
 
   // A program that the audit accepts: what is received is used at once and what is made is sent at once, as the arena holds one pass.
   void begin(const Program&, Feed);

@@ -10,7 +10,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int description_format = 1;  // of a checkpoint's description
+constexpr int description_format = 2;  // of a checkpoint's description; 1 had another digest of the data set
 
 // Options with which a run may go on otherwise than it began. Where the data lies may change, what they are may not: see
 // RunOrigin::identity.

@@ -11,7 +11,7 @@
 #include "pipeline/run/gradient_norms.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/plan/partition.h"
-#include "pipeline/run/transport/local.h"
+#include "pipeline/run/transport/threads.h"
 
 namespace pipecast {
 namespace {
@@ -51,7 +51,7 @@ struct Trainer::Parts {
   std::optional<Layout> layout = {};
   std::unique_ptr<Optimizer> optimizer = nullptr;
   std::vector<std::unique_ptr<DeviceOwner>> devices = {};
-  std::vector<std::unique_ptr<Link>> links = {};
+  std::unique_ptr<Transport> transport = threads_transport();
   std::unique_ptr<GradientNorms> norms = nullptr;
   std::vector<std::unique_ptr<Stage>> stages = {};
   std::vector<Program> programs = {};
@@ -95,7 +95,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
   set_threads(before);
   p.connect();
   auto stop = [&p] {
-    for (auto& link : p.links) link->close();
+    p.transport->close();
     if (p.norms) p.norms->close();
   };
   p.executor = make_executor(o.executor, stages, stop, o.threads_per_stage());
@@ -113,7 +113,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
   });
 }
 
-// A link for every channel.
+// Gives the stages the ends of their channels.
 void Trainer::Parts::connect() {
   const std::vector<SpecTable>& tables = stages.front()->section().plan().tables;
   const std::vector<Channel>& channels = layout->channels().all();
@@ -121,10 +121,10 @@ void Trainer::Parts::connect() {
     const Channel& channel = channels[c];
     // In memory of the stage before the border, in both directions.
     const Device d = devices[size_t(channel.gradients ? channel.to : channel.from)]->get();
-    links.push_back(local_link(d, layout->message_floats(int(c), tables), channel.capacity));
+    Ends ends = transport->connect(int(c), {d, layout->message_floats(int(c), tables), channel.capacity});
     Stage &from = *stages[size_t(channel.from)], &to = *stages[size_t(channel.to)];
-    (channel.gradients ? from.gradients_out : from.activations_out) = links.back().get();
-    (channel.gradients ? to.gradients_in : to.activations_in) = links.back().get();
+    (channel.gradients ? from.gradients_out : from.activations_out) = std::move(ends.sender);
+    (channel.gradients ? to.gradients_in : to.activations_in) = std::move(ends.receiver);
   }
 }
 

@@ -39,11 +39,16 @@ def encoded(image, kind, **options):
 write("safetensors", "two", safetensors({"weight": ("F32", [2, 2], bytes(16)), "steps": ("I64", [], bytes(8))}, {"format": "pt"}))
 write("safetensors", "empty", safetensors({"nothing": ("F32", [0, 3], b"")}))
 write("safetensors", "none", safetensors({}))
+types = {"F4": 3, "F6_E2M3": 3, "F8_E4M3": 3, "U16": 2, "F16": 2, "BF16": 2, "C64": 8, "F64": 8, "U64": 8}
+counts = {"F4": 6, "F6_E2M3": 4, "F8_E4M3": 3}
+write("safetensors", "types", safetensors({kind: (kind, [counts.get(kind, 1)], bytes(size)) for kind, size in types.items()}))
 
 own = {"model": "resnet20", "classes": "10", "height": "32", "width": "32", "channels": "3"}
 first = {"conv1.weight": ("F32", [16, 3, 3, 3], bytes(1728)), "bn1.num_batches_tracked": ("I64", [], bytes(8))}
 write("weights", "first_layer", safetensors(first, own))
 write("weights", "metadata", safetensors({}, own))
+write("weights", "wrapped", safetensors({"module." + name: tensor for name, tensor in first.items()}, {"model": "resnet20"}))
+write("weights", "other_tool", safetensors({"n_averaged": ("I64", [1], bytes(8))}, {"model": "resnet20", "classes": '["cat"]'}))
 
 write("cifar10", "two", b"\0" + b"".join(bytes([label]) + bytes(3072) for label in (3, 9)))
 write("cifar10", "bad_label", b"\1\x0a" + bytes(3072))
@@ -60,12 +65,39 @@ write("picture", "baseline.jpg", encoded(colours, "JPEG", quality=50))
 write("picture", "full.jpg", encoded(colours, "JPEG", quality=50, subsampling=0))
 write("picture", "progressive.jpg", encoded(colours, "JPEG", quality=50, progressive=True))
 write("picture", "grey.jpg", encoded(colours.convert("L"), "JPEG", quality=50, restart_marker_blocks=1))
-write("picture", "cmyk.jpg", encoded(colours.convert("CMYK"), "JPEG", quality=50))
+black = Image.new("L", (9, 7))
+black.putdata([x * 5 + y * 20 for y in range(7) for x in range(9)])
+cmyk = encoded(Image.merge("CMYK", (*colours.split(), black)), "JPEG", quality=90)
+adobe = cmyk.index(b"\xff\xee")  # 16 bytes, the last of which names the transform
+write("picture", "cmyk.jpg", cmyk)
+write("picture", "cmyk_no_adobe.jpg", cmyk[:adobe] + cmyk[adobe + 16 :])
+for transform in (1, 2):
+    write("picture", f"cmyk_transform_{transform}.jpg", cmyk[: adobe + 15] + bytes([transform]) + cmyk[adobe + 16 :])
+exif = Image.Exif()
+exif[0x0112] = 6
+write("picture", "exif.jpg", encoded(colours, "JPEG", quality=90, exif=exif))
+write("picture", "exif.png", encoded(colours, "PNG", exif=exif))
 slopes = Image.new("RGB", (35, 26))
 slopes.putdata([(x * 7, y * 9, 255 - 4 * (x + y)) for y in range(26) for x in range(35)])
 for name, options in (("", {}), ("_progressive", {"progressive": True})):
     write("picture", f"slopes{name}.jpg", encoded(slopes, "JPEG", quality=90, **options))
     write("picture", f"slopes{name}_restarts.jpg", encoded(slopes, "JPEG", quality=90, restart_marker_blocks=1, **options))
+
+def png_rows(depth, kind, interlaced, rows, colours=b""):
+    """9 x 7, without a filter on any row."""
+    return struct.pack(">IIBBBBB", 9, 7, depth, kind, 0, 0, interlaced) + bytes([len(colours) // 3]) + colours + rows
+
+
+def unfiltered(row_bytes):
+    return b"".join(b"\0" + bytes((7 * y + x) % 256 for x in range(row_bytes)) for y in range(7))
+
+
+write("png", "rgb", png_rows(8, 2, 0, unfiltered(27)))
+write("png", "filters", png_rows(8, 6, 0, b"".join(bytes([y % 5]) + unfiltered(36)[1:37] for y in range(7))))
+write("png", "palette", png_rows(4, 3, 0, b"".join(b"\0" + bytes([0x12, 0x30] * 2 + [0x10]) for _ in range(7)), bytes(range(12))))
+write("png", "bits", png_rows(1, 0, 0, unfiltered(2)))
+write("png", "deep", png_rows(16, 4, 0, unfiltered(36)))
+write("png", "interlaced", png_rows(8, 0, 1, bytes(100)))
 
 write("annotations", "two", "val_0.JPEG\tn03444034\t0\t32\t44\t62\nval_1.JPEG\tn04067472\n")
 write("annotations", "windows", "a.png\tcat\r\n\r\nb.png\tdog\r\n")

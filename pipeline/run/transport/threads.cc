@@ -1,4 +1,4 @@
-#include "pipeline/run/transport/local.h"
+#include "pipeline/run/transport/threads.h"
 
 #include <condition_variable>
 #include <mutex>
@@ -9,31 +9,32 @@
 namespace pipecast {
 namespace {
 
-class LocalLink : public Link {
+// A channel: as many places in memory as messages may be under way, taken in advance, and a condition variable.
+class Mailbox {
  public:
-  LocalLink(Device device, int64_t floats, int capacity)
-      : capacity_(capacity), floats_(floats), memory_(device, floats * capacity), places_(size_t(capacity)) {
-    for (Place& place : places_) place.full = Event(device), place.free = Event(device);
+  explicit Mailbox(const ChannelMemory& m)
+      : capacity_(m.capacity), floats_(m.floats), memory_(m.device, m.floats * m.capacity), places_(size_t(m.capacity)) {
+    for (Place& place : places_) place.full = Event(m.device), place.free = Event(m.device);
   }
 
-  bool can_send() override {
+  bool can_send() {
     std::lock_guard lock(mutex_);
     return closed_ || sent_ - received_ < capacity_;
   }
-  bool can_receive() override {
+  bool can_receive() {
     std::lock_guard lock(mutex_);
     return closed_ || sent_ > received_;
   }
-  void wait_to_send() override {
+  void wait_to_send() {
     wait([this] { return sent_ - received_ < capacity_; });
   }
-  void wait_to_receive() override {
+  void wait_to_receive() {
     wait([this] { return sent_ > received_; });
   }
 
   // Only one thread sends and only one receives, so a place that was found free or full stays so while it is copied. On a GPU it was
   // found so of work that may not have run yet: the place's events put the two streams' copies in order, and no thread waits for them.
-  void send(Device device, Tag tag, std::span<const Tensor> tensors) override {
+  void send(Device device, Tag tag, std::span<const Tensor> tensors) {
     wait_to_send();
     Place& place = place_of(sent_);
     float* to = memory_.data() + sent_ % capacity_ * floats_;
@@ -46,7 +47,7 @@ class LocalLink : public Link {
     changed_.notify_one();
   }
 
-  void receive(Device device, Tag tag, std::span<const Tensor> tensors) override {
+  void receive(Device device, Tag tag, std::span<const Tensor> tensors) {
     wait_to_receive();
     Place& place = place_of(received_);
     if (place.tag != tag)
@@ -61,7 +62,7 @@ class LocalLink : public Link {
     changed_.notify_one();
   }
 
-  void close() override {
+  void close() {
     std::lock_guard lock(mutex_);
     closed_ = true;
     changed_.notify_all();
@@ -91,10 +92,44 @@ class LocalLink : public Link {
   std::condition_variable changed_;
 };
 
+class MailboxSender : public Sender {
+ public:
+  explicit MailboxSender(Mailbox& mailbox) : mailbox_(mailbox) {}
+  bool ready() override { return mailbox_.can_send(); }
+  void wait() override { mailbox_.wait_to_send(); }
+  void send(Device device, Tag tag, std::span<const Tensor> tensors) override { mailbox_.send(device, tag, tensors); }
+
+ private:
+  Mailbox& mailbox_;
+};
+
+class MailboxReceiver : public Receiver {
+ public:
+  explicit MailboxReceiver(Mailbox& mailbox) : mailbox_(mailbox) {}
+  bool ready() override { return mailbox_.can_receive(); }
+  void wait() override { mailbox_.wait_to_receive(); }
+  void receive(Device device, Tag tag, std::span<const Tensor> tensors) override { mailbox_.receive(device, tag, tensors); }
+
+ private:
+  Mailbox& mailbox_;
+};
+
+class ThreadsTransport : public Transport {
+ public:
+  Ends connect(int /*channel*/, const ChannelMemory& memory) override {
+    Mailbox& mailbox = *mailboxes_.emplace_back(std::make_unique<Mailbox>(memory));
+    return {std::make_unique<MailboxSender>(mailbox), std::make_unique<MailboxReceiver>(mailbox)};
+  }
+  void close() override {
+    for (auto& mailbox : mailboxes_) mailbox->close();
+  }
+
+ private:
+  std::vector<std::unique_ptr<Mailbox>> mailboxes_;
+};
+
 }  // namespace
 
-std::unique_ptr<Link> local_link(Device device, int64_t floats, int capacity) {
-  return std::make_unique<LocalLink>(device, floats, capacity);
-}
+std::unique_ptr<Transport> threads_transport() { return std::make_unique<ThreadsTransport>(); }
 
 }  // namespace pipecast
