@@ -6,6 +6,7 @@
 #include <set>
 
 #include "app/config_file.h"
+#include "engine/utf8.h"
 
 namespace pipecast {
 namespace {
@@ -38,6 +39,8 @@ void Options::add(Entry entry) {
 void Options::text(const std::string& name, std::string& value, const std::string& placeholder, const std::string& help) {
   auto set = [&value, name](const std::string& text) {
     if (text.find_first_of("\r\n") != std::string::npos) throw UsageError("option --" + name + ": the value has more than one line");
+    if (!is_utf8(text))
+      throw UsageError("option --" + name + ": '" + shown(text) + "' is not UTF-8, and all that pipecast writes is; rename the file or folder");
     value = text;
   };
   add({.name = name,

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/utf8.h"
+
 namespace pipecast {
 
 namespace {
@@ -46,10 +48,16 @@ std::string unknown_name(std::string_view kind, std::string_view name, const std
 
 std::string shown(std::string_view text) {
   constexpr size_t most = 80;
-  std::string start(text.substr(0, most));
-  for (char& c : start)
-    if (c < ' ' || c > '~') c = '?';
-  return start + (text.size() > most ? "..." : "");
+  std::string start;
+  size_t at = 0;
+  while (at < text.size() && at < most) {
+    const size_t size = utf8_character(text.substr(at));
+    const bool control = size == 1 && (text[at] < ' ' || text[at] == '\x7F');
+    const bool second_control = size == 2 && text[at] == '\xC2' && static_cast<unsigned char>(text[at + 1]) < 0xA0;
+    start += size == 0 || control || second_control ? "?" : text.substr(at, size);
+    at += size == 0 ? 1 : size;
+  }
+  return start + (at < text.size() ? "..." : "");
 }
 
 }  // namespace pipecast

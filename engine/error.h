@@ -44,7 +44,8 @@ class Mistakes {
 // "unknown model 'resnet2'; did you mean 'resnet20'? Known: ..." for a UsageError.
 std::string unknown_name(std::string_view kind, std::string_view name, const std::vector<std::string>& known);
 
-// Of a file that may hold anything: what a sentence has room for and a terminal can show.
+// Of a file that may hold anything: what a sentence has room for and a terminal can show. UTF-8; ? for what is not, and for control
+// characters.
 std::string shown(std::string_view text);
 
 }  // namespace pipecast

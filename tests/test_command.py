@@ -287,6 +287,50 @@ class Folders(CommandTest):
         self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
 
 
+class Output(CommandTest):
+    def test_output_that_is_lost(self):
+        """A full disk, or a closed output: exit code 1, whatever the command."""
+        self.succeed(*TRAIN, "--out", "run")
+        commands = [["--help"], ["--version"], ["train", "--help"], ["info"], ["info", "--json"], ["audit"], ["draw"], ["simulate", "--uniform"],
+                    ["plan", "--json"], ["eval", "--run", "run"], ["eval", "--run", "run", "--json"],
+                    ["export", "--model", "resnet20", "--out", "weights"], ["bench", "step", "--batch", 2, "--seconds", ".01"],
+                    [*TRAIN, "--out", "lost"]]
+        for command in commands:
+            for redirection in (">/dev/full", ">&-"):
+                with self.subTest(command=command, redirection=redirection):
+                    result = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", PIPECAST, *map(str, command), *(["--overwrite"] if "lost" in command else [])],
+                                            cwd=self.folder, capture_output=True, text=True, timeout=300)
+                    self.assertEqual(result.returncode, 1, result.stderr)
+                    self.assertEqual(result.stderr, "pipecast: standard output cannot be written, and some of it is lost: is the disk full, or the output closed?\n")
+        self.assertEqual(self.metrics("lost")[-1]["event"], "done")  # the work is not lost with it
+
+    def test_names_that_are_not_utf8(self):
+        """Of options: refused before any work. Of files that are found: no matter."""
+        name = os.fsdecode(b"caf\xe9")
+        for command in (["train", "--data", f"folder:{name}"], ["train", "--out", name], ["train", "--config", name], ["train", "--resume", name],
+                        ["eval", "--run", name], ["eval", "--weights", name], ["compare", "--methods", name], ["export", "--out", name],
+                        ["audit", "--program", name], ["simulate", "--costs", name]):
+            with self.subTest(command=command):
+                self.refuse(command, "option --", "caf?' is not UTF-8")
+        (self.folder / "config").write_bytes(b"data = folder:caf\xe9\n")
+        self.refuse(["train", "--config", "config"], "config:1: option --data: 'folder:caf?' is not UTF-8")
+        os.remove(self.folder / "config")
+        inside = self.folder / os.fsdecode(b"working folder \xe9")
+        for part in ("train", "val"):
+            for value, label in enumerate((b"\xe9t\xe9", "hiver \u2744".encode())):
+                folder = inside / "data" / part / os.fsdecode(label)
+                folder.mkdir(parents=True)
+                (folder / os.fsdecode(b"\xff.png")).write_bytes(png(32, 32, 90 * value))
+                (folder / os.fsdecode(b"a \xff.b\xffmp")).write_bytes(b"BM")
+        (inside / "data" / "train" / os.fsdecode(b"\xe9t\xe9") / "bad.png").write_bytes(b"no picture")
+        self.folder = inside
+        options = ["--data", "folder:data", "--batch", 2, "--epochs", 1, "--threads", 1]
+        self.refuse(["train", *options], "bad.png")
+        out = self.succeed("train", *options, "--bad-samples", "skip", "--trace", 2, "--out", "run")
+        self.assertIn("files of other types left out: 4 (b?mp 4)", out)
+        self.assertIn("files of other types left out: 4 (b?mp 4)", json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["data_notes"])
+
+
 class Training(CommandTest):
     def check_epoch(self, line, epoch, stages):
         self.assertEqual(line["epoch"], epoch)

@@ -20,6 +20,7 @@
 #include "engine/parameters.h"
 #include "engine/random.h"
 #include "engine/registry.h"
+#include "engine/utf8.h"
 #include "engine/files/safetensors.h"
 #include "engine/files/sha256.h"
 #include "tests/message_of.h"
@@ -120,6 +121,20 @@ TEST_CASE("a team that is too small does the slices of one that is not") {
   CHECK(slices() == wanted);
   omp_set_max_active_levels(levels);
   set_threads(before);
+}
+
+TEST_CASE("UTF-8 is told from other bytes") {
+  using namespace std::string_literals;
+  for (const std::string& text : {""s, "a"s, "\0"s, "\x7F"s, "\xC2\x80"s, "caf\xC3\xA9"s, "\xE0\xA0\x80"s, "\xED\x9F\xBF"s, "\xEF\xBF\xBF"s,
+                                  "\xF0\x90\x80\x80"s, "\xF4\x8F\xBF\xBF"s})
+    CHECK_MESSAGE(is_utf8(text), text);
+  for (const std::string& text : {"\x80"s, "caf\xE9"s, "\xC3"s, "\xC3("s, "\xC0\x80"s, "\xC1\xBF"s, "\xE0\x9F\xBF"s, "\xED\xA0\x80"s, "\xE2\x82"s,
+                                  "\xF0\x8F\xBF\xBF"s, "\xF4\x90\x80\x80"s, "\xF8\x88\x80\x80\x80"s, "\xFF"s})
+    CHECK_FALSE(is_utf8(text));
+  CHECK(shown("caf\xC3\xA9 \xE2\x9D\x84") == "caf\xC3\xA9 \xE2\x9D\x84");
+  CHECK(shown("caf\xE9\x1B[31m\x7F\xC2\x9B\xC2\xA0") == "caf??[31m??\xC2\xA0");
+  CHECK(shown(std::string(79, 'a') + "\xC3\xA9") == std::string(79, 'a') + "\xC3\xA9");
+  CHECK(shown(std::string(80, 'a') + "\xC3\xA9") == std::string(80, 'a') + "...");
 }
 
 TEST_CASE("bytes go to a device and back") {
