@@ -330,8 +330,8 @@ class Output(CommandTest):
         options = ["--data", "folder:data", "--batch", 2, "--epochs", 1, "--threads", 1]
         self.refuse(["train", *options], "'data/train/?t?/bad.png'")
         out = self.succeed("train", *options, "--bad-samples", "skip", "--trace", 2, "--out", "run")
-        self.assertIn("files of other types left out: 4 (b?mp 4)", out)
-        self.assertIn("files of other types left out: 4 (b?mp 4)", json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["data_notes"])
+        self.assertIn("files of other types left out: 4 (.b?mp 4)", out)
+        self.assertIn("files of other types left out: 4 (.b?mp 4)", json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["data_notes"])
 
 
 class Training(CommandTest):
