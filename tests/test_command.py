@@ -127,6 +127,8 @@ class BadUsage(CommandTest):
                               ("lr-milestones", "1,,2"), ("lr-milestones", "1,2,"), ("eval-every", "0"), ("log-every", "0"), ("trace", "-1"), ("trace", "2.5")]:
             with self.subTest(option=option, value=value):
                 self.refuse([*TRAIN, f"--{option}={value}"], f"option --{option}: ", " number")
+        for value in ("xyz", "2", "9" * 40, os.fsdecode(b"\xe9")):
+            self.refuse([*TRAIN, f"--nesterov={value}"], "option --nesterov: '", "' is neither true nor false")
         self.refuse([*TRAIN, "--momentum", "1"], "momentum is 1.0")
         self.refuse([*TRAIN, "--label-smoothing", "1"], "label smoothing is 1.0")
 
