@@ -19,7 +19,7 @@ class AuditCommand : public Command {
 
   void declare(Options& o) override {
     choice_.declare(o);
-    o.number("max-copies", most_copies_, "N", "refuse programs that need more copies of the weights; 0: any number", 0);
+    o.number("max-copies", most_copies_, "N", "refuse programs that need more copies of the weights; 0: any number", 0, most_stages + 1);
     o.text("export", export_, "FILE", "also write the programs to a file, .csv or .json");
     o.not_in_config();
     o.flag("json", json_, "print JSON");

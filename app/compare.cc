@@ -165,8 +165,9 @@ class CompareCommand : public Command {
   void declare(Options& o) override {
     o.group("Comparison");
     o.text("methods", methods_, "LIST", "entries METHOD[:LOOKAHEAD][+option=value]...; any option below but the seed may be set");
-    o.numbers("seeds", seeds_, "LIST", "each entry is trained with each of these");
-    o.number("parallel", parallel_, "N", "runs at once; they share the machine, so their speeds are not those of a run alone", 1);
+    o.numbers("seeds", seeds_, "LIST", "each entry is trained with each of these", 0, most_seed);
+    o.number("parallel", parallel_, "N", "runs at once; they share the machine, so their speeds are not those of a run alone", 1,
+             most_threads);
     o.not_in_config();
     o.text("out", out_, "FOLDER", "folder of the comparison, with a run's folder for each run");
     o.not_in_config();

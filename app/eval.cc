@@ -6,6 +6,7 @@
 #include "app/config_file.h"
 #include "app/training_options.h"
 #include "engine/files/safetensors.h"
+#include "pipeline/limits.h"
 #include "pipeline/train/run_folder.h"
 #include "pipeline/train/trainer.h"
 
@@ -45,10 +46,10 @@ class EvalCommand : public Command {
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
     o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
-    o.number("batch", trainer_.batch, "N", "images at a time; changes nothing but time and memory", int64_t(1));
+    o.number("batch", trainer_.batch, "N", "images at a time; sets time and memory, and may change the last digits", 1, most_batch);
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
-    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0);
+    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0, most_threads);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
   }

@@ -18,8 +18,8 @@ class ExportCommand : public Command {
   void declare(Options& o) override {
     o.text("run", run_, "RUN", "folder of a finished run");
     o.text("model", model_, "NAME", "instead of --run, initial weights of: " + list_names(model_entries()));
-    o.number("seed", seed_, "N", "seed of the initial weights");
-    o.number("classes", classes_, "N", "classes of the model", int64_t(2));
+    o.number("seed", seed_, "N", "seed of the initial weights", 0, most_seed);
+    o.number("classes", classes_, "N", "classes of the model", 2, most_classes);
     o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("out", out_, "FILE", "safetensors file to write");
   }

@@ -17,7 +17,7 @@ class ImportCommand : public Command {
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", "the model that the weights are of: " + list_names(model_entries()));
-    o.number("classes", classes_, "N", "classes of the model", int64_t(2));
+    o.number("classes", classes_, "N", "classes of the model", 2, most_classes);
     o.text("weights", weights_, "FILE", "safetensors file to read");
     o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("out", out_, "FILE", "safetensors file to write");

@@ -4,6 +4,7 @@
 
 #include "app/training_options.h"
 #include "models/models.h"
+#include "pipeline/limits.h"
 #include "pipeline/measure/plan.h"
 
 namespace pipecast {
@@ -19,28 +20,28 @@ struct PlanChoice {
   void declare(Options& o) {
     o.group("Model");
     o.text("model", model, "NAME", list_names(model_entries()));
-    o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
-    o.number("samples", samples, "N", "training samples: an epoch's last mini-batch may be short, with memory of its own; 0: all are full",
-             int64_t(0));
-    o.number("image", image, "SIZE", "height and width of the images", int64_t(1));
-    o.number("length", trainer.length, "N", "tokens of a text, where the model reads text", int64_t(1));
-    o.number("vocabulary", vocabulary, "N", "tokens that there are", int64_t(1));
-    o.number("classes", classes, "N", "classes of the model", int64_t(1));
+    o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
+    o.number("samples", samples, "N", "training samples: an epoch's last mini-batch may be short, with memory of its own; 0: all are full", 0,
+             most_samples);
+    o.number("image", image, "SIZE", "height and width of the images", 1, most_image_side);
+    o.number("length", trainer.length, "N", "tokens of a text, where the model reads text", 1, most_length);
+    o.number("vocabulary", vocabulary, "N", "tokens that there are", 1, most_vocabulary);
+    o.number("classes", classes, "N", "classes of the model", 1, most_classes);
     o.text("optimizer", trainer.optimizer.name, "NAME", list(optimizer_names()));
-    o.number("momentum", trainer.optimizer.momentum, "U", "sgd");
+    o.number("momentum", trainer.optimizer.momentum, "U", "sgd", 0, 1);
     o.group("Pipeline");
-    o.number("stages", trainer.stages, "N", "stages of the pipeline", 1);
+    o.number("stages", trainer.stages, "N", "stages of the pipeline", 1, most_stages);
     o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
     o.flag("cut-layers", cut_layers, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
     o.text("method", trainer.method, "NAME", list_names(methods()));
     o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
-    o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
-    o.number("chunks", trainer.chunks, "N", "pieces of the model per stage; 0: as many as the method takes by itself", 0);
+    o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1, most_micro_batches);
+    o.number("chunks", trainer.chunks, "N", "pieces of the model per stage; 0: as many as the method takes by itself", 0, most_chunks);
     o.text("recompute", recompute, "MODE", "forwards that are computed again: " + list(recompute_modes()));
     o.group("Machine");
     o.text("device", trainer.device, "NAME", "cpu or cuda");
     o.text("math", trainer.math, "NAME", "fp32, tf32 on a GPU, or bf16: activations are stored in half");
-    o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
+    o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0, most_threads);
   }
 
   // What the names say, into `trainer`. Throws UsageError for those that are not known.

@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/plan_choice.h"
 #include "engine/files/durable_file.h"
+#include "pipeline/limits.h"
 
 namespace pipecast {
 namespace {
@@ -24,14 +25,14 @@ class SimulateCommand : public Command {
   void declare(Options& o) override {
     choice_.declare(o);
     o.group("Simulation");
-    o.number("minibatches", minibatches_, "N", "mini-batches to simulate, with the fill and the drain of the pipeline", int64_t(1));
+    o.number("minibatches", minibatches_, "N", "mini-batches to simulate, with the fill and the drain of the pipeline", 1, most_minibatches);
     o.text("costs", costs_, "FILE", "output of pipecast plan --json: the run and its costs, in place of the options of model, pipeline and machine");
     o.flag("uniform", uniform_, "use no model; all stages have equal costs");
-    o.number("forward-seconds", forward_, "S", "with --uniform: seconds of a stage's forward of one micro-batch", 0.0);
-    o.number("backward-seconds", backward_, "S", "with --uniform: seconds of a stage's backward of one micro-batch", 0.0);
-    o.number("message-bytes", message_bytes_, "N", "with --uniform: bytes of every message", int64_t(0));
-    o.number("latency", latency_, "S", "latency of a link in seconds, added to the time that a message's bytes take", 0.0);
-    o.number("bytes-per-second", bytes_per_second_, "B", "bandwidth of each channel between two stages; 0: infinite", 0.0);
+    o.number("forward-seconds", forward_, "S", "with --uniform: seconds of a stage's forward of one micro-batch", 0, most_seconds);
+    o.number("backward-seconds", backward_, "S", "with --uniform: seconds of a stage's backward of one micro-batch", 0, most_seconds);
+    o.number("message-bytes", message_bytes_, "N", "with --uniform: bytes of every message", 0, most_cost_bytes);
+    o.number("latency", latency_, "S", "latency of a link in seconds, added to the time that a message's bytes take", 0, most_seconds);
+    o.number("bytes-per-second", bytes_per_second_, "B", "bandwidth of each channel between two stages; 0: infinite", 0, 1e18);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
     o.flag("passes", passes_wanted_, "with --json: print the begin and the end of every pass as well");

@@ -7,6 +7,7 @@
 #include "app/config_file.h"
 #include "app/signals.h"
 #include "app/training.h"
+#include "pipeline/limits.h"
 #include "pipeline/train/checkpoints.h"
 
 namespace pipecast {
@@ -30,7 +31,7 @@ class TrainCommand : public Command {
     o.text("resume", resume_, "RUN", "go on with the run in that folder from its last checkpoint, with its options");
     o.not_in_config();
     o.number("trace", options_.run.trace, "N", "timeline of the first N mini-batches for Perfetto: trace.json (GPU: when the host issues work)",
-             int64_t(0));
+             0, most_minibatches);
     o.not_in_config();
   }
 

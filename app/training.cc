@@ -165,6 +165,7 @@ Training::Training(TrainingOptions& options, bool resumed)
       trainer_(std::move(*input_.graph), options.trainer, shapes_of(train_, test_)) {
   if (input_.start) trainer_.set_weights(input_.start->weights);
   check_stops(trainer_, options.run, train_.per_epoch());
+  trainer_.check_size(test_.per_epoch());
 }
 
 RunOrigin Training::origin(const Options& options) const {

@@ -7,6 +7,9 @@
 
 namespace pipecast {
 
+// The largest that a model is made for; the side is that of the pictures that are read.
+constexpr int64_t most_classes = 100000, most_image_side = 4096, most_image_channels = 64, most_vocabulary = 1 << 30;
+
 struct ModelOptions {
   Shape image = {1, 32, 32, 3};
   int64_t classes = 10;

@@ -91,6 +91,9 @@ struct Setting {
   bool lag_rates = false;   // a stage's learning rate is divided by its largest staleness, where that is above 1
 };
 
+// Throws UsageError where a number is out of range (pipeline/limits.h), or where the passes of all stages together are too many.
+void check_setting(const Setting&);
+
 struct Method {
   std::string name, summary;
   Program (*program)(const Setting&, int stage);

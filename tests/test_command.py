@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import statistics
 import struct
 import subprocess
@@ -126,9 +127,44 @@ class BadUsage(CommandTest):
                               ("lr-milestones", "1,,2"), ("lr-milestones", "1,2,"), ("eval-every", "0"), ("log-every", "0"), ("trace", "-1"), ("trace", "2.5")]:
             with self.subTest(option=option, value=value):
                 self.refuse([*TRAIN, f"--{option}={value}"], f"option --{option}: ", " number")
-        self.refuse([*TRAIN, "--lr", "-1"], "learning rate is -1")
-        self.refuse([*TRAIN, "--momentum", "1.5"], "momentum is 1.5")
+        for value in ("xyz", "2", "9" * 40, os.fsdecode(b"\xe9")):
+            self.refuse([*TRAIN, f"--nesterov={value}"], "option --nesterov: '", "' is neither true nor false")
+        self.refuse([*TRAIN, "--momentum", "1"], "momentum is 1.0")
         self.refuse([*TRAIN, "--label-smoothing", "1"], "label smoothing is 1.0")
+
+    def test_every_number_has_a_range(self):
+        commands = [["train"], ["compare"], ["eval"], ["audit"], ["draw"], ["plan"], ["simulate"], ["export"], ["import"],
+                    *(["bench", name] for name in ("step", "layers", "optimizer", "pipeline"))]
+        seen = set()
+        for command in commands:
+            options = re.findall(r"^  --([a-z0-9-]+) \S+=[0-9.,e+-]+ ", self.succeed(*command, "--help"), re.MULTILINE)
+            for value in ("-1", "nan", "inf", "1e38", "9" * 40):
+                with self.subTest(command=command, value=value):
+                    result = self.run_command(*command, *(f"--{option}={value}" for option in options))
+                    self.assertEqual(result.returncode, 2, result.stderr)
+                    ranges = re.findall(rf"^pipecast: option --(\S+): '{value}' is not a (?:whole )?number from \S+ to \S+$", result.stderr, re.MULTILINE)
+                    self.assertEqual(sorted(ranges), sorted(options), result.stderr)
+            seen.update(options)
+        self.assertLessEqual({"batch", "epochs", "threads", "lr", "seeds", "seed", "ahead", "message-bytes", "rounds", "image"}, seen)
+        for option in ("epochs", "batch", "micro-batches", "stages", "threads", "eval-every", "log-every", "checkpoint-every", "trace"):
+            self.refuse(["train", f"--{option}", 2**63 - 1], f"option --{option}: '{2**63 - 1}' is not a whole number from ")
+        (self.folder / "config").write_text("epochs = 4611686018427387904\n")
+        self.refuse(["train", "--config", "config"], "config:1: option --epochs: '4611686018427387904' is not a whole number from 1 to ")
+        self.refuse(["compare", "--methods", f"vanilla+batch={2**63 - 1}"], "entry 'vanilla+batch=9223372036854775807': option --batch: ")
+        self.refuse(["bench", "pipeline", "--methods", "gpipe:65537"], "'gpipe:65537' has no number of micro-batches from 1 to 65536")
+        self.refuse(["train", "--data", "generated:9223372036854775807"], "is not a number of training pictures from 10 to 1000000")
+
+    def test_products_of_numbers_are_bounded(self):
+        self.refuse([*TRAIN, "--micro-batches", 65536], "25 samples cannot be cut into 65536 micro-batches")
+        self.refuse([*TRAIN, "--stages", 4096], "11 parts", "4096 stages")
+        self.refuse(["plan", "--stages", 4096], "11 parts", "4096 stages")
+        together = "too many together"
+        for command in ("audit", "draw"):
+            self.refuse([command, "--stages", 4096, "--minibatches", 10**9], together)
+            self.refuse([command, "--method", "gpipe", "--micro-batches", 65536, "--minibatches", 1000], together)
+        self.refuse(["simulate", "--uniform", "--stages", 4096, "--micro-batches", 65536, "--chunks", 64, "--method", "interleaved"], together)
+        self.refuse(["train", "--data", "generated:1000", "--batch", 1, "--stages", 4, "--epochs", 5000, "--eval-every", 5000], together, "--checkpoint-every N")
+        self.refuse(["bench", "pipeline", "--minibatches", 10**9], together, mistakes=3)  # one for each method
 
     def test_names(self):
         for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
@@ -254,6 +290,50 @@ class Folders(CommandTest):
         self.refuse(["train", "--orientation", "aply"], "'aply'", "did you mean 'apply'?")
         (self.folder / "data" / "train" / "medium").mkdir()
         self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
+
+
+class Output(CommandTest):
+    def test_output_that_is_lost(self):
+        """A full disk, or a closed output: exit code 1, whatever the command."""
+        self.succeed(*TRAIN, "--out", "run")
+        commands = [["--help"], ["--version"], ["train", "--help"], ["info"], ["info", "--json"], ["audit"], ["draw"], ["simulate", "--uniform"],
+                    ["plan", "--json"], ["eval", "--run", "run"], ["eval", "--run", "run", "--json"],
+                    ["export", "--model", "resnet20", "--out", "weights"], ["bench", "step", "--batch", 2, "--seconds", ".01"],
+                    [*TRAIN, "--out", "lost"]]
+        for command in commands:
+            for redirection in (">/dev/full", ">&-"):
+                with self.subTest(command=command, redirection=redirection):
+                    result = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", PIPECAST, *map(str, command), *(["--overwrite"] if "lost" in command else [])],
+                                            cwd=self.folder, capture_output=True, text=True, timeout=300)
+                    self.assertEqual(result.returncode, 1, result.stderr)
+                    self.assertEqual(result.stderr, "pipecast: standard output cannot be written, and some of it is lost: is the disk full, or the output closed?\n")
+        self.assertEqual(self.metrics("lost")[-1]["event"], "done")  # the work is not lost with it
+
+    def test_names_that_are_not_utf8(self):
+        """Of options: refused before any work. Of files that are found: no matter."""
+        name = os.fsdecode(b"caf\xe9")
+        for command in (["train", "--data", f"folder:{name}"], ["train", "--out", name], ["train", "--config", name], ["train", "--resume", name],
+                        ["eval", "--run", name], ["eval", "--weights", name], ["compare", "--methods", name], ["export", "--out", name],
+                        ["audit", "--program", name], ["simulate", "--costs", name]):
+            with self.subTest(command=command):
+                self.refuse(command, "option --", "caf?' is not UTF-8")
+        (self.folder / "config").write_bytes(b"data = folder:caf\xe9\n")
+        self.refuse(["train", "--config", "config"], "config:1: option --data: 'folder:caf?' is not UTF-8")
+        os.remove(self.folder / "config")
+        inside = self.folder / os.fsdecode(b"working folder \xe9")
+        for part in ("train", "val"):
+            for value, label in enumerate((b"\xe9t\xe9", "hiver \u2744".encode())):
+                folder = inside / "data" / part / os.fsdecode(label)
+                folder.mkdir(parents=True)
+                (folder / os.fsdecode(b"\xff.png")).write_bytes(png(32, 32, 90 * value))
+                (folder / os.fsdecode(b"a \xff.b\xffmp")).write_bytes(b"BM")
+        (inside / "data" / "train" / os.fsdecode(b"\xe9t\xe9") / "bad.png").write_bytes(b"no picture")
+        self.folder = inside
+        options = ["--data", "folder:data", "--batch", 2, "--epochs", 1, "--threads", 1]
+        self.refuse(["train", *options], "'data/train/?t?/bad.png'")
+        out = self.succeed("train", *options, "--bad-samples", "skip", "--trace", 2, "--out", "run")
+        self.assertIn("files of other types left out: 4 (.b?mp 4)", out)
+        self.assertIn("files of other types left out: 4 (.b?mp 4)", json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["data_notes"])
 
 
 class Training(CommandTest):
@@ -588,7 +668,7 @@ class Compare(CommandTest):
 
         refuse("vanila,gpipe:papr,vanilla+lr=abc,gpipe+lrr=1,gpipe+2", "entry 'vanila': unknown method 'vanila'", "entry 'gpipe:papr': unknown",
                "entry 'vanilla+lr=abc': option --lr", "did you mean 'lr'?", "'+2' is not understood", mistakes=5)
-        refuse("vanilla,gpipe+lr=-1,gpipe+lr=-1+stages=3", "entries 'gpipe+lr=-1', 'gpipe+lr=-1+stages=3': learning rate is -1")
+        refuse("vanilla,gpipe+momentum=1,gpipe+momentum=1+stages=3", "entries 'gpipe+momentum=1', 'gpipe+momentum=1+stages=3': momentum is 1")
         refuse("pipedream-2bw", "entry 'pipedream-2bw': ")  # fewer micro-batches than stages
         refuse("vanilla+seed=2", "--seeds")
         refuse("vanilla,gpipe,vanilla", "'out/vanilla-1' would hold two runs")
@@ -886,7 +966,7 @@ class Bench(CommandTest):
         self.refuse(["bench", "step", "--batch", 2, "--seconds", 0], "--seconds")
         self.refuse(["bench", "layers", "--sort", "tim"], "did you mean 'time'?")
         self.refuse(["bench", "optimizer", "--optimizer", "sdg"], "did you mean 'sgd'?")
-        self.refuse(["bench", "optimizer", "--ahead", 100], "--ahead 100", "64")
+        self.refuse(["bench", "optimizer", "--ahead", 100], "--ahead: '100'", "from 1 to 64")
         self.refuse(["bench", "pipeline", "--methods", "gpip,vanilla:0,vanilla:x"], "gpipe", "'vanilla:0'", "'vanilla:x'", mistakes=3)
         self.refuse(["bench", "pipeline", "--partition", "6,6"], "6,6", "11")
         for benchmark in ("step", "layers", "optimizer", "pipeline"):

@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -20,6 +21,7 @@
 #include "engine/parameters.h"
 #include "engine/random.h"
 #include "engine/registry.h"
+#include "engine/utf8.h"
 #include "engine/files/safetensors.h"
 #include "engine/files/sha256.h"
 #include "tests/message_of.h"
@@ -120,6 +122,38 @@ TEST_CASE("a team that is too small does the slices of one that is not") {
   CHECK(slices() == wanted);
   omp_set_max_active_levels(levels);
   set_threads(before);
+}
+
+[[gnu::noinline]] void store_four(int64_t* to) {
+  const int64_t four[] = {5, 5, 0, 0};
+  std::memcpy(to, four, sizeof four);
+}
+
+TEST_CASE("the compiler stores constants as they are written") {  // not so g++ 12 for AVX-512 without the flags of meson.build
+  int64_t four[4] = {};
+  store_four(four);
+  CHECK(std::vector<int64_t>(four, four + 4) == std::vector<int64_t>{5, 5, 0, 0});
+}
+
+TEST_CASE("far more threads than cores are refused") {
+  const int most = std::max(64, 4 * omp_get_num_procs());
+  CHECK(threads_asked_for(most) == most);
+  CHECK(message_of<UsageError>([&] { threads_asked_for(most + 1); }) == Contains("threads are too many for the"));
+}
+
+TEST_CASE("UTF-8 is told from other bytes") {
+  using namespace std::string_literals;
+  for (const std::string& text : {""s, "a"s, "\0"s, "\x7F"s, "\xC2\x80"s, "caf\xC3\xA9"s, "\xE0\xA0\x80"s, "\xED\x9F\xBF"s, "\xEF\xBF\xBF"s,
+                                  "\xF0\x90\x80\x80"s, "\xF4\x8F\xBF\xBF"s})
+    CHECK_MESSAGE(is_utf8(text), text);
+  for (const std::string& text : {"\x80"s, "caf\xE9"s, "\xC3"s, "\xC3("s, "\xC0\x80"s, "\xC1\xBF"s, "\xE0\x9F\xBF"s, "\xED\xA0\x80"s, "\xE2\x82"s,
+                                  "\xF0\x8F\xBF\xBF"s, "\xF4\x90\x80\x80"s, "\xF8\x88\x80\x80\x80"s, "\xFF"s})
+    CHECK_FALSE(is_utf8(text));
+  CHECK(shown("caf\xC3\xA9 \xE2\x9D\x84") == "caf\xC3\xA9 \xE2\x9D\x84");
+  CHECK(printable(std::string(99, 'a') + "\xE9\xC3\xA9") == std::string(99, 'a') + "?\xC3\xA9");
+  CHECK(shown("caf\xE9\x1B[31m\x7F\xC2\x9B\xC2\xA0") == "caf??[31m??\xC2\xA0");
+  CHECK(shown(std::string(79, 'a') + "\xC3\xA9") == std::string(79, 'a') + "\xC3\xA9");
+  CHECK(shown(std::string(80, 'a') + "\xC3\xA9") == std::string(80, 'a') + "...");
 }
 
 TEST_CASE("bytes go to a device and back") {

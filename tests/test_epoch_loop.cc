@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "pipeline/limits.h"
 #include "pipeline/train/epoch_loop.h"
 #include "tests/small_run.h"
 
@@ -216,6 +217,24 @@ TEST_CASE("regression: another loss, another data set, no changed line in the en
   std::vector<float> prediction;
   trainer.evaluate(test, &prediction);
   CHECK(prediction.size() == 64);
+}
+
+TEST_CASE("stops at numbers that are out of range are refused, and the largest fit") {
+  const int64_t huge = INT64_MAX;
+  for (const RunOptions& o : {RunOptions{.epochs = huge}, RunOptions{.epochs = 0}, RunOptions{.epochs = huge / 2}, RunOptions{.eval_every = huge},
+                              RunOptions{.eval_every = 0}, RunOptions{.checkpoint_every = huge}, RunOptions{.checkpoint_every = -1}})
+    CHECK_THROWS_AS(Stops(o, 4), UsageError);
+  const int64_t per_epoch = INT32_MAX;
+  const Stops stops({.epochs = most_epochs, .eval_every = most_epochs, .checkpoint_every = most_minibatches}, per_epoch);
+  CHECK(stops.end() == most_epochs * per_epoch);
+  CHECK(stops.after(stops.end() - 1) == stops.end());
+  CHECK(stops.after(0) == most_minibatches);
+}
+
+TEST_CASE("every stop is a multiple of an interval") {
+  const Stops stops({.epochs = 5, .eval_every = 2, .checkpoint_every = 7}, 10);
+  CHECK(stops.intervals() == std::vector<int64_t>{20, 50, 7});
+  CHECK(Stops({.epochs = 1}, 10).intervals() == std::vector<int64_t>{10, 10});
 }
 
 TEST_CASE("stops and what is counted between them") {

@@ -47,9 +47,9 @@ class Runs(CommandTest):
         self.assertEqual(lines[-1]["event"], "done")
         return without_times(lines), same
 
-    def start(self, *arguments):
+    def start(self, *arguments, ignoring=()):
         process = subprocess.Popen([PIPECAST, *map(str, arguments)], cwd=self.folder, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+                                   stderr=subprocess.PIPE, preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignoring])
         self.addCleanup(self.end, process)
         return process
 
@@ -162,6 +162,16 @@ class Stopped(Runs):
             pass
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(10), -signal.SIGINT)
+
+    def test_ignored_signals_stay_ignored(self):
+        """As in the background jobs of a script, which its Ctrl-C must not stop."""
+        process = self.start(*TRAIN, "--out", "run", ignoring=(signal.SIGINT, signal.SIGUSR1))
+        self.wait_for("run", "step")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGUSR1)
+        self.assertEqual(process.communicate(timeout=300)[1], "")
+        self.assertEqual(process.returncode, 0)
+        self.stopped("run", by=signal.SIGTERM)
 
     def test_two_processes_in_one_folder(self):
         process = self.start(*TRAIN, "--epochs", 100, "--out", "run")

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include <tuple>
 
 #include "engine/error.h"
+#include "pipeline/limits.h"
 #include "pipeline/plan/audit.h"
 #include "pipeline/plan/channels.h"
 #include "pipeline/plan/draw.h"
@@ -785,6 +787,19 @@ TEST_CASE("methods are found by name, and settings are checked") {
   CHECK_THROWS_WITH_AS(programs_of("vanilla", {0, 1, 1}), "the number of stages is 0; give at least 1", UsageError);
   CHECK_THROWS_WITH_AS(programs_of("vanilla", {1, -1, 1}), "the number of mini-batches is -1; give at least 0", UsageError);
   CHECK_THROWS_WITH_AS(programs_of("vanilla", {1, 1, 0}), "the number of micro-batches is 0; give at least 1", UsageError);
+}
+
+TEST_CASE("settings whose passes are too many together are refused before anything is made of them") {
+  check_setting({.stages = 4, .minibatches = most_passes / 4});
+  CHECK_THROWS_AS(check_setting({.stages = 4, .minibatches = most_passes / 4 + 1}), UsageError);
+  check_setting({.stages = 4096, .minibatches = 64, .micro_batches = 64});
+  for (const Setting& s : {Setting{.stages = 4096, .minibatches = 65, .micro_batches = 64}, Setting{.stages = 0, .minibatches = 1},
+                           Setting{.stages = most_stages + 1, .minibatches = 1}, Setting{.stages = 1, .minibatches = -1},
+                           Setting{.stages = 1, .minibatches = INT64_MAX}, Setting{.stages = 1, .minibatches = 1, .micro_batches = 0},
+                           Setting{.stages = 1, .minibatches = 1, .micro_batches = INT_MAX},
+                           Setting{.stages = most_stages, .minibatches = most_minibatches, .micro_batches = most_micro_batches, .chunks = most_chunks},
+                           Setting{.stages = 1, .minibatches = 1, .chunks = most_chunks + 1}})
+    CHECK_THROWS_AS(make_programs(find_method("interleaved"), s), UsageError);
 }
 
 TEST_CASE("audit refuses a program with any one instruction removed, or any one doubled") {

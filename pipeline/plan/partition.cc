@@ -12,14 +12,14 @@ namespace {
 
 std::string counted(size_t n, const std::string& thing) { return std::to_string(n) + " " + thing + (n == 1 ? "" : "s"); }
 
+}  // namespace
+
 void check_stages(size_t parts, int stages) {
   if (stages < 1) throw UsageError("a pipeline of " + std::to_string(stages) + " stages: use 1 or more");
   if (size_t(stages) > parts)
     throw UsageError("the model has " + counted(parts, "part") + " and cannot be cut into " + std::to_string(stages) +
                      " stages: use at most " + std::to_string(parts));
 }
-
-}  // namespace
 
 // slowest[s][i]: the time of the slowest stage when the parts from i on are split over s stages as well as can be,
 //   slowest[1][i] = cost(i, n),  slowest[s][i] = min over j > i of max(cost(i, j), slowest[s - 1][j]).

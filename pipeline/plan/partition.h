@@ -5,6 +5,9 @@
 
 namespace pipecast {
 
+// Throws UsageError where there is no stage, or more stages than parts.
+void check_stages(size_t parts, int stages);
+
 // The contiguous split of parts into stages whose slowest stage is as fast as can be (dynamic programming, exact); among equal
 // ones the first: the fewest parts in stage 0, then in stage 1, and so on. Returns the number of parts per stage, none of them 0.
 // Throws UsageError where there are more stages than parts.

@@ -7,6 +7,8 @@
 
 namespace pipecast {
 
+constexpr int64_t most_cost_bytes = 1000000000000;  // of one thing: what all copies and frames take fits, too
+
 // A piece of the model on its stage. Seconds are those of a pass, bytes those of a pass or of one place for it.
 struct ChunkCosts {
   double forward = 0, backward = 0;        // a recompute takes as long as a forward

@@ -1,6 +1,7 @@
 #pragma once
 // The position of a run and the points at which it drains: numbers only, no trainer and no files.
 #include <cstdint>
+#include <vector>
 
 #include "pipeline/train/run_options.h"
 
@@ -10,12 +11,14 @@ namespace pipecast {
 // mini-batches of the whole run".
 class Stops {
  public:
-  // per_epoch: mini-batches.
+  // per_epoch: mini-batches. Throws UsageError for numbers that are out of range.
   Stops(const RunOptions&, int64_t per_epoch);
   int64_t end() const { return end_; }     // of the run
   int64_t after(int64_t minibatch) const;  // the next stop behind it, at most end()
   bool evaluates(int64_t stop) const;      // whether the test data is evaluated at this stop
   bool stops(int64_t minibatch) const;     // whether this is a stop; 0 is one
+  // Every stop but the end is a multiple of one of these, and so is the end.
+  std::vector<int64_t> intervals() const;
 
  private:
   int64_t span_, every_, end_;

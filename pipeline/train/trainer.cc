@@ -177,6 +177,14 @@ void Trainer::check_minibatches(int64_t count) const {
                      " are trained from one evaluation or checkpoint to the next: make the one a multiple of the other");
 }
 
+void Trainer::check_size(int64_t count) const {
+  const TrainerOptions& o = parts_->options;
+  Setting setting;
+  setting.stages = o.stages, setting.minibatches = count, setting.micro_batches = o.micro_batches;
+  setting.chunks = int(parts_->partition.size()) / o.stages;
+  check_setting(setting);
+}
+
 void Trainer::record(Trace* trace) { parts_->trace = trace; }
 
 MeanLoss Trainer::loss_so_far() {
@@ -191,6 +199,7 @@ double Trainer::gradient_norm() const {
 }
 
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* prediction) {
+  check_size(data.per_epoch());
   Parts& p = *parts_;
   p.programs.clear();
   Setting setting;

@@ -53,6 +53,8 @@ class Trainer {
   void record(Trace*);
   // Throws UsageError where the options' programs cannot train so many from a fill to a drain.
   void check_minibatches(int64_t minibatches) const;
+  // Throws UsageError where so many from a fill to a drain are more passes than a program may have.
+  void check_size(int64_t minibatches) const;
   MeanLoss loss_so_far();  // in the running train(); waits for the device
   double mean_loss() { return loss_so_far().mean; }
   // The norm of the gradient of all stages together, before clipping, in the newest update that, by their programs, all stages make before
