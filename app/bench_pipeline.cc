@@ -7,7 +7,9 @@
 
 #include "app/commands.h"
 #include "app/noise.h"
-#include "app/plan_choice.h"
+#include "app/training_options.h"
+#include "pipeline/limits.h"
+#include "pipeline/measure/plan.h"
 #include "app/spread.h"
 #include "pipeline/plan/audit.h"
 #include "pipeline/train/trainer.h"
@@ -50,7 +52,7 @@ class BenchPipelineCommand : public Command {
     o.number("batch", base_.batch, "N", "images per mini-batch", 1, most_batch);
     o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
     o.number("stages", base_.stages, "N", "stages of the pipeline", 1, most_stages);
-    o.text("partition", partition_, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+    o.text("partition", partition_, "HOW", partition_help);
     o.flag("cut-layers", cut_layers_, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
     o.text("methods", methods_, "LIST", "methods, each with its micro-batches if not those below: vanilla,pipeoptim:4,gpipe");
     o.number("micro-batches", micro_batches_, "N", "micro-batches per mini-batch of synchronous methods; the others take it whole", 1,

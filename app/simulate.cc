@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
-#include "app/plan_choice.h"
+#include "app/plan_options.h"
 #include "engine/files/durable_file.h"
 #include "pipeline/limits.h"
 
@@ -41,6 +41,7 @@ class SimulateCommand : public Command {
 
   void run(const Options& options) override {
     choice_.resolve();
+    if (passes_wanted_ && !json_) throw UsageError("--passes needs --json");
     SimulatedRun run = chosen_run(options);
     run.setting.minibatches = minibatches_;
     run.costs.link.latency = latency_, run.costs.link.bytes_per_second = bytes_per_second_;
@@ -51,13 +52,19 @@ class SimulateCommand : public Command {
   }
 
  private:
+  static constexpr std::initializer_list<const char*> of_a_model = {"model",     "samples",  "image",     "length",    "vocabulary",
+                                                                    "classes",   "optimizer", "momentum", "partition", "cut-layers"};
+  static void leave_out(const Options& options, const std::string& why, std::initializer_list<const char*> names) {
+    for (const char* name : names)
+      if (options.given(name)) throw UsageError(why + ": leave --" + name + " out");
+  }
+
   SimulatedRun chosen_run(const Options& options) {
     if (!costs_.empty()) {
-      for (const char* name : {"uniform", "forward-seconds", "backward-seconds", "message-bytes", "model", "batch", "samples", "image", "length", "vocabulary", "classes", "optimizer", "momentum", "stages",
-                               "partition", "cut-layers",
-                               "method", "lookahead", "micro-batches", "chunks", "recompute", "device", "math", "threads"})
-        if (options.given(name))
-          throw UsageError("--costs '" + costs_ + "' defines the run: leave --" + name + " out");
+      leave_out(options, "--costs '" + costs_ + "' defines the run",
+                {"uniform", "forward-seconds", "backward-seconds", "message-bytes", "batch", "stages", "method", "lookahead", "micro-batches",
+                 "chunks", "recompute", "device", "math", "threads"});
+      leave_out(options, "--costs '" + costs_ + "' defines the run", of_a_model);
       return read_plan(text_of(read_file_or_pipe(costs_, 64 << 20)));
     }
     if (!uniform_) {
@@ -65,10 +72,11 @@ class SimulateCommand : public Command {
         if (options.given(name)) throw UsageError(std::string("--") + name + " needs --uniform");
       return choice_.plan().run;
     }
+    leave_out(options, "--uniform has no model", of_a_model);
     const TrainerOptions& o = choice_.trainer;
     SimulatedRun run{"", o.method, {.stages = o.stages, .minibatches = 1, .micro_batches = o.micro_batches}, o.batch, {}};
     run.setting.look_ahead = o.look_ahead, run.setting.recompute = o.recompute;
-    run.setting.chunks = o.chunks > 0 ? o.chunks : find_method(o.method).chunks;
+    run.setting.chunks = chunks_of(find_method(o.method), o.chunks);
     run.costs = uniform_costs(o.stages, run.setting.chunks, forward_, backward_, message_bytes_);
     return run;
   }
@@ -136,7 +144,7 @@ class SimulateCommand : public Command {
     return simulation.seconds > 0 ? stage.busy_seconds / simulation.seconds : 0;
   }
 
-  PlanChoice choice_;
+  PlanOptions choice_;
   int64_t minibatches_ = 64, message_bytes_ = 0;
   double forward_ = 1, backward_ = 2, latency_ = 0, bytes_per_second_ = 0;
   std::string costs_;

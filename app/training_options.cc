@@ -40,7 +40,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0, 1);
   o.group("Pipeline");
   o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1, most_stages);
-  o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+  o.text("partition", partition, "HOW", partition_help);
   o.flag("cut-layers", cut_layers, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
   o.text("method", trainer.method, "NAME", list_names(methods()));
   o.text("program", program, "FILE", "a program of your own in place of a method's (docs/program-files.md); it sets the number of stages");
@@ -54,7 +54,7 @@ void TrainingOptions::declare(Options& o) {
   o.flag("lag-rates", trainer.lag_rates, "divide each stage's learning rate by its lag");
   o.number("rescale-epochs", trainer.rescale_epochs, "N", "pipemare: epochs until all stages have the full learning rate", 0, most_epochs);
   o.group("Optimizer");
-  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()) + "; unless given: sgd, or what the method is defined with");
+  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()) + optimizer_help);
   o.number("lr", schedule.rate, "RATE", "learning rate", 0, most_rate);
   o.number("momentum", optimizer.momentum, "U", "sgd, rmsprop, muon", 0, 1);
   o.number("dampening", optimizer.dampening, "D", "sgd: share of the gradient that momentum leaves out", 0, 1);
@@ -99,7 +99,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   mistakes.check([&] { trainer.threads = threads_asked_for(trainer.threads); });
   const Method* method = nullptr;
   mistakes.check([&] { method = &find_method(trainer.method); });
-  if (method) mistakes.check([&] { resolve_optimizer(*method); });
+  if (method) mistakes.check([&] { resolve_optimizer(trainer.optimizer, *method); });
   else if (trainer.optimizer.name.empty()) trainer.optimizer.name = "sgd";
   if (!program.empty()) mistakes.check([&] { resolve_program(); });
   mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
@@ -122,7 +122,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (input.graph && input.dataset.train) mistakes.check([&] { check_columns(*input.graph, input.dataset); });
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();
   if (input.graph && method) {
-    const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : trainer.chunks > 0 ? trainer.chunks : method->chunks;
+    const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : chunks_of(*method, trainer.chunks);
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
   }
   if (input.graph && !weights.empty() && !resumed)
@@ -167,8 +167,7 @@ void TrainingOptions::resolve_program() {
     for (const Instruction& i : of_stage) trainer.micro_batches = std::max(trainer.micro_batches, i.micro + 1);
 }
 
-void TrainingOptions::resolve_optimizer(const Method& method) {
-  OptimizerOptions& optimizer = trainer.optimizer;
+void resolve_optimizer(OptimizerOptions& optimizer, const Method& method) {
   if (optimizer.name.empty()) {
     optimizer.name = method.optimizer.empty() ? "sgd" : method.optimizer;
     if (method.beta1 > 0) optimizer.beta1 = method.beta1;

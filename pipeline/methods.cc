@@ -79,7 +79,7 @@ void check_setting(const Setting& setting) {
 
 std::vector<Program> make_programs(const Method& method, const Setting& given) {
   Setting setting = given;
-  if (setting.chunks == 0) setting.chunks = method.chunks;
+  if (setting.chunks >= 0) setting.chunks = chunks_of(method, setting.chunks);
   check_setting(setting);
   if (setting.chunks > 1 && method.chunks == 1)
     throw UsageError("method " + method.name + " takes one chunk of the model per stage, not " + std::to_string(setting.chunks) +

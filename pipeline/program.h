@@ -107,6 +107,8 @@ const std::vector<Method>& methods();
 void register_method(Method);
 const Method& find_method(const std::string& name);                 // throws UsageError with the nearest known name
 std::vector<Program> make_programs(const Method&, const Setting&);  // one per stage
+// Chunks of a stage: as many as were asked for, or the method's own number where 0 were.
+inline int chunks_of(const Method& method, int asked) { return asked > 0 ? asked : method.chunks; }
 
 // The order of passes that asynchronous methods share: one forward, one backward, in turns (1F1B; PipeDream, SOSP 2019).
 // Stage k begins with min(stages - 1 - k, passes) forwards, then alternates, then drains; an update follows the backward of

@@ -900,8 +900,34 @@ class Simulate(CommandTest):
     def test_refusals(self):
         self.refuse(["simulate", "--costs", "missing.json"], "cannot read 'missing.json'")
         self.refuse(["simulate", "--forward-seconds", 2], "--forward-seconds", "--uniform")
+        self.refuse(["simulate", "--uniform", "--model", "resnet20"], "--uniform has no model: leave --model out")
+        self.refuse(["simulate", "--uniform", "--passes"], "--passes needs --json")
         self.refuse(["plan", "--stages", 40], "11 parts", "40")
         self.refuse(["plan", "--method", "gpip", "--recompute", "somtimes"], "gpipe", "recomputation", mistakes=2)
+
+
+class Plan(CommandTest):
+    def plan(self, *arguments):
+        return json.loads(self.succeed("plan", "--image", 16, "--stages", 2, "--threads", 1, "--json", *arguments))
+
+    def test_few_samples(self):
+        """Fewer samples than a mini-batch has: a plan for mini-batches of so many."""
+        few, three = self.plan("--batch", 8, "--samples", 3), self.plan("--batch", 3)
+        self.assertEqual(few["batch"], 3)
+        self.assertEqual([stage["frame_bytes"] for stage in few["stage_plans"]], [stage["frame_bytes"] for stage in three["stage_plans"]])
+        self.refuse(["plan", "--batch", 8, "--samples", 3, "--micro-batches", 4], "3 samples cannot be cut into 4 micro-batches")
+
+    def test_optimizer_of_the_method(self):
+        """A method that is defined with an optimizer is planned with it, and with no other."""
+        own, nadam, sgd = (self.plan("--batch", 2, "--method", method, *more)["stage_plans"] for method, more in
+                           (("nadam-async", []), ("pipedream", ["--optimizer", "nadam"]), ("pipedream", [])))
+        state = [[stage["state_bytes"] for stage in plan] for plan in (own, nadam, sgd)]
+        self.assertEqual(state[0], state[1])
+        self.assertNotEqual(state[0], state[2])
+        self.refuse(["plan", "--method", "nadam-async", "--optimizer", "rmsprop"], "nadam-async is defined with the optimizer nadam, not rmsprop")
+
+    def test_partition_of_chunks(self):
+        self.refuse(["plan", "--stages", 2, "--method", "interleaved", "--partition", "5,6"], "has 2 numbers, not 4", "of its chunks")
 
 
 class Bench(CommandTest):

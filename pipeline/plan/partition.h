@@ -13,7 +13,7 @@ void check_stages(size_t parts, int stages);
 // Throws UsageError where there are more stages than parts.
 std::vector<int> partition(const std::vector<double>& cost_per_part, int stages);
 
-// "3,3,3,2": the number of parts per stage. Throws UsageError where they do not add up to `parts` or are not `stages` many.
-std::vector<int> parse_partition(const std::string& text, int parts, int stages);
+// "3,3,3,2": the number of parts of each piece. Throws UsageError where they do not add up to `parts` or are not `pieces` many.
+std::vector<int> parse_partition(const std::string& text, int parts, int pieces);
 
 }  // namespace pipecast
