@@ -164,6 +164,7 @@ Training::Training(TrainingOptions& options, bool resumed)
       test_(input_.dataset.test, {.batch = options.trainer.batch}),
       trainer_(std::move(*input_.graph), options.trainer, shapes_of(train_, test_)) {
   if (input_.start) trainer_.set_weights(input_.start->weights);
+  trainer_.check_batches(train_);
   check_stops(trainer_, options.run, train_.per_epoch());
   trainer_.check_size(test_.per_epoch());
 }

@@ -59,6 +59,9 @@ struct RunLayout {
 // options.batch samples of options.length alone.
 RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<PassShape> batch_shapes = {});
 
+// Throws UsageError where training on mini-batches of these shapes would take the statistics of a single value.
+void check_training(const Graph&, const std::vector<PassShape>& batches, int micro_batches);
+
 // What a run of mini-batches is trained by. setting: the mini-batches, and those that are done.
 std::vector<Program> programs_of(const TrainerOptions&, Setting setting, int64_t updates_per_epoch);
 
