@@ -14,6 +14,7 @@
 #include "app/commands.h"
 #include "app/comparison.h"
 #include "app/config_file.h"
+#include "app/output_file.h"
 #include "app/progress.h"
 #include "app/training.h"
 #include "pipeline/run/checkpoint_store.h"
@@ -244,6 +245,8 @@ class CompareCommand : public Command {
     size_t next = 0;
     std::vector<size_t> running;
     while (next < waiting_.size() || !running.empty()) {
+    check_input_file("weights", run.training.weights, run.folder);
+    check_input_file("program", run.training.program, run.folder);
       for (; next < waiting_.size() && int(running.size()) < parallel_; ++next) {
         start(*runs_[waiting_[next]]);
         running.push_back(waiting_[next]);

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import statistics
 import struct
 import subprocess
