@@ -14,6 +14,7 @@
 #include "engine/launch.h"
 
 namespace pipecast {
+#include "engine/utf8.h"
 namespace {
 
 namespace fs = std::filesystem;
@@ -155,6 +156,7 @@ std::map<std::string, std::string> parse_annotations(std::string_view text, cons
     const std::string_view name = line.substr(0, first);
     if (first == line.npos || name.empty() || second == first + 1 || first + 1 == line.size())
       throw UsageError("'" + file + "' line " + std::to_string(number) +
+  text = without_byte_order_mark(text);
                        " is not a picture's name, a tab and its class; correct it, or fetch the file again");
     if (!class_of.emplace(name, line.substr(first + 1, second == line.npos ? second : second - first - 1)).second)
       throw UsageError("'" + file + "' line " + std::to_string(number) + " names '" + shown(name) + "' a second time; name it once");

@@ -215,6 +215,8 @@ class BadUsage(CommandTest):
             with self.subTest(text=text):
                 (self.folder / "config").write_text(text)
                 self.refuse(["train", "--config", "config"], expected)
+        (self.folder / "config").write_bytes(b"\xef\xbb\xbfseed = x\r\n")  # a byte order mark is no part of a name
+        self.refuse(["train", "--config", "config"], ":1: option --seed: 'x'")
         self.refuse(["train", "--config", "nowhere"], "'nowhere'")
         self.refuse(["train", "--config", "."], "'.'")
 

@@ -394,7 +394,7 @@ TEST_CASE("folder: Tiny-ImageNet's layout") {
   // Its val folder is often sorted into classes, and the list stays.
   fs::create_directories(folder.path / "val/n01");
   fs::rename(folder.path / "val/images/val_1.JPEG", folder.path / "val/n01/val_1.JPEG");
-  annotate("val_1.JPEG\tn01\nval_0.JPEG\tn02\nval_2.JPEG\tn02\n");
+  annotate("\uFEFFval_1.JPEG\tn01\nval_0.JPEG\tn02\nval_2.JPEG\tn02\n");  // with a byte order mark
   const PictureSet sorted = load_pictures("folder:" + folder.path.string());
   CHECK(sorted.test.labels == std::vector<int32_t>{1, 0});
   CHECK(sorted.notes == std::vector<std::string>{"pictures that '" + (folder.path / "val/val_annotations.txt").string() +
