@@ -95,8 +95,8 @@ class EvalCommand : public Command {
                 << "\n";
     else
       std::cout << left_out_of(dataset)
-                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
-                          (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
+                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %s\n", named.model.c_str(), data_.c_str(),
+                          (long long)(outcome.samples), 100 * outcome.accuracy, decimal(outcome.loss, 4).c_str());
   }
 
  private:
