@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <set>
 
 #include "data/class_folders.h"
@@ -12,9 +14,9 @@
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
 #include "engine/launch.h"
+#include "engine/utf8.h"
 
 namespace pipecast {
-#include "engine/utf8.h"
 namespace {
 
 namespace fs = std::filesystem;
@@ -76,6 +78,8 @@ struct ReadSample {
 // Decodes all samples into `pixels`, on all threads.
 std::vector<ReadSample> decode_all(const std::vector<ClassFile>& samples, const Shape& shape, Orientation orientation, uint8_t* pixels) {
   std::vector<ReadSample> readings(samples.size());
+  std::exception_ptr failure;  // the last one: memory ran out, say. It must not leave a thread.
+  std::mutex mutex;
   parallel(int64_t(samples.size()), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) try {
         const std::string& path = samples[size_t(i)].path;
@@ -89,8 +93,12 @@ std::vector<ReadSample> decode_all(const std::vector<ClassFile>& samples, const 
                                       std::to_string(shape.h) + "; make all pictures of one size";
       } catch (const UsageError& error) {
         readings[size_t(i)].damaged = error.what();
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        failure = std::current_exception();
       }
   });
+  if (failure) std::rethrow_exception(failure);
   return readings;
 }
 
@@ -148,6 +156,7 @@ void describe(PictureSet& dataset) {
 
 std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file) {
   std::map<std::string, std::string> class_of;
+  text = without_byte_order_mark(text);
   for (size_t number = 1; !text.empty(); ++number) {
     const std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));
@@ -156,7 +165,6 @@ std::map<std::string, std::string> parse_annotations(std::string_view text, cons
     const std::string_view name = line.substr(0, first);
     if (first == line.npos || name.empty() || second == first + 1 || first + 1 == line.size())
       throw UsageError("'" + file + "' line " + std::to_string(number) +
-  text = without_byte_order_mark(text);
                        " is not a picture's name, a tab and its class; correct it, or fetch the file again");
     if (!class_of.emplace(name, line.substr(first + 1, second == line.npos ? second : second - first - 1)).second)
       throw UsageError("'" + file + "' line " + std::to_string(number) + " names '" + shown(name) + "' a second time; name it once");
