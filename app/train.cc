@@ -8,6 +8,7 @@
 #include "app/output_file.h"
 #include "app/signals.h"
 #include "app/training.h"
+#include "app/unread_options.h"
 #include "pipeline/limits.h"
 #include "pipeline/train/checkpoints.h"
 

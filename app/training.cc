@@ -137,7 +137,7 @@ class Shown {
   void show_progress() {
     const RunProgress now = loop_.progress();
     const int64_t epoch = (now.minibatches - 1) / per_epoch_, left = int64_t(now.seconds_left);
-    progress_.show(format("epoch %lld/%lld  mini-batch %lld/%lld  loss %.4f  %.0f samples/s  %lld:%02lld left", (long long)(epoch + 1),
+    progress_.show(format("epoch %lld/%lld  mini-batch %lld/%lld  loss %s  %.0f samples/s  %lld:%02lld left", (long long)(epoch + 1),
                           (long long)(options_.run.epochs), (long long)(now.minibatches - epoch * per_epoch_), (long long)(per_epoch_),
                           decimal(trainer_.mean_loss(), 4).c_str(), now.samples_per_second, (long long)(left / 60), (long long)(left % 60)));
   }
