@@ -18,9 +18,10 @@ namespace {
 
 enum ExitCode { done = 0, run_failed = 1, wrong_input = 2, interrupted = 3 };
 
+// A sentence may have the name of a file, which may be any bytes.
 int report(const std::string& message, ExitCode code) {
   std::istringstream lines(message);
-  for (std::string line; std::getline(lines, line);) std::cerr << "pipecast: " << line << "\n";
+  for (std::string line; std::getline(lines, line);) std::cerr << "pipecast: " << printable(line) << "\n";
   return code;
 }
 

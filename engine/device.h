@@ -83,7 +83,7 @@ class Event {
 // UsageError where OMP_THREAD_LIMIT allows fewer.
 void set_threads(int threads);
 int threads();
-// As many as a user asked for; 0: threads(). Throws UsageError where OMP_THREAD_LIMIT allows fewer.
+// As many as a user asked for; 0: threads(). Throws UsageError where OMP_THREAD_LIMIT allows fewer, or there are far fewer cores.
 int threads_asked_for(int threads);
 
 }  // namespace pipecast

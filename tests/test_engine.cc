@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -134,6 +135,12 @@ TEST_CASE("the compiler stores constants as they are written") {  // not so g++ 
   CHECK(std::vector<int64_t>(four, four + 4) == std::vector<int64_t>{5, 5, 0, 0});
 }
 
+TEST_CASE("far more threads than cores are refused") {
+  const int most = std::max(64, 4 * omp_get_num_procs());
+  CHECK(threads_asked_for(most) == most);
+  CHECK(message_of<UsageError>([&] { threads_asked_for(most + 1); }) == Contains("threads are too many for the"));
+}
+
 TEST_CASE("UTF-8 is told from other bytes") {
   using namespace std::string_literals;
   for (const std::string& text : {""s, "a"s, "\0"s, "\x7F"s, "\xC2\x80"s, "caf\xC3\xA9"s, "\xE0\xA0\x80"s, "\xED\x9F\xBF"s, "\xEF\xBF\xBF"s,
@@ -143,6 +150,7 @@ TEST_CASE("UTF-8 is told from other bytes") {
                                   "\xF0\x8F\xBF\xBF"s, "\xF4\x90\x80\x80"s, "\xF8\x88\x80\x80\x80"s, "\xFF"s})
     CHECK_FALSE(is_utf8(text));
   CHECK(shown("caf\xC3\xA9 \xE2\x9D\x84") == "caf\xC3\xA9 \xE2\x9D\x84");
+  CHECK(printable(std::string(99, 'a') + "\xE9\xC3\xA9") == std::string(99, 'a') + "?\xC3\xA9");
   CHECK(shown("caf\xE9\x1B[31m\x7F\xC2\x9B\xC2\xA0") == "caf??[31m??\xC2\xA0");
   CHECK(shown(std::string(79, 'a') + "\xC3\xA9") == std::string(79, 'a') + "\xC3\xA9");
   CHECK(shown(std::string(80, 'a') + "\xC3\xA9") == std::string(80, 'a') + "...");
