@@ -105,7 +105,7 @@ void apply(const std::string& entry, Run& run, Mistakes& mistakes) {
     }
     std::vector<std::string> known;
     bool found = false;
-    for (const Options::Entry& option : run.options.entries()) {
+    for (Options::Entry& option : run.options.entries()) {
       known.push_back(option.name);
       if (option.name != name) continue;
       found = option.given = true;

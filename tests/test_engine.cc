@@ -13,6 +13,7 @@
 #include "engine/device.h"
 #include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
+#include "engine/format.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
 #include "engine/launch.h"

@@ -336,7 +336,7 @@ TEST_CASE("batch norm is not trained on one value per channel, and evaluates wit
   };
   const auto train_once = [&](int64_t batch, int micro_batches, bool drop_last, bool deferred = false) {
     TrainerOptions o = options_for("gpipe", 2, micro_batches);
-    o.batch = batch, o.deferred_batch_norm = deferred;
+    o.batch = batch, o.partition = {1, 1}, o.deferred_batch_norm = deferred;
     const PictureBatches batches(data, data.train, batch, false, {}, 1, drop_last);
     Trainer trainer(graph(), o, batches.shapes());
     trainer.evaluate(batches);
