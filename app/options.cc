@@ -25,7 +25,7 @@ T parse_number(const std::string& name, const std::string& text, T least, T most
   const char* end = text.data() + text.size();
   const auto [after, error] = std::from_chars(text.data(), end, value);
   if (error == std::errc() && after == end && value >= least && value <= most) return value;  // what is not a number is in no range
-  throw UsageError("option --" + name + ": '" + text + "' is not a " + (std::is_integral_v<T> ? "whole " : "") + "number from " +
+  throw UsageError("option --" + name + ": '" + shown(text) + "' is not a " + (std::is_integral_v<T> ? "whole " : "") + "number from " +
                    to_text(least) + " to " + to_text(most));
 }
 
@@ -54,7 +54,7 @@ void Options::text(const std::string& name, std::string& value, const std::strin
 
 void Options::flag(const std::string& name, bool& value, const std::string& help) {
   auto set = [&value, name](const std::string& text) {
-    if (text != "true" && text != "false") throw UsageError("option --" + name + ": '" + text + "' is neither true nor false");
+    if (text != "true" && text != "false") throw UsageError("option --" + name + ": '" + shown(text) + "' is neither true nor false");
     value = text == "true";
   };
   auto get = [&value] { return std::string(value ? "true" : "false"); };
@@ -156,10 +156,8 @@ void declare(Called& called, Mistakes& mistakes) {
       if (text.starts_with("--")) mistakes.add("option --" + entry.name + " needs a value, but '" + text + "' follows it");
       else mistakes.check([&] { entry.set(text); });
     };
-    CLI::Option* option =
-        entry.is_flag ? called.app->add_flag_function(
-                            "--" + entry.name, [set](int64_t count) { set(count > 0 ? "true" : "false"); }, entry.help)
-                      : called.app->add_option_function<std::string>((entry.is_positional ? "" : "--") + entry.name, set, entry.help);
+    CLI::Option* option = called.app->add_option_function<std::string>((entry.is_positional ? "" : "--") + entry.name, set, entry.help);
+    if (entry.is_flag) option->expected(0)->type_size(0);  // without a value: true
     option->group(entry.group)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     if (entry.is_positional) option->required();
     if (!entry.is_flag) {

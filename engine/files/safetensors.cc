@@ -252,8 +252,8 @@ SerializedTensors serialize_safetensors(const SafeTensors& contents, const std::
       serialized.data.emplace_back(tensor.bytes);
     }
     header = description.dump();
-  } catch (const json::exception& error) {
-    throw Error("cannot write '" + path + "': a name or a text in it is not UTF-8: " + error.what());
+  } catch (const json::exception&) {
+    throw Error("cannot write '" + path + "': a name or a text in it is not UTF-8");
   }
   header.resize((header.size() + 7) / 8 * 8, ' ');
   const uint64_t header_bytes = header.size();
