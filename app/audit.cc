@@ -3,6 +3,7 @@
 
 #include "app/commands.h"
 #include "app/method_choice.h"
+#include "app/output_file.h"
 #include "pipeline/train/run_folder.h"
 
 namespace pipecast {
@@ -27,6 +28,7 @@ class AuditCommand : public Command {
   }
 
   void run(const Options&) override {
+    if (!export_.empty()) check_output_file("export", export_, {choice_.file});
     const std::vector<Program> programs = choice_.programs();
     const Audit result = choice_.audited(programs, json_, most_copies_);
     if (!export_.empty()) write_file(export_, write_programs(programs, program_format(export_)));

@@ -1,6 +1,7 @@
 // How much faster a pipeline is than one stage, in turns: stages of one thread each beside one stage of one thread.
 #include <charconv>
 #include <chrono>
+#include <future>
 #include <iostream>
 #include <map>
 #include <thread>
@@ -134,10 +135,10 @@ class BenchPipelineCommand : public Command {
 
   double seconds_together(std::vector<std::unique_ptr<Trainer>>& trainers, const Batches& batches) const {
     const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> threads;
+    std::vector<std::future<void>> trainings;
     for (auto& trainer : trainers)
-      threads.emplace_back([&, begin = trainer->updates()] { trainer->train(batches, begin, begin + minibatches_); });
-    for (std::thread& thread : threads) thread.join();
+      trainings.push_back(std::async(std::launch::async, [&, begin = trainer->updates()] { trainer->train(batches, begin, begin + minibatches_); }));
+    for (std::future<void>& training : trainings) training.get();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 

@@ -1,7 +1,9 @@
 #include "app/command_line.h"
 
+#include <execinfo.h>
 #include <fcntl.h>
 
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <new>
@@ -31,6 +33,12 @@ void fill_closed_streams() {
     if (fcntl(stream, F_GETFD) < 0) open("/dev/null", O_RDONLY);
 }
 
+// glibc loads what exceptions need in its own frames when it is first needed, and ends the process where memory for it has run out.
+void load_unwinder() {
+  void* frame = nullptr;
+  backtrace(&frame, 1);
+}
+
 // Output that was lost is a failure, though the work may be done.
 void check_output() {
   if (!std::cout.flush()) throw Error("standard output cannot be written, and some of it is lost: is the disk full, or the output closed?");
@@ -40,6 +48,8 @@ void check_output() {
 
 int run_command(int count, char** arguments) {
   fill_closed_streams();
+  load_unwinder();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file above `ulimit -f` is then a failed write like any other
   try {
     std::vector<std::unique_ptr<Command>> commands;
     commands.push_back(train_command());

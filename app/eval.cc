@@ -4,6 +4,7 @@
 
 #include "app/commands.h"
 #include "app/config_file.h"
+#include "app/output_file.h"
 #include "app/training_options.h"
 #include "engine/files/safetensors.h"
 #include "pipeline/limits.h"
@@ -61,6 +62,7 @@ class EvalCommand : public Command {
     Dataset dataset;
     NamedWeights named;
     mistakes.report();
+    if (!logits_.empty()) mistakes.check([&] { check_output_file("logits", logits_, {weights_}); });
     if (bad_samples_.empty()) bad_samples_ = "fail";
     if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
@@ -93,8 +95,8 @@ class EvalCommand : public Command {
                 << "\n";
     else
       std::cout << left_out_of(dataset)
-                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
-                          (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
+                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %s\n", named.model.c_str(), data_.c_str(),
+                          (long long)(outcome.samples), 100 * outcome.accuracy, decimal(outcome.loss, 4).c_str());
   }
 
  private:

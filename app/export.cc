@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "app/commands.h"
+#include "app/output_file.h"
 #include "app/weights_file.h"
 #include "pipeline/train/run_folder.h"
 
@@ -27,6 +28,7 @@ class ExportCommand : public Command {
   void run(const Options& options) override {
     Mistakes mistakes;
     if (out_.empty()) mistakes.add("export needs a file to write; give --out FILE.safetensors");
+    else mistakes.check([&] { check_output_file("out", out_, {}); });
     if (run_.empty() == model_.empty()) mistakes.add("export needs either --run RUN or --model NAME");
     if (!run_.empty() && (options.given("seed") || options.given("classes")))
       mistakes.add("options --seed and --classes belong to --model; leave them out with --run");

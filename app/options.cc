@@ -95,9 +95,9 @@ void Options::numbers(const std::string& name, std::vector<T>& values, const std
 template void Options::numbers(const std::string&, std::vector<double>&, const std::string&, const std::string&, double, double);
 template void Options::numbers(const std::string&, std::vector<uint64_t>&, const std::string&, const std::string&, uint64_t, uint64_t);
 
-bool Options::given(const std::string& name) const {
-  for (const Entry& entry : entries_)
-    if (entry.name == name) return entry.given;
+Options::Entry& Options::entry(const std::string& name) {
+  for (Entry& entry : entries_)
+    if (entry.name == name) return entry;
   throw Error("there is no option --" + name);
 }
 

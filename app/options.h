@@ -49,9 +49,11 @@ class Options {
   // Makes the last added option a required positional argument. It is not in written_config().
   void positional() { entries_.back().is_positional = true, entries_.back().in_config = false; }
 
-  bool given(const std::string& name) const;
+  bool given(const std::string& name) const { return entry(name).given; }
   // The options' values as the text of a config file.
   std::string written_config() const;
+  Entry& entry(const std::string& name);
+  const Entry& entry(const std::string& name) const { return const_cast<Options*>(this)->entry(name); }
   std::vector<Entry>& entries() { return entries_; }
   const std::vector<Entry>& entries() const { return entries_; }
 

@@ -6,7 +6,7 @@
 namespace pipecast {
 namespace {
 
-constexpr int signals[] = {SIGTERM, SIGINT, SIGUSR1};
+constexpr int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 std::atomic<int> caught = 0;
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler must not wait");
 
@@ -34,6 +34,7 @@ std::string caught_signal() {
   switch (caught) {
     case 0: return "";
     case SIGINT: return "SIGINT";
+    case SIGHUP: return "SIGHUP";
     case SIGUSR1: return "SIGUSR1";
     default: return "SIGTERM";
   }

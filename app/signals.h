@@ -1,5 +1,5 @@
 #pragma once
-// SIGTERM, SIGINT and SIGUSR1 ask a run to stop where it can be resumed.
+// SIGTERM, SIGINT, SIGHUP and SIGUSR1 ask a run to stop where it can be resumed.
 #include <string>
 
 #include "engine/error.h"

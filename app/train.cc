@@ -5,8 +5,10 @@
 
 #include "app/commands.h"
 #include "app/config_file.h"
+#include "app/output_file.h"
 #include "app/signals.h"
 #include "app/training.h"
+#include "app/unread_options.h"
 #include "pipeline/limits.h"
 #include "pipeline/train/checkpoints.h"
 
@@ -52,7 +54,12 @@ class TrainCommand : public Command {
     std::optional<Training> training;
     Mistakes mistakes;
     mistakes.check([&] { folder.check_free(overwrite_); });
-    mistakes.check([&] { training.emplace(options_); });
+    mistakes.check([&] { check_input_file("weights", options_.weights, folder); });
+    mistakes.check([&] { check_input_file("program", options_.program, folder); });
+    mistakes.check([&] {
+      training.emplace(options_);
+      check_all_read(options, options_);
+    });
     mistakes.report();
     catch_signals();
     return training->run(folder, options);

@@ -36,7 +36,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
   o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
-  o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short");
+  o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short, unless it is all there is");
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0, 1);
   o.group("Pipeline");
   o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1, most_stages);

@@ -94,6 +94,8 @@ class Layer {
   // tokens, or the sum of their classes' weights. x: on the host; data is null where a value is not an input of the model.
   virtual void count(std::span<const Tensor> /*x*/, double* /*counts*/) const {}
 
+  // Whether training needs more than one row (sample x height x width) of x, as for a variance.
+  virtual bool compares_rows() const { return false; }
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
   // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.
   virtual bool splits() const { return false; }

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import statistics
 import struct
 import subprocess
@@ -219,6 +220,8 @@ class BadUsage(CommandTest):
             with self.subTest(text=text):
                 (self.folder / "config").write_text(text)
                 self.refuse(["train", "--config", "config"], expected)
+        (self.folder / "config").write_bytes(b"\xef\xbb\xbfseed = x\r\n")  # a byte order mark is no part of a name
+        self.refuse(["train", "--config", "config"], ":1: option --seed: 'x'")
         self.refuse(["train", "--config", "nowhere"], "'nowhere'")
         self.refuse(["train", "--config", "."], "'.'")
 
@@ -293,6 +296,39 @@ class Folders(CommandTest):
 
 
 class Output(CommandTest):
+    def test_files_to_write_are_looked_at_first(self):
+        self.succeed(*TRAIN, "--out", "run")
+        self.succeed("export", "--run", "run", "--out", "weights")
+        self.succeed("audit", "--stages", 2, "--minibatches", 4, "--export", "mine.csv")
+        (self.folder / "link").symlink_to("run/weights.safetensors")
+        checkpoint = next((self.folder / "run" / "checkpoints").iterdir()).relative_to(self.folder)
+        before = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        for command, option in ((["eval", "--run", "run"], "--logits"), (["export", "--run", "run"], "--out"),
+                                (["import", "--weights", "weights"], "--out"), (["draw", "--program", "mine.csv"], "--out"),
+                                (["audit", "--program", "mine.csv"], "--export")):
+            for path, expected in (("nowhere/x", "there is no such folder"), (".", "is a folder"), ("run/config", "is a file of the run in "),
+                                   (f"{checkpoint}/stage-0.safetensors", "is a file of the run in ")):
+                with self.subTest(command=command, path=path):
+                    self.refuse([*command, option, path], f"option {option}: '{path}' ", expected)
+        replaced = "is read by this command and would be overwritten"
+        for path in ("run/weights.safetensors", "link", "run/../run/weights.safetensors"):
+            self.refuse(["eval", "--run", "run", "--logits", path], replaced)
+        self.refuse(["eval", "--weights", "weights", "--data", "generated:100", "--logits", "weights"], replaced)
+        self.refuse(["import", "--weights", "weights", "--out", "./weights"], replaced)
+        self.refuse(["draw", "--program", "mine.csv", "--out", "mine.csv"], replaced)
+        expected = "is a file that the run in 'run' would replace"
+        self.refuse([*TRAIN, "--weights", "run/weights.safetensors", "--out", "run", "--overwrite"], "option --weights", expected)
+        self.refuse([*TRAIN, "--weights", "link", "--out", "run", "--overwrite"], "option --weights", expected)
+        self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
+        self.succeed("train", "--config", "run/config", "--out", "run", "--overwrite")  # the options are read before it goes
+
+    def test_a_file_that_grows_too_large(self):
+        """`ulimit -f`: exit code 1 and a sentence, as on a full disk."""
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 10, 20 << 10))
+        result = subprocess.run([PIPECAST, *TRAIN, "--out", "run"], cwd=self.folder, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stderr, r"\Apipecast: cannot write 'run/.*': File too large; check the disk's free space.*\n\Z")
+
     def test_output_that_is_lost(self):
         """A full disk, or a closed output: exit code 1, whatever the command."""
         self.succeed(*TRAIN, "--out", "run")
@@ -418,8 +454,35 @@ class Training(CommandTest):
         # All threads that there may be.
         self.assertEqual(self.train("all", "--threads", 0, OMP_THREAD_LIMIT="1"), wanted)
 
+    def test_options_without_effect(self):
+        for options, option, sentence in (
+                (["--lr-milestones", "1,2"], "lr-milestones", "with schedule cosine, only with multi-step"),
+                (["--lr-gamma", ".5", "--lr-schedule", "polynomial"], "lr-gamma", "with schedule polynomial, only with step, multi-step"),
+                (["--lr-step-epochs", "2"], "lr-step-epochs", "schedule cosine"), (["--lr-power", "3"], "lr-power", "schedule cosine"),
+                (["--lr-final", ".1", "--lr-schedule", "constant"], "lr-final", "with schedule constant, only with cosine, polynomial"),
+                (["--nesterov", "--optimizer", "adam"], "nesterov", "with optimizer adam, only with sgd"),
+                (["--dampening", ".5", "--optimizer", "rmsprop"], "dampening", "optimizer rmsprop"),
+                (["--momentum", ".5", "--method", "nadam-async"], "momentum", "optimizer nadam"), (["--alpha", ".5"], "alpha", "optimizer sgd"),
+                (["--beta1", ".5"], "beta1", "optimizer sgd"), (["--beta2", ".5", "--optimizer", "rmsprop"], "beta2", "optimizer rmsprop"),
+                (["--epsilon", ".5"], "epsilon", "optimizer sgd"), (["--momentum-decay", ".5"], "momentum-decay", "optimizer sgd"),
+                (["--lookahead", "exact", "--method", "gpipe"], "lookahead", "with method gpipe, only with methods that predict"),
+                (["--rescale-epochs", "1"], "rescale-epochs", "with method pipeoptim, only with pipemare")):
+            with self.subTest(options=options):
+                self.refuse([*TRAIN, *options], f"option --{option} has no effect ", sentence)
+        # At its default an option is as good as not given: the configuration of a run lists them all.
+        self.train("run", "--lr-gamma", ".1", "--lookahead", "paper", "--method", "vanilla")
+        for method in ("spectrain-v1", "spectrain-v2", "xpipe", "spike-compensation-lwp"):
+            self.train(method, "--lookahead", "exact", "--method", method)
+
+    def test_batch_norm_of_one_value(self):
+        model = ["train", "--data", "generated:40", "--model", "resnet18", "--epochs", 1, "--threads", 1]
+        expected = "layer 'layer4.0.bn1' (batch_norm) has one value per channel in a pass of one sample"
+        self.refuse([*model, "--batch", 1], expected)
+        self.refuse([*model, "--batch", 39], expected, "--drop-last")
+        self.refuse([*model, "--batch", 8, "--micro-batches", 8], expected, "fewer --micro-batches")
+
     def test_config_of_a_run_repeats_it(self):
-        common = ["--stages", 3, "--partition", "5,3,3", "--optimizer", "adam", "--lr", "0.00123", "--lr-schedule", "multi-step",
+        common = ["--stages", 3, "--partition", "5,3,3", "--optimizer", "sgd", "--lr", "0.00123", "--lr-schedule", "multi-step",
                   "--lr-milestones", "0.5,0.75", "--label-smoothing", ".1", "--nesterov", "--lookahead", "decayed", "--warmup-epochs", ".25"]
         first = self.train("first", *common)
         self.succeed("train", "--config", "first/config", "--out", "second")
@@ -583,11 +646,11 @@ class Compare(CommandTest):
         return json.loads((self.folder / "out" / "compare.json").read_text())["entries"]
 
     def test_table(self):
-        arguments = ["--epochs", 2, "--seeds", "1,2", "--methods", "vanilla+lr-milestones=1,,2,pipeoptim:exact+lr=.01+nesterov=true"]
+        arguments = ["--epochs", 2, "--seeds", "1,2", "--methods", "vanilla+lr-schedule=multi-step+lr-milestones=1,,2,pipeoptim:exact+lr=.01+nesterov=true"]
         lines, entries = self.compare(*arguments)
         self.assertEqual([line.split(": ")[0] for line in lines], [f"run {i} of 4" for i in range(1, 5)])
-        self.assertEqual([entry["entry"] for entry in entries], ["vanilla+lr-milestones=1,2", "pipeoptim:exact+lr=.01+nesterov=true"])
-        folders = ["vanilla+lr-milestones=1-2-%d", "pipeoptim-exact+lr=.01+nesterov=true-%d"]
+        self.assertEqual([entry["entry"] for entry in entries], ["vanilla+lr-schedule=multi-step+lr-milestones=1,2", "pipeoptim:exact+lr=.01+nesterov=true"])
+        folders = ["vanilla+lr-schedule=multi-step+lr-milestones=1-2-%d", "pipeoptim-exact+lr=.01+nesterov=true-%d"]
         for entry, folder, copies in zip(entries, folders, ([1, 1], [2, 1])):
             metrics = [self.metrics("out/" + folder % seed) for seed in (1, 2)]
             epochs = [[line for line in lines if line["event"] == "epoch"] for lines in metrics]
@@ -637,6 +700,13 @@ class Compare(CommandTest):
         self.assertNotIn("kept", lines[0])
         self.assertNotEqual(third[0]["runs"][0]["weights_digest"], first[0]["runs"][0]["weights_digest"])
 
+    def test_shared_options_are_for_those_that_read_them(self):
+        _, entries = self.compare("--methods", "vanilla,pipeoptim", "--seeds", "1", "--lookahead", "exact")
+        for entry, mode in zip(entries, ("paper", "exact")):
+            self.assertEqual(entry["runs"][0]["outcome"], "done")
+            self.assertIn(f'lookahead = "{mode}"\n', (self.folder / entry["runs"][0]["folder"] / "config").read_text())
+        self.assertIn("kept", self.compare("--methods", "vanilla,pipeoptim", "--seeds", "1", "--lookahead", "exact")[0][0])
+
     def test_divergence_is_a_row(self):
         for again in (False, True):
             lines, entries = self.compare("--methods", "vanilla+lr=1e9,vanilla", "--seeds", "1")
@@ -671,6 +741,9 @@ class Compare(CommandTest):
         refuse("vanilla,gpipe+momentum=1,gpipe+momentum=1+stages=3", "entries 'gpipe+momentum=1', 'gpipe+momentum=1+stages=3': momentum is 1")
         refuse("pipedream-2bw", "entry 'pipedream-2bw': ")  # fewer micro-batches than stages
         refuse("vanilla+seed=2", "--seeds")
+        refuse("vanilla:exact,pipeoptim", "entry 'vanilla:exact': option --lookahead has no effect with method vanilla")
+        refuse("vanilla,gpipe+alpha=.5", "entry 'gpipe+alpha=.5': option --alpha has no effect with optimizer sgd")
+        self.refuse([*self.COMPARE, "--methods", "vanilla,gpipe", "--lookahead", "exact"], "option --lookahead has no effect with any of the entries")
         refuse("vanilla,gpipe,vanilla", "'out/vanilla-1' would hold two runs")
         for seeds in ("", "1,x", "-1", "1.5"):
             self.refuse([*self.COMPARE, f"--seeds={seeds}"], "--seeds")

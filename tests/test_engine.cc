@@ -13,6 +13,7 @@
 #include "engine/device.h"
 #include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
+#include "engine/format.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
 #include "engine/launch.h"
@@ -633,6 +634,12 @@ TEST_CASE("read_file: whole files within a limit; what cannot be read is named")
   CHECK(message_of<UsageError>([&] { read_safetensors(folder / "f"); }) == Contains("has 68719476737 bytes, more than the"));
 }
 
+TEST_CASE("numbers for people") {
+  CHECK(decimal(1.25, 1) == "1.2");
+  CHECK(decimal(-2, 3) == "-2.000");
+  CHECK(decimal(std::copysign(NAN, -1.0), 4) == "nan");
+}
+
 TEST_CASE("safetensors: a file that cannot be read is named") {
   const Folder folder;
   CHECK(message_of<UsageError>([&] { read_safetensors(folder / "none"); }) == Contains("none': No such file"));
@@ -670,6 +677,12 @@ TEST_CASE("safetensors: every defect has its sentence") {
   CHECK(refusal(R"({"w":1,"w":2})") == Contains("'w' twice"));
   CHECK(refusal(R"({"__metadata__":{"a":"1","a":"2"}})") == Contains("'a' twice"));
   CHECK(refusal(R"({"__metadata__":{"a":1}})") == Contains("metadata 'a' is not a string"));
+  CHECK(refusal(R"({"__metadata__":null})") == "nothing was thrown");  // as the reference reads it
+  const auto refusal_of_all = [](const std::string& bytes) {
+    return message_of<UsageError>([&] { parse_safetensors(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), "some.file"); });
+  };
+  CHECK(refusal_of_all(std::string("PK\3\4\0\0\0\0\0\0", 10)) == Contains("'some.file' is no usable safetensors file: it is a zip archive"));
+  CHECK(refusal_of_all("version https://git-lfs.github.com/spec/v1\noid") == Contains("it is a pointer of git-lfs"));
   CHECK(refusal(R"({"__metadata__":[]})") == Contains("__metadata__ is not an object"));
   CHECK(refusal("[]") == Contains("not an object"));
   CHECK(refusal("") == Contains("not JSON"));

@@ -138,7 +138,7 @@ class Killed(Runs):
 class Stopped(Runs):
     def test_signals(self):
         self.succeed(*TRAIN, "--out", "alone")
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             with self.subTest(signal=number.name):
                 for attempt in range(5):  # a signal just before a drain is obeyed there, without a word before
                     out, error = self.stopped("run", by=number, after=2)

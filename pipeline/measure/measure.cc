@@ -133,9 +133,14 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, const PassShape& pass
         finished = owned.size();
       }
     };
-    std::vector<std::thread> workers_running;
-    for (std::vector<MeasuredPart>& mine : owned) workers_running.emplace_back(work, std::ref(mine));
-    for (std::thread& worker : workers_running) worker.join();
+    std::vector<std::jthread> workers_running;
+    try {
+      for (std::vector<MeasuredPart>& mine : owned) workers_running.emplace_back(work, std::ref(mine));
+    } catch (...) {  // the system refused one: the others stop
+      finished = owned.size();
+      throw;
+    }
+    workers_running.clear();
     if (error) std::rethrow_exception(error);
     next = 0;
     for (const std::vector<MeasuredPart>& mine : owned)

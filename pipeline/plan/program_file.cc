@@ -10,6 +10,7 @@
 
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/utf8.h"
 #include "pipeline/limits.h"
 
 namespace pipecast {
@@ -146,7 +147,7 @@ std::vector<std::string> cells(const std::string& line) {
 std::vector<Program> read_csv(const std::string& path, const std::string& text) {
   std::vector<Program> programs;
   std::vector<const Field*> columns;
-  std::istringstream lines(text);
+  std::istringstream lines(std::string(without_byte_order_mark(text)));
   size_t instructions = 0, number = 1;
   for (std::string line; std::getline(lines, line); ++number) {
     const std::string place = path + ":" + std::to_string(number);

@@ -164,6 +164,17 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
   return layout;
 }
 
+void check_training(const Graph& graph, const std::vector<PassShape>& batches, int micro_batches) {
+  for (const PassShape& pass : pass_shapes(batches, micro_batches)) {
+    const std::vector<TensorSpec> specs = graph.specs(pass);
+    for (const Node& node : graph.nodes())
+      if (node.layer->compares_rows() && specs[size_t(node.inputs[0])].shape.rows() == 1)
+        throw UsageError("layer '" + node.layer->name() + "' (" + node.layer->kind() +
+                         ") has one value per channel in a pass of one sample, and no variance to train with: give a --batch that leaves no "
+                         "single sample over, --drop-last, or fewer --micro-batches");
+  }
+}
+
 std::vector<double> estimated_costs(const Graph& graph, const PassShape& pass) {
   const std::vector<TensorSpec> specs = graph.specs(pass);
   std::vector<double> costs;

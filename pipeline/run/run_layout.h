@@ -60,6 +60,9 @@ struct RunLayout {
 // empty, options.batch samples of options.length alone.
 RunLayout resolve(const Graph&, const TrainerOptions&, std::vector<PassShape> batch_shapes = {});
 
+// Throws UsageError where training on mini-batches of these shapes would take batch norm's statistics of a single value per channel.
+void check_training(const Graph&, const std::vector<PassShape>& batches, int micro_batches);
+
 // The programs that train the next setting.minibatches mini-batches, after setting.done of the run.
 std::vector<Program> programs_of(const TrainerOptions&, Setting setting, int64_t updates_per_epoch);
 

@@ -17,6 +17,9 @@ class RunFolder {
   std::string trace() const { return path_ + "/trace.json"; }
   std::string log() const { return path_ + "/log.txt"; }  // what a run printed that another command started
 
+  // Whether the path leads to one of these files, or into the checkpoints, there or not.
+  bool owns(const std::string& path) const;
+
   // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.
   void check_free(bool overwrite) const;
   // Throws UsageError where no finished run is.

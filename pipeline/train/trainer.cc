@@ -154,6 +154,7 @@ Outcome Trainer::Parts::run(const Batches& data, Feed feed, int64_t begin, int64
 Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t)>& progress) {
   Parts& p = *parts_;
   check_minibatches(end - begin);
+  check_batches(data);
   Setting setting;
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
@@ -175,6 +176,10 @@ void Trainer::check_minibatches(int64_t count) const {
   if (!programs.empty() && count % minibatches(programs) != 0)
     throw UsageError("the program is for " + std::to_string(minibatches(programs)) + " mini-batches and " + std::to_string(count) +
                      " are trained from one evaluation or checkpoint to the next: make the one a multiple of the other");
+}
+
+void Trainer::check_batches(const Batches& data) const {
+  check_training(parts_->graph, data.shapes(), parts_->options.micro_batches);
 }
 
 void Trainer::check_size(int64_t count) const {

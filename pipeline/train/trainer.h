@@ -53,6 +53,8 @@ class Trainer {
   void record(Trace*);
   // Throws UsageError where the options' programs cannot train so many from a fill to a drain.
   void check_minibatches(int64_t minibatches) const;
+  // Throws UsageError where the model cannot be trained on a mini-batch, or micro-batch, as small as one of them.
+  void check_batches(const Batches&) const;
   // Throws UsageError where so many from a fill to a drain are more passes than a program may have.
   void check_size(int64_t minibatches) const;
   MeanLoss loss_so_far();  // in the running train(); waits for the device
