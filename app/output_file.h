@@ -7,8 +7,8 @@
 
 namespace pipecast {
 
-// Throws UsageError where the file that `option` names cannot be made, is one of the command's `inputs` ("": none), or is one that a run keeps
-// in its folder.
+// Throws UsageError where the file that `option` names cannot be made, is one of the command's `inputs` ("": none), or is one that a run
+// keeps in its folder.
 void check_output_file(const std::string& option, const std::string& path, const std::vector<std::string>& inputs);
 
 // Throws UsageError where a run in this folder would replace the file that it is to read ("": none).

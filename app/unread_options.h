@@ -1,6 +1,6 @@
 #pragma once
-// Options that were set and have no effect in the run that they are set for, such as milestones under a schedule that has none. Who sets one
-// believes that it does something.
+// Options that were set and have no effect in the run that they are set for, such as milestones under a schedule that has none. Who sets
+// one believes that it does something.
 #include <string>
 #include <vector>
 

@@ -1,12 +1,12 @@
 #pragma once
 // layers/: one file per layer, its formula, its forward kernel and its backward kernel side by side.
 //
-// A layer holds its configuration and nothing of a pass: tensors, weights, gradients and scratch all come from the caller,
-// so that any number of passes may be in flight. One convention for gradients: the gradient of an input is assigned, the
+// A layer holds its configuration, and what prepare() made, but nothing of a pass: tensors, weights, gradients and workspace all come from
+// the caller, so that any number of passes may be in flight. One convention for gradients: the gradient of an input is assigned, the
 // gradient of a parameter is accumulated.
 //
-// The loss is a layer too, the last one of a model in training. It reads the model's prediction and inputs that say what it should have
-// been, and adds up what the report shows (Layer::means).
+// The loss is a layer too, the last one of a model in training. It reads the model's prediction and the targets, and adds up the means that
+// a run reports (Layer::means).
 #include <memory>
 #include <span>
 #include <string>
@@ -22,10 +22,10 @@ namespace pipecast {
 struct Needs {
   bool input = false;     // backward reads x: it is kept
   bool output = false;    // backward reads y: it is kept
-  bool bf16 = false;      // its kernels read and write activations in bf16, too; else it is given copies in fp32 (layers/in_fp32.h)
+  bool bf16 = false;      // its kernels also take activations in bf16; if false, it is given fp32 copies of them (layers/in_fp32.h)
   int64_t saved = 0;      // floats of its own, kept per pass in flight
   int64_t workspace = 0;  // floats of scratch, not kept
-  int64_t shared = 0;     // floats of its own, kept from pass to pass: one place for all passes
+  int64_t shared = 0;     // floats of its own that all passes share and keep (the sums of deferred batch norm)
 };
 
 // Everything that one forward or backward call may touch. A pointer is null where the call does not use it.
@@ -38,11 +38,11 @@ struct Pass {
   uint64_t seed = 0;  // random numbers are keyed by (seed, layer, step, element)
   uint64_t step = 0;  // the number of this pass (every micro-batch has its own); the same in its forward and its backward
 
-  // The pass is a micro-batch, and statistics are to be the whole mini-batch's, updated once (torchgpipe's deferred batch norm).
-  // The micro-batches of a mini-batch run forward one after another, in order; none is empty.
+  // Deferred batch norm (torchgpipe): the running statistics are updated once for each mini-batch, with those of all its micro-batches
+  // together. The micro-batches of a mini-batch run forward one after another, in order; none is empty.
   bool deferred = false;
   int64_t samples_before = 0;  // deferred: samples in the earlier micro-batches of this mini-batch; 0 begins a new mini-batch
-  bool replay = false;         // this forward has run before, and runs again: it does not change statistics, `shared` and `sums`
+  bool replay = false;         // this forward runs a second time, for recomputation: it does not change statistics, `shared` and `sums`
 
   std::span<const Tensor> x;               // inputs
   const Normalised* normalised = nullptr;  // x[0] itself was not written; x[0].data holds what it is computed from (Layer::takes_normalised)
@@ -73,16 +73,17 @@ class Layer {
   const std::string& name() const { return name_; }  // the prefix of its parameters: "layer1.0.conv1"
   virtual const char* kind() const = 0;              // "convolution"
 
-  // What the output is for these inputs; throws UsageError where they do not fit. Activations are fp32 here, however a run stores them.
+  // The spec of the output for these inputs, in which activations are given as fp32, however a run stores them. Throws UsageError where the
+  // inputs do not fit.
   virtual TensorSpec output(std::span<const TensorSpec> x) const = 0;
   // Trained tensors; and statistics, which training updates without a gradient (batch norm's running mean) and which are never stashed or
   // predicted. Names are those within the layer: "weight".
   virtual std::vector<ParameterSpec> parameters() const { return {}; }
   virtual std::vector<ParameterSpec> statistics() const { return {}; }
-  // Called once for every shape of a pass, before the first pass; may build library objects. The specs say how activations are stored.
-  // Where that is bf16 and the answer is Needs::bf16 = false, it is called again with fp32.
+  // Called once for every shape of a pass, before the first pass; may make library objects. The specs say how activations are stored. If it
+  // returns bf16 = false for bf16 inputs, it is called again with fp32 ones.
   virtual Needs prepare(Device, std::span<const TensorSpec> x) = 0;
-  // Floating-point operations of one forward pass (2 for each multiply-add); 0 where they are few.
+  // Floating-point operations of one forward pass (2 for each multiply-add); 0 where they are negligible.
   virtual double flops(std::span<const TensorSpec>) const { return 0; }
   // The implementations that prepare() chose for such inputs: of the forward, the gradient of the inputs, and the gradient of the
   // parameters. Empty where there was nothing to choose.
@@ -99,14 +100,15 @@ class Layer {
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
   // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.
   virtual bool splits() const { return false; }
-  // Whether the kernels use Pass::step, as dropout's do. Then no pass is the same as another, and none can be recorded and replayed.
+  // Whether the kernels use Pass::step, as dropout's do. Then a pass cannot be recorded as a CUDA graph, since each differs.
   virtual bool reads_step() const { return false; }
 
   // Whether backward can add to dx[0]. Where other layers read the same value, that saves a second tensor and a kernel that adds the two.
   virtual bool adds() const { return false; }
 
-  // Whether the output may be left unwritten, because the next layer can compute it from x[0] as it reads: that saves a tensor for every
-  // pass in flight, and the time to write and read it. After forward, normalised() says how; its numbers are in Pass::saved.
+  // Whether the output may be left unwritten because the next layer can compute it from x[0] as it reads: batch norm and ReLU fused into
+  // the convolution behind them (Normalised in engine/tensor.h). That saves a tensor for every pass in flight, and the time to write and
+  // read it. After forward, normalised() has the factors; they are in Pass::saved.
   virtual bool normalises() const { return false; }
   virtual Normalised normalised(const Pass&) const { return {}; }
   // Whether x[0] may be such an output, in all shapes that this layer was prepared for.

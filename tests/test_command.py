@@ -584,6 +584,29 @@ class Training(CommandTest):
         self.succeed(*common, "--stop-above", "1e3", "--overwrite")
 
 
+class MetricsOfOthers(CommandTest):
+    def test_damaged_lines(self):
+        """A line of metrics.jsonl that no run writes is named; one that was cut off at the end is dropped."""
+        self.train("run")
+        path = self.folder / "run" / "metrics.jsonl"
+        whole = path.read_text()
+        lines = whole.splitlines(keepends=True)
+        number = len(lines)
+        for text, at in [(whole + "{}\n", number + 1), (whole + "null\n", number + 1), (whole + "7\n", number + 1), (whole + "\n", number + 1),
+                         (whole + '{"event":7}\n', number + 1), (whole + '{"event":"other"}\n', number + 1), ("".join(lines[1:]), 1),
+                         (whole.replace('"memory_mebibytes"', '"memory"', 1), 1), (whole.replace('"weights_digest"', '"digest"'), number),
+                         (whole.replace('"epoch":1', '"epoch":"one"', 1), None), (lines[0] + "not JSON\n" + "".join(lines[1:]), 2)]:
+            with self.subTest(text=text[-40:], at=at):
+                path.write_text(text)
+                for command in (["train", "--resume", "run"], ["train", "--resume", "run", "--epochs", 2]):
+                    result = self.run_command(*command)
+                    self.assertEqual(result.returncode, 2, result.stderr)
+                    self.assertRegex(result.stderr, "^pipecast: 'run/metrics.jsonl' line " + (str(at) if at else "[0-9]+") + " is not one that a run writes: ")
+        for end in ("{", '{"event":"do', "nul"):
+            path.write_text(whole + end)
+            self.assertIn("run 'run' is done", self.run_command("train", "--resume", "run").stderr)
+
+
 class Text(CommandTest):
     WORDS = {"pos": "a good and fine film", "neg": "a bad and dull film"}
     MODEL = ["--model", "bag-of-embeddings"]

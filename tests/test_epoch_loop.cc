@@ -231,6 +231,28 @@ TEST_CASE("stops at numbers that are out of range are refused, and the largest f
   CHECK(stops.after(0) == most_minibatches);
 }
 
+TEST_CASE("the prediction error is the mean over the evaluations since the model was last cut anew") {
+  using Json = nlohmann::ordered_json;
+  const auto start = [](const char* event, std::vector<int> parts) {
+    Json stages = Json::array();
+    for (int count : parts) stages.push_back({{"parts", count}, {"copies", 2}, {"memory_mebibytes", 1.5}});
+    return Json{{"event", event}, {"stages", stages}};
+  };
+  const auto epoch = [](int number, std::vector<double> errors) {
+    Json stages = Json::array();
+    for (double error : errors) stages.push_back({{"prediction_error", error}});
+    return Json{{"event", "epoch"}, {"epoch", number}, {"images_per_second", 10. * number}, {"stages", stages}};
+  };
+  std::vector<Json> lines = {start("start", {2, 3}), epoch(1, {.5, .1}), epoch(2, {}), epoch(3, {.7, .3}), start("resume", {2, 3}), epoch(4, {.9, .5})};
+  CHECK(run_result(lines).stages[0].prediction_error == doctest::Approx(.7));
+  CHECK(run_result(lines).stages[1].prediction_error == doctest::Approx(.3));
+  CHECK(run_result(lines).images_per_second == 25);
+  lines.push_back(start("resume", {3, 1, 1}));
+  lines.push_back(epoch(5, {.2, .4, .6}));
+  CHECK(run_result(lines).stages.size() == 3);
+  CHECK(run_result(lines).stages[2].prediction_error == doctest::Approx(.6));
+}
+
 TEST_CASE("every stop is a multiple of an interval") {
   const Stops stops({.epochs = 5, .eval_every = 2, .checkpoint_every = 7}, 10);
   CHECK(stops.intervals() == std::vector<int64_t>{20, 50, 7});

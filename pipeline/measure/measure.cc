@@ -12,6 +12,7 @@
 
 #include "engine/memory.h"
 #include "optim/gradient_norm.h"
+#include "engine/median.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/run/section.h"
 
@@ -20,12 +21,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t runs = 7;  // that count; one before them warms up
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + ptrdiff_t(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 template <class F>
 double seconds_of(Device device, const F& f) {

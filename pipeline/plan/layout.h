@@ -2,8 +2,8 @@
 // How a model is cut into pieces for the stages, and which values cross the borders between them.
 //
 // A part is the smallest unit that a partition moves (a block of a ResNet, say). A piece is some consecutive parts that one stage owns
-// (Megatron: a model chunk, or virtual stage). A chunk is the index of a piece among those of its stage: piece n is chunk n / stages of stage
-// n % stages.
+// (Megatron: a model chunk, or virtual stage). A chunk is the index of a piece among those of its stage: piece n is chunk n / stages of
+// stage n % stages.
 #include <vector>
 
 #include "models/graph.h"

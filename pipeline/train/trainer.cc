@@ -159,6 +159,7 @@ Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const st
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
   p.updates = updates_before_loss(p.programs, p.options.micro_batches);
+  p.updated = 0;
   if (p.trace) p.trace->expect(p.programs, begin);
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();

@@ -10,8 +10,8 @@
 
 namespace pipecast {
 
-// After Transport::close(), wait(), send() and receive() throw Error, also where they wait already; ready() returns true, so that its caller goes
-// on and meets the error.
+// After Transport::close(), wait(), send() and receive() throw Error, also where they wait already; ready() returns true, so that its
+// caller goes on and meets the error.
 class Sender {
  public:
   virtual ~Sender() = default;
@@ -29,8 +29,8 @@ class Receiver {
   virtual ~Receiver() = default;
   virtual bool ready() = 0;
   virtual void wait() = 0;
-  // Waits for the next message, then puts the copies into the tensors on the device's stream: work that is given to the device after the call
-  // reads the message. Throws Error where the message is for another pass.
+  // Waits for the next message, then puts the copies into the tensors on the device's stream: work that is given to the device after the
+  // call reads the message. Throws Error where the message is for another pass.
   virtual void receive(Device, Tag, std::span<const Tensor>) = 0;
 };
 
