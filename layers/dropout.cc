@@ -27,7 +27,7 @@ class DropoutLayer : public Layer {
   const char* kind() const override { return "dropout"; }
 
   TensorSpec output(std::span<const TensorSpec> x) const override {
-    if (x.size() != 1) refuse(*this, x, "one input");
+    if (x.size() != 1) refuse(*this, x, "one");
     return x[0];
   }
   Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }

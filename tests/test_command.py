@@ -186,7 +186,7 @@ class BadUsage(CommandTest):
     def test_stages_and_partition(self):
         self.refuse([*TRAIN, "--stages", "12"], "11 parts", "12 stages")
         self.refuse([*TRAIN, "--stages", "4", "--partition", "3,3,3,3"], "12 parts, not 11")
-        self.refuse([*TRAIN, "--stages", "3", "--partition", "3,3,3,2"], "4 stages, not 3")
+        self.refuse([*TRAIN, "--stages", "3", "--partition", "3,3,3,2"], "4 numbers, not 3")
         self.refuse([*TRAIN, "--stages", "2", "--partition", "11,0"], "'11,0'")
 
     def test_run_folder(self):
