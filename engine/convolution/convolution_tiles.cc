@@ -23,7 +23,7 @@ namespace {
 
 constexpr int block_threads = 256;
 constexpr int step_depth = 16;  // products of a sum that are in shared memory at once
-constexpr int gap = 4;          // floats between its rows, so that threads that write a column meet different banks
+constexpr int gap = 4;          // floats between its rows, so that a warp that writes to several rows of a narrow tile meets different banks
 
 using Four = Pack<float, 4>;
 
