@@ -48,8 +48,12 @@ class Runs(CommandTest):
         return without_times(lines), same
 
     def start(self, *arguments, ignoring=()):
+        def set_signals():  # whatever this test was started with: nohup, say, ignores SIGHUP
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN if number in ignoring else signal.SIG_DFL)
+
         process = subprocess.Popen([PIPECAST, *map(str, arguments)], cwd=self.folder, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignoring])
+                                   stderr=subprocess.PIPE, preexec_fn=set_signals)
         self.addCleanup(self.end, process)
         return process
 
