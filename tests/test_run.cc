@@ -84,8 +84,13 @@ TrainerOptions tiny_options(int stages, const std::string& optimizer = "sgd") {
 
 PictureBatches in_order(const PictureSet& d, int64_t batch) { return PictureBatches(d, d.train, batch, false, {}, 1); }
 
-// Where this machine can run a pipeline.
-std::vector<std::string> devices() { return gpu_present() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"}; }
+// Where this machine can run a pipeline. An emulated GPU under the thread sanitizer takes too long for all of it: see test_stream_order.cc.
+std::vector<std::string> devices() {
+#ifndef __SANITIZE_THREAD__
+  if (gpu_present()) return {"cpu", "cuda"};
+#endif
+  return {"cpu"};
+}
 
 // The digest after training for `minibatches`, cut into programs of at most `fill` of them.
 std::string digest_after(const TrainerOptions& o, const PictureSet& d, int64_t minibatches, int64_t fill = 1 << 30, bool normalise = true) {
@@ -439,8 +444,9 @@ TEST_CASE("every method trains to a falling, finite loss, the same bits in threa
       Trainer trainer(tiny_graph(true, 3), o);
       PictureBatches batches = in_order(data, 8);
       const double before = trainer.evaluate(batches).loss;
-      Outcome first = trainer.train(batches, 0, 6), last;
-      for (int64_t at = 6; at < 60; at += 18) last = trainer.train(batches, at, at + 18);
+      Outcome first = trainer.train(batches, 0, 6), last = trainer.train(batches, 6, 24);
+      const std::string in_fp32 = weights_digest(trainer.weights());
+      for (int64_t at = 24; at < 60; at += 18) last = trainer.train(batches, at, at + 18);
       CHECK(std::isfinite(last.loss));
       CHECK(last.loss < 0.8 * first.loss);
       CHECK(trainer.evaluate(batches).loss < before);
@@ -448,22 +454,22 @@ TEST_CASE("every method trains to a falling, finite loss, the same bits in threa
       o.executor = "sequential";
       Trainer sequential(tiny_graph(true, 3), o);
       sequential.train(batches, 0, 6);
-      for (int64_t at = 6; at < 60; at += 18) sequential.train(batches, at, at + 18);
-      CHECK(weights_digest(sequential.weights()) == weights_digest(trainer.weights()));
+      sequential.train(batches, 6, 24);
+      CHECK(weights_digest(sequential.weights()) == in_fp32);
 
       // With activations in bf16: near it, but not it.
-      const std::string in_fp32 = weights_digest(trainer.weights());
       o.math = "bf16";
       Trainer rounded(tiny_graph(true, 3), o);
       o.executor = "threads";
       Trainer threads(tiny_graph(true, 3), o);
       for (Trainer* t : {&rounded, &threads}) {
         t->train(batches, 0, 6);
-        for (int64_t at = 6; at < 60; at += 18) last = t->train(batches, at, at + 18);
+        t->train(batches, 6, 24);
       }
-      CHECK(last.loss < 0.8 * first.loss);
       CHECK(weights_digest(rounded.weights()) == weights_digest(threads.weights()));
       CHECK(weights_digest(rounded.weights()) != in_fp32);
+      for (int64_t at = 24; at < 60; at += 18) last = threads.train(batches, at, at + 18);
+      CHECK(last.loss < 0.8 * first.loss);
     }
 }
 

@@ -1,5 +1,7 @@
+#undef _FORTIFY_SOURCE  // its longjmp refuses to go from one stack to another
 #include "tests/emulator/emulator.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -7,7 +9,11 @@
 #include <mutex>
 #include <vector>
 
-dim3 threadIdx, blockIdx, blockDim, gridDim;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define EMULATOR_SANITIZED
+#endif
+
+constinit thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace pipecast {
 
@@ -15,17 +21,37 @@ namespace {
 
 enum class State { ready, at_barrier, at_shuffle, ended };
 
+// A place in a stack where work goes on later. swapcontext() asks the system for a mask of signals each time, so it is used only to enter
+// a stack, and under sanitizers, which refuse longjmp() here. The thread sanitizer takes all fibers for the host thread that they run in.
+struct Place {
+  ucontext_t context;
+  jmp_buf at;
+  bool entered = false;
+};
+
+void go(Place& from, Place& to) {
+  from.entered = true;
+#ifdef EMULATOR_SANITIZED
+  swapcontext(&from.context, &to.context);
+#else
+  if (_setjmp(from.at) != 0) return;
+  if (to.entered) _longjmp(to.at, 1);
+  to.entered = true;
+  setcontext(&to.context);
+#endif
+}
+
 // A stack that runs one thread of the block after another, until one has to wait: then that thread keeps it.
 struct Fiber {
   static constexpr size_t stack_bytes = 256 << 10;
-  ucontext_t context;
+  Place place;
   std::unique_ptr<char[]> stack{new char[stack_bytes]};
 
   explicit Fiber(void (*serve)()) {
-    getcontext(&context);
-    context.uc_stack.ss_sp = stack.get();
-    context.uc_stack.ss_size = stack_bytes;
-    makecontext(&context, serve, 0);
+    getcontext(&place.context);
+    place.context.uc_stack.ss_sp = stack.get();
+    place.context.uc_stack.ss_size = stack_bytes;
+    makecontext(&place.context, serve, 0);
   }
 };
 
@@ -38,7 +64,7 @@ struct Thread {
   int lane_mask = 0;
 };
 
-std::string place(std::source_location where) { return std::string(where.file_name()) + ":" + std::to_string(where.line()); }
+std::string line_of(std::source_location where) { return std::string(where.file_name()) + ":" + std::to_string(where.line()); }
 bool same(std::source_location a, std::source_location b) { return a.line() == b.line() && a.column() == b.column(); }
 
 [[noreturn]] void fault(const std::string& what) {
@@ -53,6 +79,7 @@ class Block {
     body_ = &body;
     reversed_ = (blockIdx.x + blockIdx.y + blockIdx.z) % 2 == 1;
     threads_.assign(blockDim.x * blockDim.y * blockDim.z, Thread{});
+    number_threads();
     started_ = ended_ = 0;
     while (started_ < threads_.size()) resume(idle_fiber());
     while (ended_ < threads_.size()) {
@@ -69,7 +96,7 @@ class Block {
 
   void wait(State state, std::source_location where) {
     self().state = state, self().where = where;
-    swapcontext(&self().fiber->context, &scheduler_);
+    go(self().fiber->place, scheduler_);
   }
 
   // A fiber takes threads that have not begun and runs them; without any, it is idle.
@@ -85,22 +112,29 @@ class Block {
         ++ended_;
       }
       idle_.push_back(fiber);
-      swapcontext(&fiber->context, &scheduler_);
+      go(fiber->place, scheduler_);
     }
   }
 
  private:
   size_t turn(size_t i) const { return reversed_ ? threads_.size() - 1 - i : i; }
 
-  void set_index() const {
-    const unsigned i = unsigned(running_);
-    threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+  void number_threads() {
+    if (blockDim.x == numbered_.x && blockDim.y == numbered_.y && blockDim.z == numbered_.z) return;
+    numbered_ = blockDim;
+    indices_.clear();
+    for (unsigned z = 0; z < blockDim.z; ++z)
+      for (unsigned y = 0; y < blockDim.y; ++y)
+        for (unsigned x = 0; x < blockDim.x; ++x) indices_.emplace_back(x, y, z);
   }
+
+  // Not inlined: a fiber may go on in another host thread, whose threadIdx is at another address.
+  [[gnu::noinline]] void set_index() const { threadIdx = indices_[running_]; }
 
   void resume(Fiber* fiber) {
     on_ = fiber;
     set_index();
-    swapcontext(&scheduler_, &fiber->context);
+    go(scheduler_, fiber->place);
   }
 
   Fiber* idle_fiber();
@@ -118,13 +152,13 @@ class Block {
     const auto joined = std::count_if(begin, end, waits);
     if (joined == 0) return false;
     const Thread& one = *std::find_if(begin, end, waits);
-    if (joined < 32) fault("the shuffle at " + place(one.where) + " is joined by " + std::to_string(joined) + " of the 32 lanes of a warp");
+    if (joined < 32) fault("the shuffle at " + line_of(one.where) + " is joined by " + std::to_string(joined) + " of the 32 lanes of a warp");
     float given[32];
     for (auto lane = begin; lane != end; ++lane) {
       if (!same(lane->where, one.where))
-        fault("lanes of a warp are at different shuffles, " + place(one.where) + ", " + place(lane->where));
+        fault("lanes of a warp are at different shuffles, " + line_of(one.where) + ", " + line_of(lane->where));
       if (lane->lanes != ~0u || lane->lane_mask < 0 || lane->lane_mask > 31)
-        fault("the shuffle at " + place(one.where) + " names no full warp");
+        fault("the shuffle at " + line_of(one.where) + " names no full warp");
       given[lane - begin] = lane->value;
     }
     for (auto lane = begin; lane != end; ++lane) lane->value = given[(lane - begin) ^ lane->lane_mask], lane->state = State::ready;
@@ -134,25 +168,49 @@ class Block {
   void release_barrier() {
     const auto one = std::find_if(threads_.begin(), threads_.end(), [](const Thread& thread) { return thread.state == State::at_barrier; });
     if (ended_ > 0) {
-      fault("the barrier at " + place(one->where) + " is reached by " + std::to_string(threads_.size() - ended_) + " of the " +
+      fault("the barrier at " + line_of(one->where) + " is reached by " + std::to_string(threads_.size() - ended_) + " of the " +
             std::to_string(threads_.size()) + " threads; the others have ended");
     }
     for (const Thread& thread : threads_)
-      if (!same(thread.where, one->where)) fault("threads are at different barriers, " + place(one->where) + ", " + place(thread.where));
+      if (!same(thread.where, one->where)) fault("threads are at different barriers, " + line_of(one->where) + ", " + line_of(thread.where));
     for (Thread& thread : threads_) thread.state = State::ready;
   }
 
-  ucontext_t scheduler_;
+  Place scheduler_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   std::vector<Thread> threads_;  // x fastest
+  dim3 numbered_{0, 0, 0};
+  std::vector<dim3> indices_;  // of the threads of a block of that size
   const std::function<void()>* body_ = nullptr;
   Fiber* on_ = nullptr;
   size_t running_ = 0, started_ = 0, ended_ = 0;
   bool reversed_ = false;
 };
 
-std::unique_ptr<Block> block;
+// The calling thread's. A thread that ends leaves its stacks to the next one.
+class OwnBlock {
+ public:
+  ~OwnBlock() { reset(true); }
+  Block* get() {
+    const std::lock_guard lock(mutex_);
+    if (!block_ && !left_.empty()) block_ = std::move(left_.back()), left_.pop_back();
+    if (!block_) block_ = std::make_unique<Block>();
+    return block_.get();
+  }
+  void reset(bool whole) {
+    const std::lock_guard lock(mutex_);
+    if (whole && block_) left_.push_back(std::move(block_));
+    block_.reset();
+  }
+
+ private:
+  inline static std::mutex mutex_;
+  inline static std::vector<std::unique_ptr<Block>> left_;
+  std::unique_ptr<Block> block_;
+};
+thread_local OwnBlock own;
+thread_local Block* block = nullptr;
 void fiber_main() { block->serve(); }
 
 Fiber* Block::idle_fiber() {
@@ -165,14 +223,12 @@ Fiber* Block::idle_fiber() {
 }  // namespace
 
 void emulate(dim3 grid, dim3 block_size, const std::function<void()>& thread) {
-  static std::mutex one_launch;
-  const std::lock_guard lock(one_launch);
   gridDim = grid, blockDim = block_size;
   const uint64_t threads = uint64_t(block_size.x) * block_size.y * block_size.z;
   if (threads == 0 || threads > 1024 || block_size.z > 64) throw Error("emulator: no block has " + std::to_string(threads) + " threads");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     throw Error("emulator: no grid is " + std::to_string(grid.x) + "x" + std::to_string(grid.y) + "x" + std::to_string(grid.z));
-  if (!block) block = std::make_unique<Block>();
+  if (!block) block = own.get();
   try {
     for (unsigned z = 0; z < grid.z; ++z)
       for (unsigned y = 0; y < grid.y; ++y)
@@ -181,7 +237,7 @@ void emulate(dim3 grid, dim3 block_size, const std::function<void()>& thread) {
           block->run(thread);
         }
   } catch (...) {
-    block.reset();  // its fibers are in the middle of threads that cannot end
+    block = nullptr, own.reset(false);  // its fibers are in the middle of threads that cannot end
     throw;
   }
 }

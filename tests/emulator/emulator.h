@@ -9,6 +9,8 @@
 //   - a launch that exceeds CUDA's limits.
 // Each throws Error. Blocks whose coordinates add up to an odd number run their threads from last to first: a forgotten
 // barrier changes the result in one of the two orders. Shared memory keeps what the block before left there.
+//
+// Every host thread has an emulator of its own: the streams of the simulated CUDA machine (tests/simulated_cuda) run side by side.
 #include <functional>
 #include <source_location>
 #include <vector>
@@ -17,13 +19,13 @@
 
 #define __global__
 #define __device__
-#define __shared__ static  // one block runs at a time
+#define __shared__ static thread_local  // a host thread runs one block at a time
 
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the thread that runs now
+extern constinit thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the thread that runs now
 
 void __syncthreads(std::source_location where = std::source_location::current());
 float __shfl_xor_sync(unsigned lanes, float value, int lane_mask, std::source_location where = std::source_location::current());
@@ -32,6 +34,7 @@ namespace pipecast {
 
 void emulate(dim3 grid, dim3 block, const std::function<void()>& thread);
 
+#ifndef PIPECAST_CUDA  // with it, tests/simulated_cuda/launch.h puts launches on a stream
 // Where it is set, launches of the calling thread are added to it and not run: a stream that is being captured.
 inline thread_local std::vector<std::function<void()>>* captured = nullptr;
 
@@ -41,5 +44,6 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream, Argume
   if (captured) captured->push_back(run);
   else run();
 }
+#endif
 
 }  // namespace pipecast
