@@ -3,6 +3,7 @@
 
 #include "app/commands.h"
 #include "app/method_choice.h"
+#include "app/output_file.h"
 #include "pipeline/train/run_folder.h"
 
 namespace pipecast {
@@ -19,7 +20,7 @@ class AuditCommand : public Command {
 
   void declare(Options& o) override {
     choice_.declare(o);
-    o.number("max-copies", most_copies_, "N", "refuse programs that need more copies of the weights; 0: any number", 0);
+    o.number("max-copies", most_copies_, "N", "refuse programs that need more copies of the weights; 0: any number", 0, most_stages + 1);
     o.text("export", export_, "FILE", "also write the programs to a file, .csv or .json");
     o.not_in_config();
     o.flag("json", json_, "print JSON");
@@ -27,6 +28,7 @@ class AuditCommand : public Command {
   }
 
   void run(const Options&) override {
+    if (!export_.empty()) check_output_file("export", export_, {choice_.file});
     const std::vector<Program> programs = choice_.programs();
     const Audit result = choice_.audited(programs, json_, most_copies_);
     if (!export_.empty()) write_file(export_, write_programs(programs, program_format(export_)));

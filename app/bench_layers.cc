@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "engine/device.h"
 #include "models/models.h"
+#include "pipeline/limits.h"
 #include "pipeline/measure/layer_times.h"
 #include "pipeline/measure/machine.h"
 
@@ -47,10 +48,10 @@ class BenchLayersCommand : public Command {
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", list_names(model_entries()));
-    o.number("batch", batch_, "N", "images of a pass", int64_t(1));
-    o.number("image", image_, "SIZE", "height and width of the images", int64_t(1));
+    o.number("batch", batch_, "N", "images of a pass", 1, most_batch);
+    o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
     o.text("device", device_, "NAME", "cpu or cuda");
-    o.number("threads", threads_, "N", "threads on the host; 0: all", 0);
+    o.number("threads", threads_, "N", "threads on the host; 0: all", 0, most_threads);
     o.text("sort", sort_, "HOW", "order, as the model has them, or time, the slowest first");
     o.flag("json", json_, "print JSON");
     o.not_in_config();

@@ -39,20 +39,18 @@ class BenchOptimizerCommand : public Command {
 
   void declare(Options& o) override {
     o.text("optimizer", optimizer_.name, "NAME", list(optimizer_names()));
-    o.number("momentum", optimizer_.momentum, "U", "sgd, rmsprop, muon");
-    o.number("weight-decay", optimizer_.weight_decay, "L", "of the weights");
-    o.number("parameters", parameters_, "N", "weights of the stage", int64_t(1));
-    o.number("ahead", ahead_, "N", "updates to predict ahead; " + std::to_string(max_look_ahead) + " at most", 1);
+    o.number("momentum", optimizer_.momentum, "U", "sgd, rmsprop, muon", 0, 1);
+    o.number("weight-decay", optimizer_.weight_decay, "L", "of the weights", 0, 1000);
+    o.number("parameters", parameters_, "N", "weights of the stage", 1, int64_t(1) << 40);
+    o.number("ahead", ahead_, "N", "updates to predict ahead", 1, max_look_ahead);
     o.text("device", device_, "NAME", "cpu or cuda");
-    o.number("threads", threads_, "N", "threads on the host; 0: all", 0);
+    o.number("threads", threads_, "N", "threads on the host; 0: all", 0, most_threads);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
   }
 
   void run(const Options&) override {
     const std::unique_ptr<Optimizer> optimizer = make_optimizer(optimizer_);
-    if (ahead_ > max_look_ahead)
-      throw UsageError("--ahead " + std::to_string(ahead_) + ": at most " + std::to_string(max_look_ahead) + " updates can be predicted");
     threads_ = threads_asked_for(threads_);
     set_threads(threads_);
     const Segments segments = parameters_of(parameters_);

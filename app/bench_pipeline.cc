@@ -1,13 +1,16 @@
 // How much faster a pipeline is than one stage, in turns: stages of one thread each beside one stage of one thread.
 #include <charconv>
 #include <chrono>
+#include <future>
 #include <iostream>
 #include <map>
 #include <thread>
 
 #include "app/commands.h"
 #include "app/noise.h"
-#include "app/plan_choice.h"
+#include "app/training_options.h"
+#include "pipeline/limits.h"
+#include "pipeline/measure/plan.h"
 #include "app/spread.h"
 #include "pipeline/plan/audit.h"
 #include "pipeline/train/trainer.h"
@@ -47,15 +50,16 @@ class BenchPipelineCommand : public Command {
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", list_names(model_entries()));
-    o.number("batch", base_.batch, "N", "images per mini-batch", int64_t(1));
-    o.number("image", image_, "SIZE", "height and width of the images", int64_t(1));
-    o.number("stages", base_.stages, "N", "stages of the pipeline", 1);
-    o.text("partition", partition_, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+    o.number("batch", base_.batch, "N", "images per mini-batch", 1, most_batch);
+    o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
+    o.number("stages", base_.stages, "N", "stages of the pipeline", 1, most_stages);
+    o.text("partition", partition_, "HOW", partition_help);
     o.flag("cut-layers", cut_layers_, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
     o.text("methods", methods_, "LIST", "methods, each with its micro-batches if not those below: vanilla,pipeoptim:4,gpipe");
-    o.number("micro-batches", micro_batches_, "N", "micro-batches per mini-batch of synchronous methods; the others take it whole", 1);
-    o.number("minibatches", minibatches_, "N", "mini-batches of a turn, from a fill of the pipeline to its drain", int64_t(1));
-    o.number("rounds", rounds_, "N", "turns of each", 1);
+    o.number("micro-batches", micro_batches_, "N", "micro-batches per mini-batch of synchronous methods; the others take it whole", 1,
+             most_micro_batches);
+    o.number("minibatches", minibatches_, "N", "mini-batches of a turn, from a fill of the pipeline to its drain", 1, most_minibatches);
+    o.number("rounds", rounds_, "N", "turns of each", 1, 1000000);
     o.text("device", base_.device, "NAME", "cpu or cuda");
     o.flag("json", json_, "print JSON");
     o.not_in_config();
@@ -114,8 +118,9 @@ class BenchPipelineCommand : public Command {
         if (colon != std::string::npos) {
           int& count = entry.options.micro_batches;
           const auto [after, error] = std::from_chars(name.data() + colon + 1, name.data() + name.size(), count);
-          if (error != std::errc() || after != name.data() + name.size() || count < 1)
-            throw UsageError("--methods: '" + name + "' has no number of micro-batches of at least 1 after its colon");
+          if (error != std::errc() || after != name.data() + name.size() || count < 1 || count > most_micro_batches)
+            throw UsageError("--methods: '" + name + "' has no number of micro-batches from 1 to " + std::to_string(most_micro_batches) +
+                             " after its colon");
         } else if (is_synchronous(programs(entry.options, 4 * base_.stages))) {  // enough to be full
           entry.options.micro_batches = micro_batches_;
         }
@@ -130,10 +135,10 @@ class BenchPipelineCommand : public Command {
 
   double seconds_together(std::vector<std::unique_ptr<Trainer>>& trainers, const Batches& batches) const {
     const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> threads;
+    std::vector<std::future<void>> trainings;
     for (auto& trainer : trainers)
-      threads.emplace_back([&, begin = trainer->updates()] { trainer->train(batches, begin, begin + minibatches_); });
-    for (std::thread& thread : threads) thread.join();
+      trainings.push_back(std::async(std::launch::async, [&, begin = trainer->updates()] { trainer->train(batches, begin, begin + minibatches_); }));
+    for (std::future<void>& training : trainings) training.get();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 

@@ -8,6 +8,7 @@
 #include "app/spread.h"
 #include "engine/memory.h"
 #include "models/models.h"
+#include "pipeline/limits.h"
 #include "pipeline/measure/layer_times.h"
 #include "pipeline/measure/machine.h"
 #include "pipeline/train/trainer.h"
@@ -24,13 +25,13 @@ class BenchStepCommand : public Command {
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", list_names(model_entries()));
-    o.number("batch", trainer_.batch, "N", "images per mini-batch", int64_t(1));
-    o.number("image", image_, "SIZE", "height and width of the images", int64_t(1));
+    o.number("batch", trainer_.batch, "N", "images per mini-batch", 1, most_batch);
+    o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
     o.text("math", trainer_.math, "NAME", "fp32, tf32 on a GPU, or bf16");
     o.flag("cuda-graphs", trainer_.cuda_graphs, "record each pass on the GPU once and replay it");
-    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0);
-    o.number("seconds", seconds_, "S", "time to measure for", 0.0);
+    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0, most_threads);
+    o.number("seconds", seconds_, "S", "time to measure for", 0, most_seconds);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
   }

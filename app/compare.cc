@@ -14,8 +14,10 @@
 #include "app/commands.h"
 #include "app/comparison.h"
 #include "app/config_file.h"
+#include "app/output_file.h"
 #include "app/progress.h"
 #include "app/training.h"
+#include "app/unread_options.h"
 #include "pipeline/run/checkpoint_store.h"
 
 namespace pipecast {
@@ -84,12 +86,12 @@ struct Run {
 
 using Runs = std::vector<std::unique_ptr<Run>>;
 
-// What an entry says beside the options that all share. Every mistake goes to `mistakes`.
+// What an entry says beside the options that all share: those are `given` then. Every mistake goes to `mistakes`.
 void apply(const std::string& entry, Run& run, Mistakes& mistakes) {
   const std::vector<std::string> pieces = split(entry, '+');
   const size_t colon = pieces[0].find(':');
   run.training.trainer.method = pieces[0].substr(0, colon);
-  if (colon != std::string::npos) run.training.look_ahead = pieces[0].substr(colon + 1);
+  if (colon != std::string::npos) run.options.entry("lookahead").given = true, run.training.look_ahead = pieces[0].substr(colon + 1);
   for (size_t i = 1; i < pieces.size(); ++i) {
     const size_t equals = pieces[i].find('=');
     const std::string name = pieces[i].substr(0, equals);
@@ -103,13 +105,26 @@ void apply(const std::string& entry, Run& run, Mistakes& mistakes) {
     }
     std::vector<std::string> known;
     bool found = false;
-    for (const Options::Entry& option : run.options.entries()) {
+    for (Options::Entry& option : run.options.entries()) {
       known.push_back(option.name);
       if (option.name != name) continue;
-      found = true;
+      found = option.given = true;
       mistakes.check([&] { option.set(pieces[i].substr(equals + 1)); });
     }
     if (!found) mistakes.add(unknown_option(name, known, "compare"));
+  }
+}
+
+// An option that all share is for the entries that read it; the others keep its default. Counts those in `unread`. What an entry says for
+// itself, it must read.
+void leave_to_others(Run& run, std::map<std::string, size_t>& unread, Mistakes& mistakes) {
+  TrainingOptions initial;
+  Options defaults;
+  initial.declare(defaults);
+  for (const UnreadOption& option : unread_options(run.options, run.training)) {
+    if (run.options.entry(option.name).given) mistakes.add(option.sentence);
+    ++unread[option.name];
+    run.options.entry(option.name).set(defaults.entry(option.name).get());
   }
 }
 
@@ -165,8 +180,9 @@ class CompareCommand : public Command {
   void declare(Options& o) override {
     o.group("Comparison");
     o.text("methods", methods_, "LIST", "entries METHOD[:LOOKAHEAD][+option=value]...; any option below but the seed may be set");
-    o.numbers("seeds", seeds_, "LIST", "each entry is trained with each of these");
-    o.number("parallel", parallel_, "N", "runs at once; they share the machine, so their speeds are not those of a run alone", 1);
+    o.numbers("seeds", seeds_, "LIST", "each entry is trained with each of these", 0, most_seed);
+    o.number("parallel", parallel_, "N", "runs at once; they share the machine, so their speeds are not those of a run alone", 1,
+             most_threads);
     o.not_in_config();
     o.text("out", out_, "FOLDER", "folder of the comparison, with a run's folder for each run");
     o.not_in_config();
@@ -199,11 +215,16 @@ class CompareCommand : public Command {
 
     EntryMistakes of_entries;
     std::set<std::string> folders;
-    for (const std::string& entry : split(methods_, ',')) {
+    std::map<std::string, size_t> unread;
+    const std::vector<std::string> entries = split(methods_, ',');
+    for (const std::string& entry : entries) {
       Mistakes mistakes;
       auto first = std::make_unique<Run>(entry, shared_, seeds_[0], out_);
       apply(entry, *first, mistakes);
-      mistakes.check([&] { Training training(first->training); });
+      mistakes.check([&] {
+        Training training(first->training);
+        leave_to_others(*first, unread, mistakes);
+      });
       const size_t begin = runs_.size();
       for (uint64_t seed : seeds_) {
         runs_.push_back(std::make_unique<Run>(entry, first->training, seed, out_));
@@ -216,11 +237,16 @@ class CompareCommand : public Command {
         for (size_t i = begin; i < runs_.size(); ++i) of_entries.check(entry, [&] { look_for_earlier(*runs_[i]); });
     }
     of_entries.report();
+    for (const auto& [option, count] : unread)
+      if (count == entries.size()) of_comparison.add("option --" + option + " has no effect with any of the entries: leave it out");
+    of_comparison.report();
   }
 
   // Keeps a run that is over, goes on with one that was interrupted, and throws UsageError for one of another configuration.
   void look_for_earlier(Run& run) {
     run.folder.check_free(true);
+    check_input_file("weights", run.training.weights, run.folder);
+    check_input_file("program", run.training.program, run.folder);
     std::error_code ignored;
     if (overwrite_ || !std::filesystem::exists(run.folder.config(), ignored)) return;
     if (const std::string what = difference(run); !what.empty())

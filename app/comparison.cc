@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "engine/median.h"
 #include "app/options.h"
 #include "app/report.h"
 

@@ -5,6 +5,7 @@
 
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/utf8.h"
 
 namespace pipecast {
 namespace {
@@ -47,7 +48,7 @@ std::vector<ConfigLine> read_config(const std::string& path) {
 std::vector<ConfigLine> parse_config(const std::string& text, const std::string& path) {
   std::vector<ConfigLine> lines;
   std::map<std::string, std::string> places;  // by name
-  std::istringstream stream(text);
+  std::istringstream stream(std::string(without_byte_order_mark(text)));
   std::string next;
   for (int number = 1; std::getline(stream, next); ++number) {
     const std::string place = path + ":" + std::to_string(number), line = trimmed(next);

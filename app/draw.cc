@@ -3,6 +3,7 @@
 
 #include "app/commands.h"
 #include "app/method_choice.h"
+#include "app/output_file.h"
 #include "pipeline/train/run_folder.h"
 
 namespace pipecast {
@@ -22,6 +23,7 @@ class DrawCommand : public Command {
   }
 
   void run(const Options&) override {
+    if (!out_.empty()) check_output_file("out", out_, {choice_.file});
     const Audit result = choice_.audited(choice_.programs());
     if (out_.empty()) std::cout << draw_text(result);
     else write_file(out_, draw_svg(choice_.title(result), result));

@@ -4,8 +4,10 @@
 
 #include "app/commands.h"
 #include "app/config_file.h"
+#include "app/output_file.h"
 #include "app/training_options.h"
 #include "engine/files/safetensors.h"
+#include "pipeline/limits.h"
 #include "pipeline/train/run_folder.h"
 #include "pipeline/train/trainer.h"
 
@@ -45,10 +47,10 @@ class EvalCommand : public Command {
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
     o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
-    o.number("batch", trainer_.batch, "N", "images at a time; changes nothing but time and memory", int64_t(1));
+    o.number("batch", trainer_.batch, "N", "images at a time; sets time and memory, and may change the last digits", 1, most_batch);
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
-    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0);
+    o.number("threads", trainer_.threads, "N", "threads on the host; 0: all", 0, most_threads);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
   }
@@ -60,6 +62,7 @@ class EvalCommand : public Command {
     Dataset dataset;
     NamedWeights named;
     mistakes.report();
+    if (!logits_.empty()) mistakes.check([&] { check_output_file("logits", logits_, {weights_}); });
     if (bad_samples_.empty()) bad_samples_ = "fail";
     if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
@@ -92,8 +95,8 @@ class EvalCommand : public Command {
                 << "\n";
     else
       std::cout << left_out_of(dataset)
-                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %.4f\n", named.model.c_str(), data_.c_str(),
-                          (long long)(outcome.samples), 100 * outcome.accuracy, outcome.loss);
+                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %s\n", named.model.c_str(), data_.c_str(),
+                          (long long)(outcome.samples), 100 * outcome.accuracy, decimal(outcome.loss, 4).c_str());
   }
 
  private:

@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "app/commands.h"
+#include "app/output_file.h"
 #include "app/weights_file.h"
 #include "pipeline/train/run_folder.h"
 
@@ -18,8 +19,8 @@ class ExportCommand : public Command {
   void declare(Options& o) override {
     o.text("run", run_, "RUN", "folder of a finished run");
     o.text("model", model_, "NAME", "instead of --run, initial weights of: " + list_names(model_entries()));
-    o.number("seed", seed_, "N", "seed of the initial weights");
-    o.number("classes", classes_, "N", "classes of the model", int64_t(2));
+    o.number("seed", seed_, "N", "seed of the initial weights", 0, most_seed);
+    o.number("classes", classes_, "N", "classes of the model", 2, most_classes);
     o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("out", out_, "FILE", "safetensors file to write");
   }
@@ -27,6 +28,7 @@ class ExportCommand : public Command {
   void run(const Options& options) override {
     Mistakes mistakes;
     if (out_.empty()) mistakes.add("export needs a file to write; give --out FILE.safetensors");
+    else mistakes.check([&] { check_output_file("out", out_, {}); });
     if (run_.empty() == model_.empty()) mistakes.add("export needs either --run RUN or --model NAME");
     if (!run_.empty() && (options.given("seed") || options.given("classes")))
       mistakes.add("options --seed and --classes belong to --model; leave them out with --run");

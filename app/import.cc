@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "app/commands.h"
+#include "app/output_file.h"
 #include "app/weights_file.h"
 
 namespace pipecast {
@@ -17,7 +18,7 @@ class ImportCommand : public Command {
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", "the model that the weights are of: " + list_names(model_entries()));
-    o.number("classes", classes_, "N", "classes of the model", int64_t(2));
+    o.number("classes", classes_, "N", "classes of the model", 2, most_classes);
     o.text("weights", weights_, "FILE", "safetensors file to read");
     o.flag("allow-bad-values", allow_bad_values_, bad_values_help);
     o.text("out", out_, "FILE", "safetensors file to write");
@@ -27,6 +28,7 @@ class ImportCommand : public Command {
     Mistakes mistakes;
     if (weights_.empty()) mistakes.add("import needs a file to read; give --weights FILE.safetensors");
     if (out_.empty()) mistakes.add("import needs a file to write; give --out FILE.safetensors");
+    else mistakes.check([&] { check_output_file("out", out_, {weights_}); });
     NamedWeights named;
     mistakes.check([&] {
       if (!weights_.empty()) named = read_weights(weights_, model_, options.given("classes") ? classes_ : 0, bad_values(allow_bad_values_));

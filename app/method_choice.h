@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "app/options.h"
+#include "pipeline/limits.h"
 #include "pipeline/plan/audit.h"
 #include "pipeline/plan/draw.h"
 #include "pipeline/program.h"
@@ -17,14 +18,16 @@ struct MethodChoice {
 
   void declare(Options& o) {
     o.text("method", method, "NAME", "pipeline method: " + list_names(methods()));
-    o.number("stages", setting.stages, "N", "stages of the pipeline", 1);
-    o.number("minibatches", setting.minibatches, "N", "mini-batches from fill to drain", int64_t(1));
-    o.number("micro-batches", setting.micro_batches, "N", "micro-batches per mini-batch", 1);
-    o.number("chunks", setting.chunks, "N", "pieces of the model per stage; 0: as many as the method takes by itself", 0);
+    o.number("stages", setting.stages, "N", "stages of the pipeline", 1, most_stages);
+    o.number("minibatches", setting.minibatches, "N", "mini-batches from fill to drain", 1, most_minibatches);
+    o.number("micro-batches", setting.micro_batches, "N", "micro-batches per mini-batch", 1, most_micro_batches);
+    o.number("chunks", setting.chunks, "N", "pieces of the model per stage; 0: as many as the method takes by itself", 0, most_chunks);
     o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
     o.text("recompute", recompute, "MODE", "which activations to compute again for the backward: " + list(recompute_modes()));
-    o.number("synchronous-minibatches", setting.synchronous, "N", "mini-batches at the beginning that run as in 1f1b-flush", int64_t(0));
-    o.number("rescale-minibatches", setting.rescale, "N", "pipemare: mini-batches until its learning rates are the full ones", int64_t(0));
+    o.number("synchronous-minibatches", setting.synchronous, "N", "mini-batches at the beginning that run as in 1f1b-flush", 0,
+             most_minibatches);
+    o.number("rescale-minibatches", setting.rescale, "N", "pipemare: mini-batches until its learning rates are the full ones", 0,
+             most_minibatches);
     o.text("program", file, "FILE", "a program file, .csv or .json, in place of all the above");
   }
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "app/config_file.h"
+#include "engine/utf8.h"
 
 namespace pipecast {
 namespace {
@@ -19,17 +20,13 @@ std::string to_text(T value) {
 }
 
 template <class T>
-T parse_number(const std::string& name, const std::string& text, T least) {
+T parse_number(const std::string& name, const std::string& text, T least, T most) {
   T value{};
   const char* end = text.data() + text.size();
   const auto [after, error] = std::from_chars(text.data(), end, value);
-  bool good = error == std::errc() && after == end && value >= least;
-  if constexpr (std::is_floating_point_v<T>) good = good && std::isfinite(value);
-  if (good) return value;
-  std::string wanted = std::is_integral_v<T> ? "a whole number" : "a number";
-  if (std::is_unsigned_v<T> || least != std::numeric_limits<T>::lowest()) wanted += " of at least " + to_text(least);
-  throw UsageError("option --" + name + ": '" + text + "' is not " + wanted +
-                   (error == std::errc::result_out_of_range ? " that fits" : ""));
+  if (error == std::errc() && after == end && value >= least && value <= most) return value;  // what is not a number is in no range
+  throw UsageError("option --" + name + ": '" + shown(text) + "' is not a " + (std::is_integral_v<T> ? "whole " : "") + "number from " +
+                   to_text(least) + " to " + to_text(most));
 }
 
 }  // namespace
@@ -42,6 +39,8 @@ void Options::add(Entry entry) {
 void Options::text(const std::string& name, std::string& value, const std::string& placeholder, const std::string& help) {
   auto set = [&value, name](const std::string& text) {
     if (text.find_first_of("\r\n") != std::string::npos) throw UsageError("option --" + name + ": the value has more than one line");
+    if (!is_utf8(text))
+      throw UsageError("option --" + name + ": '" + shown(text) + "' is not UTF-8, and all that pipecast writes is; rename the file or folder");
     value = text;
   };
   add({.name = name,
@@ -55,7 +54,7 @@ void Options::text(const std::string& name, std::string& value, const std::strin
 
 void Options::flag(const std::string& name, bool& value, const std::string& help) {
   auto set = [&value, name](const std::string& text) {
-    if (text != "true" && text != "false") throw UsageError("option --" + name + ": '" + text + "' is neither true nor false");
+    if (text != "true" && text != "false") throw UsageError("option --" + name + ": '" + shown(text) + "' is neither true nor false");
     value = text == "true";
   };
   auto get = [&value] { return std::string(value ? "true" : "false"); };
@@ -63,23 +62,25 @@ void Options::flag(const std::string& name, bool& value, const std::string& help
 }
 
 template <class T>
-void Options::number(const std::string& name, T& value, const std::string& placeholder, const std::string& help, T least) {
-  auto set = [&value, name, least](const std::string& text) { value = parse_number(name, text, least); };
+void Options::number(const std::string& name, T& value, const std::string& placeholder, const std::string& help,
+                     std::type_identity_t<T> least, std::type_identity_t<T> most) {
+  auto set = [&value, name, least, most](const std::string& text) { value = parse_number(name, text, least, most); };
   add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = [&value] { return to_text(value); }});
 }
-template void Options::number(const std::string&, int&, const std::string&, const std::string&, int);
-template void Options::number(const std::string&, int64_t&, const std::string&, const std::string&, int64_t);
-template void Options::number(const std::string&, uint64_t&, const std::string&, const std::string&, uint64_t);
-template void Options::number(const std::string&, float&, const std::string&, const std::string&, float);
-template void Options::number(const std::string&, double&, const std::string&, const std::string&, double);
+template void Options::number(const std::string&, int&, const std::string&, const std::string&, int, int);
+template void Options::number(const std::string&, int64_t&, const std::string&, const std::string&, int64_t, int64_t);
+template void Options::number(const std::string&, uint64_t&, const std::string&, const std::string&, uint64_t, uint64_t);
+template void Options::number(const std::string&, float&, const std::string&, const std::string&, float, float);
+template void Options::number(const std::string&, double&, const std::string&, const std::string&, double, double);
 
 template <class T>
-void Options::numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help) {
-  auto set = [&values, name](const std::string& text) {
+void Options::numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help,
+                      std::type_identity_t<T> least, std::type_identity_t<T> most) {
+  auto set = [&values, name, least, most](const std::string& text) {
     values.clear();
     for (size_t begin = 0, end = 0; !text.empty() && end != std::string::npos; begin = end + 1) {
       end = text.find(',', begin);
-      values.push_back(parse_number(name, text.substr(begin, end - begin), std::numeric_limits<T>::lowest()));
+      values.push_back(parse_number(name, text.substr(begin, end - begin), least, most));
     }
   };
   auto get = [&values] {
@@ -91,12 +92,12 @@ void Options::numbers(const std::string& name, std::vector<T>& values, const std
   };
   add({.name = name, .placeholder = placeholder, .help = help, .group = {}, .set = set, .get = get, .is_text = true});
 }
-template void Options::numbers(const std::string&, std::vector<double>&, const std::string&, const std::string&);
-template void Options::numbers(const std::string&, std::vector<uint64_t>&, const std::string&, const std::string&);
+template void Options::numbers(const std::string&, std::vector<double>&, const std::string&, const std::string&, double, double);
+template void Options::numbers(const std::string&, std::vector<uint64_t>&, const std::string&, const std::string&, uint64_t, uint64_t);
 
-bool Options::given(const std::string& name) const {
-  for (const Entry& entry : entries_)
-    if (entry.name == name) return entry.given;
+Options::Entry& Options::entry(const std::string& name) {
+  for (Entry& entry : entries_)
+    if (entry.name == name) return entry;
   throw Error("there is no option --" + name);
 }
 
@@ -155,10 +156,8 @@ void declare(Called& called, Mistakes& mistakes) {
       if (text.starts_with("--")) mistakes.add("option --" + entry.name + " needs a value, but '" + text + "' follows it");
       else mistakes.check([&] { entry.set(text); });
     };
-    CLI::Option* option =
-        entry.is_flag ? called.app->add_flag_function(
-                            "--" + entry.name, [set](int64_t count) { set(count > 0 ? "true" : "false"); }, entry.help)
-                      : called.app->add_option_function<std::string>((entry.is_positional ? "" : "--") + entry.name, set, entry.help);
+    CLI::Option* option = called.app->add_option_function<std::string>((entry.is_positional ? "" : "--") + entry.name, set, entry.help);
+    if (entry.is_flag) option->expected(0)->type_size(0);  // without a value: true
     option->group(entry.group)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     if (entry.is_positional) option->required();
     if (!entry.is_flag) {

@@ -7,12 +7,18 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "engine/error.h"
 #include "engine/format.h"
 
 namespace pipecast {
+
+// Of options that several commands have.
+constexpr int most_threads = 1024;
+constexpr uint64_t most_seed = std::numeric_limits<uint64_t>::max();
+constexpr double most_seconds = 1e6;
 
 // The options of one command. Each is bound to a variable, whose value is the default.
 class Options {
@@ -29,22 +35,25 @@ class Options {
   void group(const std::string& title) { group_ = title; }
   void text(const std::string& name, std::string& value, const std::string& placeholder, const std::string& help);
   void flag(const std::string& name, bool& value, const std::string& help);
-  // int, int64_t, uint64_t, float or double; not below `least`.
+  // int, int64_t, uint64_t, float or double, from `least` to `most`. What is computed from numbers in their ranges must not overflow.
   template <class T>
-  void number(const std::string& name, T& value, const std::string& placeholder, const std::string& help,
-              T least = std::numeric_limits<T>::lowest());
+  void number(const std::string& name, T& value, const std::string& placeholder, const std::string& help, std::type_identity_t<T> least,
+              std::type_identity_t<T> most);
   // double or uint64_t: "0.1,0.2"
   template <class T>
-  void numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help);
+  void numbers(const std::string& name, std::vector<T>& values, const std::string& placeholder, const std::string& help,
+               std::type_identity_t<T> least, std::type_identity_t<T> most);
   // Leaves the last added option out of written_config(), because it does not describe the run (--out, --json).
   void not_in_config() { entries_.back().in_config = false; }
 
   // Makes the last added option a required positional argument. It is not in written_config().
   void positional() { entries_.back().is_positional = true, entries_.back().in_config = false; }
 
-  bool given(const std::string& name) const;
+  bool given(const std::string& name) const { return entry(name).given; }
   // The options' values as the text of a config file.
   std::string written_config() const;
+  Entry& entry(const std::string& name);
+  const Entry& entry(const std::string& name) const { return const_cast<Options*>(this)->entry(name); }
   std::vector<Entry>& entries() { return entries_; }
   const std::vector<Entry>& entries() const { return entries_; }
 

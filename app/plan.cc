@@ -4,7 +4,7 @@
 #include <iostream>
 
 #include "app/commands.h"
-#include "app/plan_choice.h"
+#include "app/plan_options.h"
 
 namespace pipecast {
 namespace {
@@ -72,7 +72,7 @@ class PlanCommand : public Command {
   }
 
  private:
-  PlanChoice choice_;
+  PlanOptions choice_;
   bool json_ = false;
 };
 

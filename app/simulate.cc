@@ -5,8 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
-#include "app/plan_choice.h"
+#include "app/plan_options.h"
 #include "engine/files/durable_file.h"
+#include "pipeline/limits.h"
 
 namespace pipecast {
 namespace {
@@ -24,14 +25,14 @@ class SimulateCommand : public Command {
   void declare(Options& o) override {
     choice_.declare(o);
     o.group("Simulation");
-    o.number("minibatches", minibatches_, "N", "mini-batches to simulate, with the fill and the drain of the pipeline", int64_t(1));
+    o.number("minibatches", minibatches_, "N", "mini-batches to simulate, with the fill and the drain of the pipeline", 1, most_minibatches);
     o.text("costs", costs_, "FILE", "output of pipecast plan --json: the run and its costs, in place of the options of model, pipeline and machine");
     o.flag("uniform", uniform_, "use no model; all stages have equal costs");
-    o.number("forward-seconds", forward_, "S", "with --uniform: seconds of a stage's forward of one micro-batch", 0.0);
-    o.number("backward-seconds", backward_, "S", "with --uniform: seconds of a stage's backward of one micro-batch", 0.0);
-    o.number("message-bytes", message_bytes_, "N", "with --uniform: bytes of every message", int64_t(0));
-    o.number("latency", latency_, "S", "latency of a link in seconds, added to the time that a message's bytes take", 0.0);
-    o.number("bytes-per-second", bytes_per_second_, "B", "bandwidth of each channel between two stages; 0: infinite", 0.0);
+    o.number("forward-seconds", forward_, "S", "with --uniform: seconds of a stage's forward of one micro-batch", 0, most_seconds);
+    o.number("backward-seconds", backward_, "S", "with --uniform: seconds of a stage's backward of one micro-batch", 0, most_seconds);
+    o.number("message-bytes", message_bytes_, "N", "with --uniform: bytes of every message", 0, most_cost_bytes);
+    o.number("latency", latency_, "S", "latency of a link in seconds, added to the time that a message's bytes take", 0, most_seconds);
+    o.number("bytes-per-second", bytes_per_second_, "B", "bandwidth of each channel between two stages; 0: infinite", 0, 1e18);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
     o.flag("passes", passes_wanted_, "with --json: print the begin and the end of every pass as well");
@@ -40,6 +41,7 @@ class SimulateCommand : public Command {
 
   void run(const Options& options) override {
     choice_.resolve();
+    if (passes_wanted_ && !json_) throw UsageError("--passes needs --json");
     SimulatedRun run = chosen_run(options);
     run.setting.minibatches = minibatches_;
     run.costs.link.latency = latency_, run.costs.link.bytes_per_second = bytes_per_second_;
@@ -50,13 +52,19 @@ class SimulateCommand : public Command {
   }
 
  private:
+  static constexpr std::initializer_list<const char*> of_a_model = {"model",     "samples",  "image",     "length",    "vocabulary",
+                                                                    "classes",   "optimizer", "momentum", "partition", "cut-layers"};
+  static void leave_out(const Options& options, const std::string& why, std::initializer_list<const char*> names) {
+    for (const char* name : names)
+      if (options.given(name)) throw UsageError(why + ": leave --" + name + " out");
+  }
+
   SimulatedRun chosen_run(const Options& options) {
     if (!costs_.empty()) {
-      for (const char* name : {"uniform", "forward-seconds", "backward-seconds", "message-bytes", "model", "batch", "samples", "image", "length", "vocabulary", "classes", "optimizer", "momentum", "stages",
-                               "partition", "cut-layers",
-                               "method", "lookahead", "micro-batches", "chunks", "recompute", "device", "math", "threads"})
-        if (options.given(name))
-          throw UsageError("--costs '" + costs_ + "' defines the run: leave --" + name + " out");
+      leave_out(options, "--costs '" + costs_ + "' defines the run",
+                {"uniform", "forward-seconds", "backward-seconds", "message-bytes", "batch", "stages", "method", "lookahead", "micro-batches",
+                 "chunks", "recompute", "device", "math", "threads"});
+      leave_out(options, "--costs '" + costs_ + "' defines the run", of_a_model);
       return read_plan(text_of(read_file_or_pipe(costs_, 64 << 20)));
     }
     if (!uniform_) {
@@ -64,10 +72,11 @@ class SimulateCommand : public Command {
         if (options.given(name)) throw UsageError(std::string("--") + name + " needs --uniform");
       return choice_.plan().run;
     }
+    leave_out(options, "--uniform has no model", of_a_model);
     const TrainerOptions& o = choice_.trainer;
     SimulatedRun run{"", o.method, {.stages = o.stages, .minibatches = 1, .micro_batches = o.micro_batches}, o.batch, {}};
     run.setting.look_ahead = o.look_ahead, run.setting.recompute = o.recompute;
-    run.setting.chunks = o.chunks > 0 ? o.chunks : find_method(o.method).chunks;
+    run.setting.chunks = chunks_of(find_method(o.method), o.chunks);
     run.costs = uniform_costs(o.stages, run.setting.chunks, forward_, backward_, message_bytes_);
     return run;
   }
@@ -135,7 +144,7 @@ class SimulateCommand : public Command {
     return simulation.seconds > 0 ? stage.busy_seconds / simulation.seconds : 0;
   }
 
-  PlanChoice choice_;
+  PlanOptions choice_;
   int64_t minibatches_ = 64, message_bytes_ = 0;
   double forward_ = 1, backward_ = 2, latency_ = 0, bytes_per_second_ = 0;
   std::string costs_;

@@ -1,18 +1,25 @@
 #pragma once
-// Repeated measurements in three figures.
+// The median and the 10th and 90th percentile of repeated measurements.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "engine/median.h"
+
 namespace pipecast {
 
-// A tenth of the values lies below `tenth`, a tenth above `ninetieth`: of fewer than ten values the least and the greatest.
+// As many values lie below `tenth` as above `ninetieth`: a tenth, rounded down. With fewer than ten values they are the least and the
+// greatest.
 struct Spread {
   double median = 0, tenth = 0, ninetieth = 0;
 
+  // At least one value.
   explicit Spread(std::vector<double> values) {
     std::sort(values.begin(), values.end());
-    median = values[values.size() / 2], tenth = values[values.size() / 10], ninetieth = values[values.size() * 9 / 10];
+    const size_t n = values.size();
+    median = pipecast::median(values);
+    tenth = values[n / 10];
+    ninetieth = values[n - 1 - n / 10];
   }
   nlohmann::ordered_json json() const { return {{"median", median}, {"tenth", tenth}, {"ninetieth", ninetieth}}; }
 };

@@ -5,8 +5,11 @@
 
 #include "app/commands.h"
 #include "app/config_file.h"
+#include "app/output_file.h"
 #include "app/signals.h"
 #include "app/training.h"
+#include "app/unread_options.h"
+#include "pipeline/limits.h"
 #include "pipeline/train/checkpoints.h"
 
 namespace pipecast {
@@ -30,7 +33,7 @@ class TrainCommand : public Command {
     o.text("resume", resume_, "RUN", "go on with the run in that folder from its last checkpoint, with its options");
     o.not_in_config();
     o.number("trace", options_.run.trace, "N", "timeline of the first N mini-batches for Perfetto: trace.json (GPU: when the host issues work)",
-             int64_t(0));
+             0, most_minibatches);
     o.not_in_config();
   }
 
@@ -51,7 +54,12 @@ class TrainCommand : public Command {
     std::optional<Training> training;
     Mistakes mistakes;
     mistakes.check([&] { folder.check_free(overwrite_); });
-    mistakes.check([&] { training.emplace(options_); });
+    mistakes.check([&] { check_input_file("weights", options_.weights, folder); });
+    mistakes.check([&] { check_input_file("program", options_.program, folder); });
+    mistakes.check([&] {
+      training.emplace(options_);
+      check_all_read(options, options_);
+    });
     mistakes.report();
     catch_signals();
     return training->run(folder, options);

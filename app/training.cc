@@ -125,8 +125,8 @@ class Shown {
 
   void show(const EpochRow& row) {
     progress_.clear();
-    std::cout << format("epoch %3lld/%lld  train loss %.4f", (long long)(row.epoch), (long long)(options_.run.epochs), row.train_loss);
-    if (row.test_loss) std::cout << format("  test loss %.4f", *row.test_loss);
+    std::cout << format("epoch %3lld/%lld  train loss ", (long long)(row.epoch), (long long)(options_.run.epochs)) << decimal(row.train_loss, 4);
+    if (row.test_loss) std::cout << "  test loss " << decimal(*row.test_loss, 4);
     if (row.test_accuracy) std::cout << format("  test accuracy %6.2f %%", 100 * *row.test_accuracy);
     int64_t skipped = 0;  // on the stage that left out most
     for (const EvaluatedStage& stage : row.stages) skipped = std::max(skipped, stage.skipped_updates);
@@ -137,9 +137,9 @@ class Shown {
   void show_progress() {
     const RunProgress now = loop_.progress();
     const int64_t epoch = (now.minibatches - 1) / per_epoch_, left = int64_t(now.seconds_left);
-    progress_.show(format("epoch %lld/%lld  mini-batch %lld/%lld  loss %.4f  %.0f samples/s  %lld:%02lld left", (long long)(epoch + 1),
+    progress_.show(format("epoch %lld/%lld  mini-batch %lld/%lld  loss %s  %.0f samples/s  %lld:%02lld left", (long long)(epoch + 1),
                           (long long)(options_.run.epochs), (long long)(now.minibatches - epoch * per_epoch_), (long long)(per_epoch_),
-                          trainer_.mean_loss(), now.samples_per_second, (long long)(left / 60), (long long)(left % 60)));
+                          decimal(trainer_.mean_loss(), 4).c_str(), now.samples_per_second, (long long)(left / 60), (long long)(left % 60)));
   }
 
   const TrainingOptions& options_;
@@ -164,7 +164,9 @@ Training::Training(TrainingOptions& options, bool resumed)
       test_(input_.dataset.test, {.batch = options.trainer.batch}),
       trainer_(std::move(*input_.graph), options.trainer, shapes_of(train_, test_)) {
   if (input_.start) trainer_.set_weights(input_.start->weights);
+  trainer_.check_batches(train_);
   check_stops(trainer_, options.run, train_.per_epoch());
+  trainer_.check_size(test_.per_epoch());
 }
 
 RunOrigin Training::origin(const Options& options) const {

@@ -4,11 +4,18 @@
 
 #include "data/batches.h"
 #include "engine/format.h"
+#include "pipeline/limits.h"
 #include "pipeline/measure/measure.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/plan/program_file.h"
 
 namespace pipecast {
+namespace {
+
+// Beyond these there is nothing but overflow: a run that is to diverge does so with less.
+constexpr float most_rate = 1e10f, most_factor = 1000, most_value = 1e30f;
+
+}  // namespace
 
 TrainingOptions::TrainingOptions() {
   trainer.optimizer.name.clear();  // the method may have one
@@ -26,58 +33,61 @@ void TrainingOptions::declare(Options& o) {
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
-  o.number("batch", trainer.batch, "N", "samples per mini-batch", int64_t(1));
-  o.number("epochs", run.epochs, "N", "passes over the training samples", int64_t(1));
+  o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
+  o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
   o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
-  o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short");
-  o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0.f);
+  o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short, unless it is all there is");
+  o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0, 1);
   o.group("Pipeline");
-  o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1);
-  o.text("partition", partition, "HOW", "balanced, measured, or the parts per stage as in 3,3,3,2");
+  o.number("stages", trainer.stages, "N", "stages of the pipeline; 1 is plain training", 1, most_stages);
+  o.text("partition", partition, "HOW", partition_help);
   o.flag("cut-layers", cut_layers, "stages may begin at any layer, not at a block only: the parts of a partition are then layers");
   o.text("method", trainer.method, "NAME", list_names(methods()));
   o.text("program", program, "FILE", "a program of your own in place of a method's (docs/program-files.md); it sets the number of stages");
   o.text("lookahead", look_ahead, "MODE", "how far to predict: " + list(look_ahead_modes()));
-  o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1);
-  o.number("chunks", trainer.chunks, "N", "pieces of the model per stage, for interleaved; 0: as many as the method takes by itself", 0);
+  o.number("micro-batches", trainer.micro_batches, "N", "micro-batches per mini-batch", 1, most_micro_batches);
+  o.number("chunks", trainer.chunks, "N", "pieces of the model per stage, for interleaved; 0: as many as the method takes by itself", 0,
+           most_chunks);
   o.text("recompute", recompute, "WHEN", "activations made again for the backward: " + list(recompute_modes()) + " (of a mini-batch)");
   o.flag("deferred-batch-norm", trainer.deferred_batch_norm, "running statistics are those of mini-batches, not of micro-batches");
-  o.number("synchronous-epochs", trainer.synchronous_epochs, "N", "train synchronously first, may be a fraction", 0.0);
+  o.number("synchronous-epochs", trainer.synchronous_epochs, "N", "train synchronously first, may be a fraction", 0, most_epochs);
   o.flag("lag-rates", trainer.lag_rates, "divide each stage's learning rate by its lag");
-  o.number("rescale-epochs", trainer.rescale_epochs, "N", "pipemare: epochs until all stages have the full learning rate", 0.0);
+  o.number("rescale-epochs", trainer.rescale_epochs, "N", "pipemare: epochs until all stages have the full learning rate", 0, most_epochs);
   o.group("Optimizer");
-  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()) + "; unless given: sgd, or what the method is defined with");
-  o.number("lr", schedule.rate, "RATE", "learning rate");
-  o.number("momentum", optimizer.momentum, "U", "sgd, rmsprop, muon");
-  o.number("dampening", optimizer.dampening, "D", "sgd: share of the gradient that momentum leaves out");
+  o.text("optimizer", optimizer.name, "NAME", list(optimizer_names()) + optimizer_help);
+  o.number("lr", schedule.rate, "RATE", "learning rate", 0, most_rate);
+  o.number("momentum", optimizer.momentum, "U", "sgd, rmsprop, muon", 0, 1);
+  o.number("dampening", optimizer.dampening, "D", "sgd: share of the gradient that momentum leaves out", 0, 1);
   o.flag("nesterov", optimizer.nesterov, "sgd: Nesterov momentum");
-  o.number("weight-decay", optimizer.weight_decay, "C", "L2 for sgd, adam and rmsprop, decoupled for adamw, nadam and muon");
-  o.number("beta1", optimizer.beta1, "B", "adam, adamw, nadam, muon's vectors: decay of the mean");
-  o.number("beta2", optimizer.beta2, "B", "adam, adamw, nadam, muon's vectors: decay of the mean square");
-  o.number("epsilon", optimizer.epsilon, "E", "added to the root of the mean square");
-  o.number("momentum-decay", optimizer.momentum_decay, "PSI", "nadam");
-  o.number("alpha", optimizer.alpha, "A", "rmsprop: decay of the mean square");
-  o.number("clip-norm", trainer.clip_norm, "NORM", "scale gradients above this norm down to it (asynchronous: per stage); 0: none", 0.f);
+  o.number("weight-decay", optimizer.weight_decay, "C", "L2 for sgd, adam and rmsprop, decoupled for adamw, nadam and muon", 0, most_factor);
+  o.number("beta1", optimizer.beta1, "B", "adam, adamw, nadam, muon's vectors: decay of the mean", 0, 1);
+  o.number("beta2", optimizer.beta2, "B", "adam, adamw, nadam, muon's vectors: decay of the mean square", 0, 1);
+  o.number("epsilon", optimizer.epsilon, "E", "added to the root of the mean square", 0, most_factor);
+  o.number("momentum-decay", optimizer.momentum_decay, "PSI", "nadam", 0, most_factor);
+  o.number("alpha", optimizer.alpha, "A", "rmsprop: decay of the mean square", 0, 1);
+  o.number("clip-norm", trainer.clip_norm, "NORM", "scale gradients above this norm down to it (asynchronous: per stage); 0: none", 0,
+           most_value);
   o.group("Learning rate");
   o.text("lr-schedule", schedule.name, "NAME", list(schedule_names()));
-  o.number("warmup-epochs", schedule.warmup_epochs, "N", "linear warm-up, may be a fraction");
-  o.number("lr-step-epochs", schedule.step_epochs, "N", "step: epochs from one drop to the next");
-  o.numbers("lr-milestones", schedule.milestones, "LIST", "multi-step: epochs at which the rate drops, as in 60,80");
-  o.number("lr-gamma", schedule.gamma, "G", "step, multi-step: factor of a drop");
-  o.number("lr-power", schedule.power, "P", "polynomial: the exponent");
-  o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end");
+  o.number("warmup-epochs", schedule.warmup_epochs, "N", "linear warm-up, may be a fraction", 0, most_epochs);
+  o.number("lr-step-epochs", schedule.step_epochs, "N", "step: epochs from one drop to the next", 0, most_epochs);
+  o.numbers("lr-milestones", schedule.milestones, "LIST", "multi-step: epochs at which the rate drops, as in 60,80", 0, most_epochs);
+  o.number("lr-gamma", schedule.gamma, "G", "step, multi-step: factor of a drop", 0, most_factor);
+  o.number("lr-power", schedule.power, "P", "polynomial: the exponent", 0, most_factor);
+  o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end", 0, most_rate);
   o.group("Run");
-  o.number("eval-every", run.eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", int64_t(1));
-  o.number("log-every", run.log_every, "N", "mini-batches from one line of metrics.jsonl to the next", int64_t(1));
-  o.number("checkpoint-every", run.checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", int64_t(0));
-  o.number("checkpoint-keep", run.checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1);
+  o.number("eval-every", run.eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", 1, most_epochs);
+  o.number("log-every", run.log_every, "N", "mini-batches from one line of metrics.jsonl to the next", 1, most_minibatches);
+  o.number("checkpoint-every", run.checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", 0, most_minibatches);
+  o.number("checkpoint-keep", run.checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1, 1000000);
   o.text("non-finite", non_finite, "HOW", "a loss or gradient that is not finite: stop the run before the update, or skip the update");
-  o.number("stop-above", run.stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0.0);
-  o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout");
+  o.number("stop-above", run.stop_above, "LOSS", "stop a run whose mean loss since the last line of metrics.jsonl is above; 0: never", 0,
+           most_value);
+  o.number("seed", trainer.seed, "N", "of initial weights, order, augmentation and dropout", 0, most_seed);
   o.text("device", trainer.device, "NAME", "cpu or cuda");
   o.text("math", trainer.math, "NAME", "fp32; tf32: products on a GPU are faster and less exact; bf16: activations are stored in half");
   o.flag("cuda-graphs", trainer.cuda_graphs, "record each pass on the GPU once and replay it");
-  o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0);
+  o.number("threads", trainer.threads, "N", "threads on the host, shared among the stages; 0: all", 0, most_threads);
   o.text("executor", trainer.executor, "NAME", list(executor_names()) + "; the numbers are the same");
 }
 
@@ -89,7 +99,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   mistakes.check([&] { trainer.threads = threads_asked_for(trainer.threads); });
   const Method* method = nullptr;
   mistakes.check([&] { method = &find_method(trainer.method); });
-  if (method) mistakes.check([&] { resolve_optimizer(*method); });
+  if (method) mistakes.check([&] { resolve_optimizer(trainer.optimizer, *method); });
   else if (trainer.optimizer.name.empty()) trainer.optimizer.name = "sgd";
   if (!program.empty()) mistakes.check([&] { resolve_program(); });
   mistakes.check([&] { trainer.look_ahead = look_ahead_mode(look_ahead); });
@@ -112,7 +122,7 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (input.graph && input.dataset.train) mistakes.check([&] { check_columns(*input.graph, input.dataset); });
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();
   if (input.graph && method) {
-    const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : trainer.chunks > 0 ? trainer.chunks : method->chunks;
+    const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : chunks_of(*method, trainer.chunks);
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
   }
   if (input.graph && !weights.empty() && !resumed)
@@ -157,8 +167,7 @@ void TrainingOptions::resolve_program() {
     for (const Instruction& i : of_stage) trainer.micro_batches = std::max(trainer.micro_batches, i.micro + 1);
 }
 
-void TrainingOptions::resolve_optimizer(const Method& method) {
-  OptimizerOptions& optimizer = trainer.optimizer;
+void resolve_optimizer(OptimizerOptions& optimizer, const Method& method) {
   if (optimizer.name.empty()) {
     optimizer.name = method.optimizer.empty() ? "sgd" : method.optimizer;
     if (method.beta1 > 0) optimizer.beta1 = method.beta1;

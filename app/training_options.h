@@ -39,7 +39,6 @@ struct TrainingOptions {
 
  private:
   void resolve_program();
-  void resolve_optimizer(const Method&);
   void resolve_partition(const Graph&, int pieces);
 };
 
@@ -53,6 +52,13 @@ void check_columns(const Graph&, const Dataset&);
 void check_tokens(const NamedWeights&, const Dataset&);
 
 // The parts per piece that --partition lists. Throws UsageError where it is no list, or one that does not fit.
+// The optimizer where none was named: the method's own, else sgd. Throws UsageError for one that the method is not defined with.
+void resolve_optimizer(OptimizerOptions&, const Method&);
+
+constexpr const char* partition_help =
+    "balanced, measured, or the number of parts of each stage (of each of its chunks, in the model's order), as in 3,3,3,2";
+constexpr const char* optimizer_help = "; unless given: sgd, or what the method is defined with";
+
 std::vector<int> listed_partition(const std::string& option, const Graph&, int pieces);
 
 // The configuration that a run's folder keeps.

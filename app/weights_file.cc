@@ -28,11 +28,11 @@ struct Size {
 
 // Other tools write metadata of their own under the same names. A file of pipecast names a model of pipecast, and has whole numbers.
 void read_sizes(const SafeTensors& file, const std::string& path, ModelOptions& options) {
-  const Size sizes[] = {{"classes", 100000, options.classes},
-                        {"height", 4096, options.image.h},
-                        {"width", 4096, options.image.w},
-                        {"channels", 64, options.image.c},
-                        {"vocabulary", 1 << 30, options.vocabulary}};
+  const Size sizes[] = {{"classes", most_classes, options.classes},
+                        {"height", most_image_side, options.image.h},
+                        {"width", most_image_side, options.image.w},
+                        {"channels", most_image_channels, options.image.c},
+                        {"vocabulary", most_vocabulary, options.vocabulary}};
   const bool numbers = std::ranges::all_of(sizes, [&](const Size& size) {
     const auto found = file.metadata.find(size.key);
     return found == file.metadata.end() || is_whole(found->second);

@@ -1,4 +1,5 @@
-// Every way that this build has to compute a convolution, on the shapes of the ResNets, timed: what the choice of plan_convolution() rests on.
+// Every way that this build has to compute a convolution, on the shapes of the ResNets, timed: what the choice of plan_convolution() rests
+// on.
 //
 //   build/bench/convolutions [cpu|cuda] [batch]
 //

@@ -17,8 +17,8 @@ void shuffle(const Random& random, int32_t* begin, int64_t count) {
 }  // namespace
 
 Batches::Batches(std::shared_ptr<const Samples> samples, const BatchOptions& options) : samples_(std::move(samples)), options_(options) {
-  const int64_t batch = options_.batch, size = samples_->size();
-  if (batch < 1) throw UsageError("batch size " + std::to_string(batch) + " is not possible; it must be at least 1");
+  const int64_t size = samples_->size(), batch = std::min(options_.batch, size);
+  if (options_.batch < 1) throw UsageError("batch size " + std::to_string(options_.batch) + " is not possible; it must be at least 1");
   if (size == 0) throw UsageError("the data set has no samples here; at least one is needed");
   if (options_.shuffle) samples_->check(options_.augmentation);
   else options_.augmentation = {};

@@ -1,32 +1,32 @@
 #pragma once
 // Mini-batches of samples: which samples, in which order, of which shape.
 //
-// The order of an epoch is a pure function of (seed, epoch), and what is random about a sample of (seed, epoch, place in the order):
-// whatever is asked first, the same values come.
+// The order of an epoch is a pure function of (seed, epoch), and a sample's random numbers of (seed, epoch, position in the order). So the
+// values do not depend on which mini-batch is asked for first.
 #include "data/dataset.h"
 
 namespace pipecast {
 
 struct BatchOptions {
   int64_t batch = 1;     // samples of a mini-batch
-  bool shuffle = false;  // the order of training; else the order of the samples, without augmentation
+  bool shuffle = false;  // for training: shuffled and augmented; else in the order of the samples, without augmentation
   Augmentation augmentation = {};
   uint64_t seed = 0;
   bool drop_last = false;  // leaves out short mini-batches, unless nothing would be left
 };
 
-// Mini-batches of one pass over the samples after another. Samples of several lengths are put into buckets by length: a mini-batch has samples
-// of one bucket, padded to its length, and the last one of each bucket may be short. A copy is cheap; each thread uses its own.
+// The mini-batches of one epoch after another. Samples of different lengths are put into buckets by length: a mini-batch has samples of one
+// bucket, padded to the bucket's length, and the last mini-batch of each bucket may be short. Copies are cheap; each thread uses its own.
 class Batches {
  public:
   Batches(std::shared_ptr<const Samples>, const BatchOptions&);
 
   const Samples& samples() const { return *samples_; }
   int64_t per_epoch() const { return int64_t(batches_.size()); }
-  // Every shape of a mini-batch that comes.
+  // All shapes that mini-batches have.
   std::vector<PassShape> shapes() const;
 
-  // Of mini-batch `index`, counted over all epochs.
+  // The shape of mini-batch `index`, counted over all epochs.
   PassShape shape(int64_t index) const;
   int64_t size(int64_t index) const { return shape(index).samples; }
 
@@ -37,7 +37,7 @@ class Batches {
 
  private:
   struct Batch {
-    int64_t begin;  // in the order of an epoch
+    int64_t begin;  // position of its first sample in the order of an epoch
     PassShape shape;
   };
 
@@ -49,7 +49,7 @@ class Batches {
   std::vector<int32_t> buckets_;      // the samples, bucket by bucket
   std::vector<int64_t> bucket_ends_;  // in buckets_
   std::vector<Batch> batches_;        // of an epoch, bucket by bucket
-  // Of the epoch that was asked last.
+  // The epoch that was asked for last.
   mutable int64_t epoch_ = -1;
   mutable std::vector<int32_t> order_;          // the samples
   mutable std::vector<int32_t> batches_order_;  // where there are several buckets

@@ -1,6 +1,6 @@
 #pragma once
-// The files of a data set that has a folder per class, PART/CLASS/FILE, in an order that is the same on every machine. Whatever is hidden, its
-// name beginning with a dot, is no data. What else is left out is counted.
+// The files of a data set that has a folder per class, PART/CLASS/FILE, in an order that is the same on every machine. Whatever is hidden,
+// its name beginning with a dot, is no data. What else is left out is counted.
 #include <cstdint>
 #include <filesystem>
 #include <map>

@@ -73,8 +73,8 @@ struct DataOptions {
   Orientation orientation = Orientation::ignore;
 };
 
-// "cifar10:DIR", "folder:DIR", "text:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing, truncated,
-// a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
+// "cifar10:DIR", "folder:DIR", "text:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing,
+// truncated, a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
 Dataset load_dataset(const std::string& format_and_path, const DataOptions& = {});
 
 // SHA-256 of all samples (Samples::add_to).
@@ -85,7 +85,7 @@ struct DatasetFormat {
   Dataset (*load)(const std::string& argument, const DataOptions&);  // what follows the colon
 };
 const std::vector<DatasetFormat>& dataset_formats();  // each built-in format has its own file and a row in dataset.cc
-// From then on the format can be named. Throws UsageError for a name that is taken.
+// Adds a format that load_dataset() then knows. Throws UsageError for a name that is taken.
 void register_dataset(DatasetFormat);
 
 }  // namespace pipecast

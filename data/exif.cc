@@ -7,8 +7,8 @@
 
 namespace pipecast {
 
-// A TIFF header: II or MM for the order of bytes, 42, the place of the first directory. A directory: how many entries, and each with its tag,
-// its type, how many values, and the value.
+// A TIFF header: II or MM for the order of bytes, 42, the place of the first directory. A directory: how many entries, and each with its
+// tag, its type, how many values, and the value.
 int exif_orientation(std::string_view exif) {
   const bool low_first = exif.starts_with("II");
   if (!low_first && !exif.starts_with("MM")) return 1;

@@ -7,8 +7,8 @@
 
 namespace pipecast {
 
-// The orientation that EXIF data give: 1 where the picture is stored upright, 2 to 8 where it is mirrored or turned. 1, too, where they give
-// none or are damaged. `exif` begins with its TIFF header.
+// The orientation that EXIF data give: 1 where the picture is stored upright, 2 to 8 where it is mirrored or turned. 1, too, where they
+// give none or are damaged. `exif` begins with its TIFF header.
 int exif_orientation(std::string_view exif);
 
 // The shape of the upright picture.

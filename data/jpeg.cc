@@ -6,8 +6,19 @@
 #include "data/decoders.h"
 #include "data/exif.h"
 
+// Doubles the width of a row of colours. stb_image's own function (2.27 and, as it seems, all others) weighs the last two samples the wrong
+// way round. The macro, which takes arguments, gives that one's definition another name; where stb_image uses it, it finds this one.
+static unsigned char* stbi__resample_row_h_2(unsigned char* out, unsigned char* row, unsigned char* other, int width, int factor);
+#define stbi__resample_row_h_2(out, row, other, width, factor) stb_resample_row_h_2(out, row, other, width, factor)
 #define STBI_ONLY_JPEG
 #include "data/stb.h"
+#undef stbi__resample_row_h_2
+
+static unsigned char* stbi__resample_row_h_2(unsigned char* out, unsigned char* row, unsigned char* other, int width, int factor) {
+  stb_resample_row_h_2(out, row, other, width, factor);
+  if (width > 1) out[2 * width - 2] = static_cast<unsigned char>((3 * row[width - 1] + row[width - 2] + 2) / 4);
+  return out;
+}
 
 namespace pipecast {
 namespace {
@@ -19,11 +30,21 @@ struct Segments {
   bool jfif = false;                 // it says to be a JFIF file
   int adobe = -1;                    // the colour transform that an Adobe segment names
   std::string_view exif;
+  const char* kind = nullptr;  // of the frame, where it is one that the decoder does not know
 };
+
+// Of the frames other than baseline, extended and progressive; nothing for what is no frame.
+const char* rare_kind(size_t marker) {
+  if (marker < 0xc3 || marker > 0xcf || marker == 0xc4 || marker == 0xc8 || marker == 0xcc) return nullptr;
+  if (marker > 0xc8) return "arithmetic coding";
+  return marker == 0xc3 ? "lossless coding" : "hierarchical coding";
+}
 
 // What the segments before the first scan say. The conditions on their lengths are libjpeg's.
 void note(size_t marker, std::string_view content, Segments& segments) {
+  if (!segments.kind) segments.kind = rare_kind(marker);
   if (marker >= 0xc0 && marker <= 0xc2) {  // a frame: bits, height, width, and per component a letter and two bytes
+    if (byte_of(content, 0) == 12) segments.kind = "12 bits a sample";
     segments.components.clear();
     for (size_t k = 0; k < byte_of(content, 5); ++k) segments.components += char(byte_of(content, 6 + 3 * k));
   }
@@ -32,8 +53,8 @@ void note(size_t marker, std::string_view content, Segments& segments) {
   if (marker == 0xe1 && content.starts_with(std::string_view("Exif\0\0", 6)) && segments.exif.empty()) segments.exif = content.substr(6);
 }
 
-// Whether a segment with tables of Huffman codes has no table of more than the 256 codes that the format allows, which stb_image before 2.28
-// writes past the end of its own table. It takes the numbers of codes from behind the segment where that ends too early.
+// Whether a segment with tables of Huffman codes has no table of more than the 256 codes that the format allows, which stb_image before
+// 2.28 writes past the end of its own table. It takes the numbers of codes from behind the segment where that ends too early.
 bool has_few_codes(std::string_view file, size_t begin, size_t end) {
   for (size_t table = begin; table < end;) {  // a number, how many codes have 1, 2, ... 16 bits, the symbols
     size_t codes = 0;
@@ -70,8 +91,8 @@ std::optional<Segments> segments_of(std::string_view file) {
   return segments;
 }
 
-// The file with an Adobe segment before its first scan. Four components are ink, CMYK, or with YCCK in place of CMY; without an Adobe segment
-// they are CMYK, and with one, YCCK unless it says otherwise. The decoder knows this only of files whose segment says so.
+// The file with an Adobe segment before its first scan. Four components are ink, CMYK, or with YCCK in place of CMY; without an Adobe
+// segment they are CMYK, and with one, YCCK unless it says otherwise. The decoder knows this only of files whose segment says so.
 std::string with_ink_named(std::string_view file, const Segments& segments) {
   std::string named(file);
   return named.insert(segments.first_scan, std::string("\xff\xee\0\x0e" "Adobe\0\x64\0\0\0\0", 15) + char(segments.adobe > 0 ? 2 : 0));
@@ -110,6 +131,8 @@ struct JpegSource {
 
 PictureHeader jpeg_header(std::string_view file, const std::string& name) {
   const std::optional<Segments> segments = segments_of(file);
+  if (segments && segments->kind)
+    refuse_picture(name, std::string("is a JPEG with ") + segments->kind + ", a kind that pipecast does not read");
   int width = 0, height = 0, channels = 0;
   if (!segments || !stbi_info_from_memory(reinterpret_cast<const stbi_uc*>(file.data()), int(file.size()), &width, &height, &channels))
     refuse_picture(name, "is neither a whole PNG nor a whole JPEG");

@@ -10,17 +10,17 @@
 
 namespace pipecast {
 
-constexpr int mini_batches_ahead = 3;  // that a loader has ready, beside the one that is being read
+constexpr int mini_batches_ahead = 3;  // how many a loader prepares in advance, beside the one that is being read
 
 // Columns of mini-batches begin, begin + 1, ... end - 1 in turn.
 class Loader {
  public:
-  // inputs: of the model, which say what columns are wanted. device: where they go from here. Throws UsageError where the data set lacks one.
+  // inputs: the model's, which name the columns. device: where they will be copied to. Throws UsageError where the data set lacks a column.
   Loader(Batches, const std::vector<InputSpec>& inputs, int64_t begin, int64_t end, Device device = {}, int ahead = mini_batches_ahead);
-  ~Loader();  // at any time: what was not asked for is dropped
+  ~Loader();  // may come at any time
 
-  // Goes on to the next mini-batch, whose columns are valid until the call after, before which copies of them must be done. Throws what the
-  // thread threw.
+  // Goes on to the next mini-batch. Its columns are valid until the next call, before which copies from them must be done. Throws what the
+  // loader's thread threw.
   PassShape next();
   // Column k of the current mini-batch: inputs[k].of(its shape), as dense values on the host.
   Tensor column(size_t k) const;
@@ -35,11 +35,11 @@ class Loader {
   Batches batches_;
   std::vector<InputSpec> inputs_;
   std::vector<size_t> columns_;    // of the data set, by input
-  std::vector<int64_t> offsets_;   // of the inputs, in a slot
+  std::vector<int64_t> offsets_;   // of each input in a slot, in floats
   int64_t end_, produced_, consumed_;  // mini-batches before produced_ are ready, those before consumed_ were handed out
   int64_t slots_, slot_floats_;        // one per mini-batch ahead, one for the mini-batch handed out last
-  std::vector<PassShape> shapes_;      // of the mini-batches, by slot
-  PassShape shape_;                    // of that handed out last
+  std::vector<PassShape> shapes_;      // of the mini-batch in each slot
+  PassShape shape_;                    // of the mini-batch handed out last
   HostMemory memory_;
   bool stop_ = false;
   std::exception_ptr error_;

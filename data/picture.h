@@ -15,8 +15,8 @@ constexpr int64_t most_picture_side = 4096;  // pixels
 Shape picture_shape(std::string_view file, const std::string& name, Orientation = Orientation::ignore);
 
 // Decodes a picture of that shape into `pixels`: height x width x (red, green, blue); grey becomes three equal channels, transparency is
-// left out. Returns the orientation in its EXIF data, applied or not (data/exif.h). Throws UsageError where the file is damaged or of another
-// shape.
+// left out. Returns the orientation in its EXIF data, applied or not (data/exif.h). Throws UsageError where the file is damaged or of
+// another shape.
 int decode_picture(std::string_view file, const std::string& name, const Shape& shape, uint8_t* pixels, Orientation = Orientation::ignore);
 
 }  // namespace pipecast

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <set>
 
 #include "data/class_folders.h"
@@ -12,6 +14,7 @@
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
 #include "engine/launch.h"
+#include "engine/utf8.h"
 
 namespace pipecast {
 namespace {
@@ -75,6 +78,8 @@ struct ReadSample {
 // Decodes all samples into `pixels`, on all threads.
 std::vector<ReadSample> decode_all(const std::vector<ClassFile>& samples, const Shape& shape, Orientation orientation, uint8_t* pixels) {
   std::vector<ReadSample> readings(samples.size());
+  std::exception_ptr failure;  // the last one: memory ran out, say. It must not leave a thread.
+  std::mutex mutex;
   parallel(int64_t(samples.size()), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) try {
         const std::string& path = samples[size_t(i)].path;
@@ -88,8 +93,12 @@ std::vector<ReadSample> decode_all(const std::vector<ClassFile>& samples, const 
                                       std::to_string(shape.h) + "; make all pictures of one size";
       } catch (const UsageError& error) {
         readings[size_t(i)].damaged = error.what();
+      } catch (...) {
+        std::lock_guard lock(mutex);
+        failure = std::current_exception();
       }
   });
+  if (failure) std::rethrow_exception(failure);
   return readings;
 }
 
@@ -147,6 +156,7 @@ void describe(PictureSet& dataset) {
 
 std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file) {
   std::map<std::string, std::string> class_of;
+  text = without_byte_order_mark(text);
   for (size_t number = 1; !text.empty(); ++number) {
     const std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));

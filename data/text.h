@@ -19,8 +19,8 @@ constexpr int32_t padding_token = 0, unknown_token = 1;
 // lengths: see Samples::lengths(). Texts are at most as long as the last of them.
 std::shared_ptr<const Samples> text_samples(Texts, std::vector<int64_t> lengths);
 
-// Calls visit(word) for each word: letters, digits and apostrophes within it. Bytes above 127 count as letters, A to Z become a to z, and a word
-// is cut at most_word_bytes.
+// Calls visit(word) for each word: letters, digits and apostrophes within it. Bytes above 127 count as letters, but for Unicode's blanks
+// and a byte order mark, A to Z become a to z, and a word is cut at most_word_bytes.
 void each_word(std::string_view text, const std::function<void(const std::string&)>& visit);
 constexpr size_t most_word_bytes = 64;
 

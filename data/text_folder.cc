@@ -1,6 +1,6 @@
-// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, or deeper, as the IMDB reviews (Maas et al. 2011) are unpacked. The classes
-// are the folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent words, those that are
-// equally frequent in the order of their bytes.
+// Texts in folders: DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, or deeper, as the IMDB reviews (Maas et al. 2011) are unpacked. The
+// classes are the folders that both have, in the order of their names. The vocabulary is that of the training texts: the most frequent
+// words, those that are equally frequent in the order of their bytes.
 #include <algorithm>
 #include <iterator>
 #include <set>
@@ -11,6 +11,7 @@
 #include "engine/error.h"
 #include "engine/files/durable_file.h"
 #include "engine/files/sha256.h"
+#include "engine/utf8.h"
 
 namespace pipecast {
 namespace {
@@ -38,7 +39,21 @@ std::vector<ClassFile> files_of(const fs::path& part, const std::vector<std::str
 
 // Calls visit(word) for each word of a file.
 void each_word_of(const ClassFile& file, const std::function<void(const std::string&)>& visit) {
-  each_word(text_of(read_file(file.path, most_bytes)), visit);
+  const std::vector<uint8_t> bytes = read_file(file.path, most_bytes);
+  const std::string_view text = text_of(bytes);
+  // Read as bytes, each of its letters would be a word.
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
+    throw UsageError("text '" + file.path + "' is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)");
+  each_word(text, visit);
+}
+
+// The bytes of the blank beyond ASCII that a text begins with; 0 for none. These are Unicode's: next line, no-break space, en space ...
+size_t wide_blank(std::string_view text) {
+  constexpr std::string_view blanks[] = {"\u0085", "\u00A0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
+                                         "\u2007", "\u2008", "\u2009", "\u200A", "\u2028", "\u2029", "\u202F", "\u205F", "\u3000"};
+  for (const std::string_view blank : blanks)
+    if (text.starts_with(blank)) return blank.size();
+  return 0;
 }
 
 using Vocabulary = std::unordered_map<std::string, int32_t>;
@@ -124,8 +139,15 @@ void each_word(std::string_view text, const std::function<void(const std::string
     if (!word.empty()) visit(word);
     word.clear();
   };
-  for (const char c : text) {
+  text = without_byte_order_mark(text);
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
     const auto byte = static_cast<unsigned char>(c);
+    if (const size_t blank = byte > 127 ? wide_blank(text.substr(at)) : 0; blank > 0) {
+      end_word();
+      at += blank - 1;
+      continue;
+    }
     const bool capital = c >= 'A' && c <= 'Z';
     const bool letter = capital || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || byte > 127 || (c == '\'' && !word.empty());
     if (!letter) end_word();

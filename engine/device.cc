@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/format.h"
+
 #ifdef PIPECAST_ONEDNN
 #include <dnnl.hpp>
 #endif
@@ -169,6 +171,10 @@ int threads() { return std::min(omp_get_max_threads(), omp_get_thread_limit()); 
 
 int threads_asked_for(int asked) {
   check_limit(asked);
+  // Each waits for all the others at the end of every kernel, so many on few cores take minutes for what one does in a second.
+  const int cores = omp_get_num_procs(), most = std::max(64, 4 * cores);
+  if (asked > most)
+    throw UsageError(format("%d threads are too many for the %d cores here: give --threads %d or fewer", asked, cores, most));
   return asked == 0 ? threads() : asked;
 }
 

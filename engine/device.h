@@ -30,7 +30,7 @@ struct Device {
 };
 constexpr int64_t device_scratch_floats = 1 << 20;
 
-// An owner of a stream and its scratch memory. "cpu" or "cuda"; throws UsageError where there is no such device.
+// Owns a stream and its scratch memory. name: "cpu" or "cuda"; throws UsageError where there is no such device.
 // math: "fp32"; "tf32" on a GPU: convolutions and matrix products round what they multiply to 10 bits of mantissa and add in fp32; or
 // "bf16": activations and their gradients are stored in bfloat16 (7 bits of mantissa), which on a GPU convolutions multiply, too.
 class DeviceOwner {
@@ -45,7 +45,7 @@ class DeviceOwner {
   Device device_;
 };
 
-// The type of activations and their gradients that `math` means.
+// How activations and their gradients are stored with this `math`.
 Storage activation_storage(const std::string& math);
 
 bool gpu_present();
@@ -59,7 +59,7 @@ void fill_zero(Device, void* to, size_t bytes);
 // Waits until all work given to the device is done. No effect on the host, where every call is done when it returns.
 void synchronize(Device);
 
-// A point in the work given to a device, for others to wait for. Before it is set there is nothing to wait for. No effect on the host.
+// A point in the work given to a device, for others to wait for. Waiting for one that was never set returns at once. No effect on the host.
 class Event {
  public:
   Event() = default;
@@ -68,9 +68,9 @@ class Event {
   Event(Event&& other) noexcept;
   Event& operator=(Event&& other) noexcept;
 
-  void set(Device);        // after all work that the device was given so far
-  void hold_back(Device);  // work given to the device from now on begins after the point; does not wait
-  void wait();             // the calling thread waits for it
+  void set(Device);        // the point is after all work that the device was given so far
+  void hold_back(Device);  // work given to this device from now on begins after the point; the calling thread does not wait
+  void wait();             // the calling thread waits for the point
 
  private:
 #ifdef PIPECAST_CUDA
@@ -83,7 +83,7 @@ class Event {
 // UsageError where OMP_THREAD_LIMIT allows fewer.
 void set_threads(int threads);
 int threads();
-// As many as a user asked for; 0: threads(). Throws UsageError where OMP_THREAD_LIMIT allows fewer.
+// As many as a user asked for; 0: threads(). Throws UsageError where OMP_THREAD_LIMIT allows fewer, or there are far fewer cores.
 int threads_asked_for(int threads);
 
 }  // namespace pipecast

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/utf8.h"
+
 namespace pipecast {
 
 namespace {
@@ -44,12 +46,23 @@ std::string unknown_name(std::string_view kind, std::string_view name, const std
   return text + "Known: " + list;
 }
 
+std::string printable(std::string_view text) {
+  std::string line;
+  while (!text.empty()) {
+    const size_t size = utf8_character(text);
+    const bool control = size == 1 && (text[0] < ' ' || text[0] == '\x7F');
+    const bool second_control = size == 2 && text[0] == '\xC2' && static_cast<unsigned char>(text[1]) < 0xA0;
+    line += size == 0 || control || second_control ? "?" : text.substr(0, size);
+    text.remove_prefix(std::max<size_t>(size, 1));
+  }
+  return line;
+}
+
 std::string shown(std::string_view text) {
   constexpr size_t most = 80;
-  std::string start(text.substr(0, most));
-  for (char& c : start)
-    if (c < ' ' || c > '~') c = '?';
-  return start + (text.size() > most ? "..." : "");
+  size_t end = 0;
+  while (end < text.size() && end < most) end += std::max<size_t>(utf8_character(text.substr(end)), 1);
+  return printable(text.substr(0, end)) + (end < text.size() ? "..." : "");
 }
 
 }  // namespace pipecast

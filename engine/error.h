@@ -44,7 +44,9 @@ class Mistakes {
 // "unknown model 'resnet2'; did you mean 'resnet20'? Known: ..." for a UsageError.
 std::string unknown_name(std::string_view kind, std::string_view name, const std::vector<std::string>& known);
 
-// Of a file that may hold anything: what a sentence has room for and a terminal can show.
+// One line that a terminal can show: UTF-8; ? for what is not, and for control characters.
+std::string printable(std::string_view text);
+// The same of a file that may hold anything, cut to what a sentence has room for.
 std::string shown(std::string_view text);
 
 }  // namespace pipecast

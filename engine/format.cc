@@ -1,5 +1,6 @@
 #include "engine/format.h"
 
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 
@@ -15,5 +16,7 @@ std::string format(const char* pattern, ...) {
   va_end(again);
   return text;
 }
+
+std::string decimal(double value, int digits) { return std::isnan(value) ? "nan" : format("%.*f", digits, value); }
 
 }  // namespace pipecast

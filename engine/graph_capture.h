@@ -1,6 +1,6 @@
 #pragma once
-// Work that comes again with the same arguments is recorded once and given to the device by a single call from then on (CUDA graphs): a
-// pass of a small network is hundreds of short kernels, and a GPU may be through with one before the host has launched the next.
+// CUDA graphs: work that is repeated with the same arguments is recorded once, and then replayed by a single call. A pass of a small
+// network is hundreds of short kernels, and a GPU may finish one before the host has launched the next.
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -10,13 +10,13 @@
 
 namespace pipecast {
 
-// Writes work down where it would have been given to a device.
+// Records work instead of giving it to the device.
 class Recorder {
  public:
   virtual ~Recorder() = default;
   virtual void begin() = 0;
-  virtual size_t end() = 0;             // the number of what was written down since begin(): 0, 1, 2, ...
-  virtual void abandon() noexcept = 0;  // in place of end(), where the work failed
+  virtual size_t end() = 0;             // ends the recording that begin() began and returns its number: 0, 1, 2, ...
+  virtual void abandon() noexcept = 0;  // instead of end(), where the work failed
   virtual void replay(size_t number) = 0;
 };
 
@@ -24,19 +24,19 @@ class Recorder {
 // until end(). Must not outlive the device.
 std::unique_ptr<Recorder> make_recorder(Device);
 
-// Pieces of work by key. Work of one key must give the device the same kernels with the same arguments every time: what changes from one
-// time to the next lies in memory. It must neither wait for the device nor use memory of the host.
+// Recordings by key. Work of the same key must launch the same kernels with the same arguments every time; what changes from one time to
+// the next must be in device memory. It must neither wait for the device nor use memory of the host.
 template <class Key>
 class Replays {
  public:
-  // Without a recorder all work is done as it comes.
+  // Without a recorder all work is given to the device as it comes.
   explicit Replays(std::unique_ptr<Recorder> recorder = nullptr) : recorder_(std::move(recorder)) {}
 
   template <class Work>
   void run(const Key& key, const Work& work) {
     if (!recorder_) return work();
     const auto [place, first] = records_.try_emplace(key, none);
-    // The first time libraries load code and take memory, which cannot be recorded.
+    // The first time, libraries load code and allocate memory, which cannot be recorded.
     if (first) return work();
     if (place->second == none) place->second = record(work);
     recorder_->replay(place->second);

@@ -6,8 +6,8 @@
 //   columns  f(r, c), f.done(c, sums)   sums over the rows, per column
 //
 // A kernel is a struct of pointers and sizes with an HD operator(): its arithmetic is written once. In place of it, one for map may have a
-// template at<W>(i) or at<W>(r, c) for the W elements from there on, and `width`, the W that suits a GPU; what its pointers point to is then
-// aligned as Memory is (engine/pack.h).
+// template at<W>(i) or at<W>(r, c) for the W elements from there on, and `width`, the W that suits a GPU; what its pointers point to is
+// then aligned as Memory is (engine/pack.h).
 //
 // This header, compiled by g++, knows only the host; compiled by nvcc, both. A third way, for tests, is an emulator of a block of CUDA
 // threads on the host: -DPIPECAST_EMULATOR="header" compiles the device code below with g++.
@@ -94,7 +94,8 @@ struct HostTeam {
 
 namespace host {
 
-// Not inlined: as a part of two callers, one for a single thread and one for several, a sum could be compiled in two ways, with bits of its own.
+// Not inlined: as a part of two callers, one for a single thread and one for several, a sum could be compiled in two ways, with bits of its
+// own.
 template <class F>
 [[gnu::noinline]] void some_rows(const F& f, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) f(HostTeam{}, r);
@@ -221,8 +222,8 @@ __global__ void rows_kernel(int64_t n, F f) {
   if (r < n) f(WarpTeam{}, r);
 }
 
-// A block of Threads sums blockDim.x columns over its chunk of the rows: blockIdx.x = strip, blockIdx.y = chunk. Where there is one chunk its
-// sums are the result; else they go to partial: chunks x K x cols.
+// A block of Threads sums blockDim.x columns over its chunk of the rows: blockIdx.x = strip, blockIdx.y = chunk. Where there is one chunk
+// its sums are the result; else they go to partial: chunks x K x cols.
 template <int K, int Threads, class F>
 __global__ void columns_kernel(int64_t n, int64_t cols, F f, float* partial) {
   __shared__ float part[K][Threads];

@@ -1,5 +1,5 @@
 #pragma once
-// Memory is taken before the first step and only then: one block per purpose, laid out in advance.
+// Memory is allocated before the first step and only then: one block per purpose, laid out in advance.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -27,8 +27,8 @@ class Memory {
   int64_t size_ = 0;
 };
 
-// A block on the host whose copies to the device run beside the host's work: page-locked where the device is a GPU. Aligned to 64
-// bytes; not counted below.
+// A block on the host, page-locked where the device is a GPU, so that copies to the device run while the host goes on. Aligned to 64 bytes;
+// not counted below.
 class HostMemory {
  public:
   HostMemory() = default;
@@ -43,7 +43,7 @@ class HostMemory {
 int64_t memory_in_use();
 int64_t memory_peak();
 
-// A tensor that lives from time `first` to time `last` (both included) of a pass.
+// A tensor that is needed from time `first` to time `last` (both included) of a pass.
 struct Lifetime {
   int64_t floats = 0;
   int first = 0, last = 0;
@@ -53,7 +53,7 @@ struct Placement {
   std::vector<int64_t> offsets;
   int64_t total = 0;
 };
-// Largest first, each at the lowest offset that is free during its life.
+// Places the largest tensor first, each at the lowest offset that is free while it is needed.
 Placement place(const std::vector<Lifetime>&);
 
 }  // namespace pipecast

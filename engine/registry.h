@@ -1,5 +1,5 @@
 #pragma once
-// Things of one kind by their names: what ships, and what a program adds. Entries have a `name`.
+// A table of things of one kind by name: those that ship, and those that a fork adds. Entries have a `name`.
 #include <algorithm>
 #include <cctype>
 #include <string>
@@ -46,7 +46,7 @@ class Registry {
   std::vector<Entry> entries_;
 };
 
-// A registry that holds what ships from its first use on.
+// A registry with the entries that ship.
 template <class Entry, size_t N>
 Registry<Entry> registry_of(std::string kind, Entry (&&shipped)[N]) {
   Registry<Entry> registry(std::move(kind));

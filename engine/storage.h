@@ -31,7 +31,7 @@ struct Bfloat16 {
 constexpr int64_t floats_of(Storage storage, int64_t elements) { return storage == Storage::bf16 ? (elements + 1) / 2 : elements; }
 constexpr int64_t bytes_of(Storage storage, int64_t elements) { return elements * (storage == Storage::bf16 ? 2 : 4); }
 
-// Of these three types and no other.
+// Defined for these three types only.
 template <class T>
 extern const Storage storage_of;
 template <>

@@ -21,7 +21,7 @@ inline std::string to_string(const Shape& s) {
   return std::to_string(s.n) + "x" + std::to_string(s.h) + "x" + std::to_string(s.w) + "x" + std::to_string(s.c);
 }
 
-// How large a pass is: its samples, and the positions of each where inputs are sequences (padded to a common length); else 1.
+// The size of a pass: its number of samples, and their common length where inputs are sequences (padded); else length 1.
 struct PassShape {
   int64_t samples, length;
   PassShape(int64_t n = 1, int64_t l = 1) : samples(n), length(l) {}
@@ -31,7 +31,7 @@ inline std::string to_string(const PassShape& s) {
   return std::to_string(s.samples) + (s.length > 1 ? " x " + std::to_string(s.length) : "");
 }
 
-// What a value of a model is.
+// The shape and type of a value of a model.
 struct TensorSpec {
   Shape shape;
   Storage storage = Storage::fp32;
@@ -41,13 +41,13 @@ struct TensorSpec {
   bool operator==(const TensorSpec&) const = default;
 };
 
-// The spec as a run stores it whose activations are of this type.
+// The spec of the value in a run whose activations are stored as `activations`.
 inline TensorSpec stored(TensorSpec spec, Storage activations) {
   if (spec.differentiable) spec.storage = activations;
   return spec;
 }
 
-// An input of a model and a column of a data set, which find each other by the name.
+// An input of a model, or a column of a data set; they find each other by name.
 struct InputSpec {
   std::string name;       // "image", "label", "tokens", "length", "target"
   TensorSpec sample;      // n = 1

@@ -198,6 +198,7 @@ class BatchNorm : public Layer {
     const bool reads_output = options_.relu && options_.add;
     return {.input = true, .output = reads_output, .bf16 = true, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
   }
+  bool compares_rows() const override { return true; }
   bool normalises() const override { return options_.relu && !options_.add; }
   Normalised normalised(const Pass& p) const override {
     const int64_t channels = options_.channels;

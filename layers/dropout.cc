@@ -1,6 +1,7 @@
 // y = x / (1 - rate) where the element is kept, 0 where it is dropped (Srivastava et al. 2014); evaluation: y = x.
-// Whether an element is kept is a pure function of (seed, layer, step, element), so backward draws the same mask again and
-// nothing is saved.
+// Whether an element is kept is a pure function of (seed, layer, number of the pass, element), so backward draws the same mask again and
+// nothing is saved. In bf16 runs the layer is given fp32 copies (Needs::bf16).
+#include "engine/launch.h"
 #include "engine/random.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
@@ -8,15 +9,15 @@
 namespace pipecast {
 namespace {
 
-// Its own transpose: dx is dy through the same mask.
+// Forward: in = x, out = y. Backward: in = dy, out = dx, with the same mask.
 struct Dropout {
   const float* in;
   float* out;
   Random random;
   float rate;
   HD void operator()(int64_t i) const {
-    const float kept = in[i] / (1 - rate);
-    out[i] = random.uniform(uint64_t(i)) < rate ? 0 : kept;
+    const float scaled = in[i] / (1 - rate);
+    out[i] = random.uniform(uint64_t(i)) < rate ? 0 : scaled;
   }
 };
 
@@ -30,7 +31,7 @@ class DropoutLayer : public Layer {
     return x[0];
   }
   Needs prepare(Device, std::span<const TensorSpec>) override { return {}; }
-  bool reads_step() const override { return true; }
+  bool reads_step() const override { return true; }  // so passes cannot be recorded and replayed
 
   void forward(const Pass& p) override { apply(p, p.x[0].as<float>(), p.y); }
   void backward(const Pass& p) override {
@@ -39,7 +40,8 @@ class DropoutLayer : public Layer {
 
  private:
   void apply(const Pass& p, const float* in, Tensor out) const {
-    if (p.training && rate_ > 0) map(p.device, out.shape.count(), Dropout{in, out.as<float>(), {p.seed, purpose(name()), p.step}, rate_});
+    const Random random{p.seed, purpose(name()), p.step};
+    if (p.training && rate_ > 0) map(p.device, out.shape.count(), Dropout{in, out.as<float>(), random, rate_});
     else copy(p.device, out.data, in, out.bytes());
   }
 

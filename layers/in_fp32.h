@@ -1,6 +1,6 @@
 #pragma once
-// Passes of a layer that computes in fp32 only (see Needs::bf16) over tensors that are stored in bf16: it is given fp32 copies of what
-// it reads, and what it writes is rounded; tensors that are not bf16 it is given as they are. So bf16 asks nothing of a layer; one that memory
+// Passes of a layer that computes in fp32 only (see Needs::bf16) over tensors that are stored in bf16: it is given fp32 copies of what it
+// reads, and what it writes is rounded; tensors that are not bf16 it is given as they are. So bf16 asks nothing of a layer; one that memory
 // bounds has kernels that read and write it.
 #include <vector>
 

@@ -1,12 +1,12 @@
 #pragma once
 // layers/: one file per layer, its formula, its forward kernel and its backward kernel side by side.
 //
-// A layer holds its configuration and nothing of a pass: tensors, weights, gradients and scratch all come from the caller,
-// so that any number of passes may be in flight. One convention for gradients: the gradient of an input is assigned, the
+// A layer holds its configuration, and what prepare() made, but nothing of a pass: tensors, weights, gradients and workspace all come from
+// the caller, so that any number of passes may be in flight. One convention for gradients: the gradient of an input is assigned, the
 // gradient of a parameter is accumulated.
 //
-// The loss is a layer too, the last one of a model in training. It reads the model's prediction and inputs that say what it should have
-// been, and adds up what the report shows (Layer::means).
+// The loss is a layer too, the last one of a model in training. It reads the model's prediction and the targets, and adds up the means that
+// a run reports (Layer::means).
 #include <memory>
 #include <span>
 #include <string>
@@ -22,34 +22,34 @@ namespace pipecast {
 struct Needs {
   bool input = false;     // backward reads x: it is kept
   bool output = false;    // backward reads y: it is kept
-  bool bf16 = false;      // its kernels read and write activations in bf16, too; else it is given copies in fp32 (layers/in_fp32.h)
+  bool bf16 = false;      // its kernels also take activations in bf16; if false, it is given fp32 copies of them (layers/in_fp32.h)
   int64_t saved = 0;      // floats of its own, kept per pass in flight
   int64_t workspace = 0;  // floats of scratch, not kept
-  int64_t shared = 0;     // floats of its own, kept from pass to pass: one place for all passes
+  int64_t shared = 0;     // floats of its own that all passes share and keep (the sums of deferred batch norm)
 };
 
-// Everything that one forward or backward call may touch. Null where a call has no use for it.
+// Everything that one forward or backward call may touch. A pointer is null where the call does not use it.
 //
-// Required of the caller: the tensors have the shapes and types that output() says, for inputs that prepare() was called with; the
-// workspace is not shared with a call that runs at the same time. Ensured by the layer: nothing is written but what is said here to be.
+// The caller guarantees: the tensors have the shapes and types that output() says, for inputs that prepare() was called with; no call that
+// runs at the same time has the same workspace. The layer guarantees: it writes only what the comments below say.
 struct Pass {
   Device device;
   bool training = true;
   uint64_t seed = 0;  // random numbers are keyed by (seed, layer, step, element)
-  uint64_t step = 0;  // which pass this is: the same in its forward and its backward
+  uint64_t step = 0;  // the number of this pass (every micro-batch has its own); the same in its forward and its backward
 
-  // The pass is a micro-batch, and statistics are to be the whole mini-batch's, updated once (torchgpipe's deferred batch norm).
-  // The micro-batches of a mini-batch run forward one after another, in order; none is empty.
+  // Deferred batch norm (torchgpipe): the running statistics are updated once for each mini-batch, with those of all its micro-batches
+  // together. The micro-batches of a mini-batch run forward one after another, in order; none is empty.
   bool deferred = false;
-  int64_t samples_before = 0;  // deferred: in the micro-batches of this mini-batch that ran forward; 0 begins a new mini-batch
-  bool replay = false;         // a forward that has run before runs again: it leaves statistics, `shared` and `sums` as they are
+  int64_t samples_before = 0;  // deferred: samples in the earlier micro-batches of this mini-batch; 0 begins a new mini-batch
+  bool replay = false;         // this forward runs a second time, for recomputation: it does not change statistics, `shared` and `sums`
 
   std::span<const Tensor> x;               // inputs
-  const Normalised* normalised = nullptr;  // x[0] was not written: x[0].data is what it is made of (Layer::takes_normalised)
+  const Normalised* normalised = nullptr;  // x[0] itself was not written; x[0].data holds what it is computed from (Layer::takes_normalised)
   Tensor y;                                // output: assigned by forward; data is null where it is left unwritten (Layer::normalises)
   std::span<const Tensor> dx;              // gradients of the inputs: assigned by backward; data is null where it is not needed
-  bool adds = false;                       // the first of them is added to instead (Layer::adds)
-  Tensor dy;                               // gradient of the output: read by backward; data is null for a loss, where it is 1
+  bool adds = false;                       // backward adds to dx[0] instead of assigning it (Layer::adds)
+  Tensor dy;                               // gradient of the output: read by backward; data is null for a loss, whose gradient is 1
 
   std::span<float* const> weight;      // in the order of Layer::parameters(); forward and backward only read them
   std::span<float* const> dweight;     // accumulated by backward; empty in the input half of a layer that splits
@@ -58,9 +58,9 @@ struct Pass {
   float* workspace = nullptr;          // Needs::workspace floats
   float* shared = nullptr;             // Needs::shared floats, which only forward touches
 
-  // Of a loss, on the device.
-  float* sums = nullptr;         // one per Layer::means(): forward adds to them
-  const float* scale = nullptr;  // 1 / the mini-batch's count of the loss: backward makes the gradient of scale * (sum of the losses)
+  // Losses only, on the device.
+  float* sums = nullptr;         // one for each of Layer::means(); forward adds to them
+  const float* scale = nullptr;  // 1 / (the count that the mini-batch's loss is a mean over); backward: the gradient of scale * (sum of losses)
 };
 
 class Layer {
@@ -73,41 +73,45 @@ class Layer {
   const std::string& name() const { return name_; }  // the prefix of its parameters: "layer1.0.conv1"
   virtual const char* kind() const = 0;              // "convolution"
 
-  // What the output is for these inputs; throws UsageError where they do not fit. Activations are fp32 here, however a run stores them.
+  // The spec of the output for these inputs, in which activations are given as fp32, however a run stores them. Throws UsageError where the
+  // inputs do not fit.
   virtual TensorSpec output(std::span<const TensorSpec> x) const = 0;
-  // Trained tensors, and tensors that training updates without a gradient (batch norm's running mean): the latter are never
-  // stashed, predicted or restored. Names are within the layer: "weight".
+  // Trained tensors; and statistics, which training updates without a gradient (batch norm's running mean) and which are never stashed or
+  // predicted. Names are those within the layer: "weight".
   virtual std::vector<ParameterSpec> parameters() const { return {}; }
   virtual std::vector<ParameterSpec> statistics() const { return {}; }
-  // Called for every shape of a pass before the first one; may build library objects for it. The specs say how activations are stored;
-  // where that is bf16 and the layer needs fp32, it is called again for that.
+  // Called once for every shape of a pass, before the first pass; may make library objects. The specs say how activations are stored. If it
+  // returns bf16 = false for bf16 inputs, it is called again with fp32 ones.
   virtual Needs prepare(Device, std::span<const TensorSpec> x) = 0;
-  // Multiply-adds times two of one forward pass; 0 where it is small.
+  // Floating-point operations of one forward pass (2 for each multiply-add); 0 where they are negligible.
   virtual double flops(std::span<const TensorSpec>) const { return 0; }
-  // Of what prepare() chose for such inputs: a library's names of the forward and of both halves of the backward; empty where there was
-  // no choice.
+  // The implementations that prepare() chose for such inputs: of the forward, the gradient of the inputs, and the gradient of the
+  // parameters. Empty where there was nothing to choose.
   virtual std::string implementation(Device, std::span<const TensorSpec>) const { return {}; }
 
-  // Of a loss: the means that it reports, "loss" first, for example {"loss", "accuracy"}; empty for every other layer.
+  // Losses only: the names of the means that a run reports, "loss" first, for example {"loss", "accuracy"}. Empty for other layers.
   virtual std::vector<std::string> means() const { return {}; }
-  // Of a loss: assigns what each of these means is taken over in some samples of a mini-batch, such as tokens, or the weights of their classes.
-  // x: on the host, with null data where a value is not an input of the model.
+  // Losses only: sets counts[k] to the denominator of the k-th mean for some samples of a mini-batch: their number, the number of their
+  // tokens, or the sum of their classes' weights. x: on the host; data is null where a value is not an input of the model.
   virtual void count(std::span<const Tensor> /*x*/, double* /*counts*/) const {}
 
+  // Whether training needs more than one row (sample x height x width) of x, as for a variance.
+  virtual bool compares_rows() const { return false; }
   // Whether backward can be called in two halves (Qi et al., "Zero bubble pipeline parallelism", ICLR 2024): with dweight empty it
   // assigns dx only; with the data of every dx null it reads x and dy and accumulates dweight only.
   virtual bool splits() const { return false; }
-  // Whether Pass::step goes into its kernels: then no pass is a repetition of another.
+  // Whether the kernels use Pass::step, as dropout's do. Then a pass cannot be recorded as a CUDA graph, since each differs.
   virtual bool reads_step() const { return false; }
 
-  // Whether backward can add to the gradient of the first input: that saves a place of its own, and a pass over both.
+  // Whether backward can add to dx[0]. Where other layers read the same value, that saves a second tensor and a kernel that adds the two.
   virtual bool adds() const { return false; }
 
-  // Whether the output may be left unwritten, because the layer that reads it can make it from x[0] as it goes: that saves a tensor
-  // of every pass in flight, and writing and reading it. What it is made of lies in Pass::saved from forward on.
+  // Whether the output may be left unwritten because the next layer can compute it from x[0] as it reads: batch norm and ReLU fused into
+  // the convolution behind them (Normalised in engine/tensor.h). That saves a tensor for every pass in flight, and the time to write and
+  // read it. After forward, normalised() has the factors; they are in Pass::saved.
   virtual bool normalises() const { return false; }
   virtual Normalised normalised(const Pass&) const { return {}; }
-  // Whether x[0] may be such an output, for all shapes that it was prepared for.
+  // Whether x[0] may be such an output, in all shapes that this layer was prepared for.
   virtual bool takes_normalised() const { return false; }
 
   virtual void forward(const Pass&) = 0;

@@ -42,22 +42,21 @@ struct SoftmaxCrossEntropyOptions {
   int32_t ignored = -100;     // a row with this label is not counted and has no gradient
   std::vector<float> class_weights = {};  // empty: all are 1; the mean is over the weights of the labels, as torch.nn.CrossEntropyLoss has it
 };
-// Losses.
-// Inputs: the logits (n, h, w, classes) and the label of each row (n, h, w, 1), int32 in [0, classes) or the ignored one. A row is a sample, or
-// a position of one. Means: loss, accuracy.
+// Losses. Inputs: the logits (n, h, w, classes) and the label of each row (n, h, w, 1), int32 in [0, classes) or the ignored one. A row is
+// a sample, or a position of one. Means: loss, accuracy.
 std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions = {});
 // Inputs: the prediction and the target, fp32 without a gradient, of one shape. Means: loss, over all elements.
 std::unique_ptr<Layer> mean_squared_error(std::string name);
 
-// Text. Tokens (n, length, 1, 1), int32 in [0, vocabulary), become (n, length, 1, features). The token `padding` becomes zeros and its row of
-// the weights has no gradient; -1: there is none.
+// Text. Tokens (n, length, 1, 1), int32 in [0, vocabulary), become (n, length, 1, features). The token `padding` becomes zeros and its row
+// of the weights has no gradient; -1: there is none.
 struct EmbeddingOptions {
   int64_t vocabulary = 0, features = 0;
   int32_t padding = 0;
 };
 std::unique_ptr<Layer> embedding(std::string name, EmbeddingOptions);
-// The mean over the first length[n] positions: (n, length, 1, c) and int32 lengths (n, 1, 1, 1) in [0, length] become (n, 1, 1, c). The mean
-// of no positions is 0.
+// The mean over the first length[n] positions: (n, length, 1, c) and int32 lengths (n, 1, 1, 1) in [0, length] become (n, 1, 1, c). The
+// mean of no positions is 0.
 std::unique_ptr<Layer> masked_mean(std::string name);
 
 }  // namespace pipecast

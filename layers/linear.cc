@@ -1,6 +1,5 @@
-// y = x * weight^T + bias, x: rows x in, weight: out x in. The rows are the pixels, or positions in time, where x has `in` channels; else the
-// samples, whose values are taken as one row.
-// dx = dy * weight; dweight += dy^T * x; dbias += column sums of dy.
+// y = x * weight^T + bias, x: rows x in, weight: out x in. The rows are the pixels, or positions in time, where x has `in` channels; else
+// the samples, whose values are taken as one row. dx = dy * weight; dweight += dy^T * x; dbias += column sums of dy.
 #include "engine/gemm.h"
 #include "layers/bias.h"
 #include "layers/layers.h"

@@ -1,5 +1,5 @@
-// A classifier of text that knows no order of words: the mean of what each word becomes, then two linear layers. In spirit the deep averaging
-// network of Iyyer et al. 2015. In four parts; what crosses the first two borders is a sequence.
+// A classifier of text that knows no order of words: the mean of what each word becomes, then two linear layers. In spirit the deep
+// averaging network of Iyyer et al. 2015. In four parts; what crosses the first two borders is a sequence.
 #include "layers/layers.h"
 #include "models/models.h"
 

@@ -1,9 +1,9 @@
 #pragma once
 // models/: one file per network family, built from layers.
 //
-// A model is a list of nodes in the order they run. A node applies a layer to earlier values and makes one. The other values are the model's
-// inputs, which have names: a data set yields the columns that a model asks for. A value may be read by several nodes, and from any distance.
-// The last node of a model in training is its loss.
+// A model is a list of nodes in the order in which they run. A node applies a layer to earlier values and makes a new value. The values
+// that no node makes are the model's inputs; they have names, by which they find the columns of a data set. Any number of later nodes may
+// read a value. The last node of a model that is trained is its loss.
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,10 +19,10 @@ struct Segments;
 struct Node {
   std::unique_ptr<Layer> layer;
   std::vector<int> inputs;  // values
-  int value = 0;            // that it makes
+  int value = 0;            // the value that it makes
 };
 
-// Nodes [first, last) that the partitioner does not cut.
+// Nodes [first, last) that stay on one stage.
 struct Part {
   std::string name;
   int first = 0, last = 0;
@@ -37,18 +37,18 @@ class Graph {
   Graph(Graph&&) noexcept;
   Graph& operator=(Graph&&) noexcept;
 
-  // An input and the value that it is. One that was declared before must be declared alike, and is the same value.
+  // Declares an input and returns its value. Declared again with the same spec, it is the same value.
   int input(InputSpec spec);
-  // Nodes added from here on belong to a new part. It comes before the first add().
+  // Begins a new part, to which the nodes added from here on belong. Call it before the first add().
   void part(std::string name);
-  // Lets a pipeline cut between layers as well: every part is cut before each layer that has arithmetic to do but its first. A
-  // part is then called by its first layer.
+  // Lets a pipeline cut between layers as well: every part is split before each layer with arithmetic but its first one. A part is then
+  // named after its first layer.
   void cut_parts_by_layer();
   // Appends a node and returns the value that it makes. The last node's value is the model's output. No two layers share a name.
   int add(std::unique_ptr<Layer> layer, std::vector<int> inputs);
 
   struct Value {
-    int node = -1;  // that makes it; -1: it is an input
+    int node = -1;  // the node that makes it; -1: it is an input
     int input = -1;
   };
 
@@ -59,14 +59,14 @@ class Graph {
   const std::vector<Value>& values() const { return values_; }
   bool is_input(int value) const { return values_[size_t(value)].node < 0; }
   const InputSpec& input_of(int value) const { return inputs_[size_t(values_[size_t(value)].input)]; }
-  // Whether the value is made by a node, and a gradient flows to it.
+  // Whether a node makes the value and a gradient flows to it.
   bool has_gradient(int value, const std::vector<TensorSpec>& specs) const {
     return !is_input(value) && specs[size_t(value)].differentiable;
   }
-  // What all values are in a pass of this shape. Activations are fp32 here; see stored().
+  // The specs of all values in a pass of this shape. Activations are fp32 here; see stored().
   std::vector<TensorSpec> specs(const PassShape&) const;
 
-  // The loss, if the last layer is one; else null. What it is taken of, its first input, is the model's prediction.
+  // The loss, if the last layer is one; else null. Its first input is the model's prediction.
   const Layer* loss() const;
   int prediction() const;
 

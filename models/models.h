@@ -7,6 +7,9 @@
 
 namespace pipecast {
 
+// The largest that a model is made for; the side is that of the pictures that are read.
+constexpr int64_t most_classes = 100000, most_image_side = 4096, most_image_channels = 64, most_vocabulary = 1 << 30;
+
 struct ModelOptions {
   Shape image = {1, 32, 32, 3};
   int64_t classes = 10;
@@ -25,7 +28,7 @@ struct ModelEntry {
   Graph (*make)(const ModelOptions&);
 };
 const std::vector<ModelEntry>& model_entries();
-// From then on the model can be made by its name. Throws UsageError for a name that is taken.
+// Adds a model that make_model() then finds by its name. Throws UsageError for a name that is taken.
 void register_model(ModelEntry);
 
 // One family per file:

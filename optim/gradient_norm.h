@@ -11,8 +11,8 @@ constexpr int64_t square_sum_floats = 80;
 // of which the others are workspace. Returns before it is done on a GPU.
 void square_sum(Device, int64_t n, const float* x, float* sums);
 
-// sums[0] += (x_1 - x_1) + ... + (x_n - x_n): what was 0 stays 0 where all of x is finite, and is no number from then on where something
-// is an infinity or no number. Otherwise as square_sum().
+// sums[0] += (x_1 - x_1) + ... + (x_n - x_n): a sum of 0 stays 0 where all of x is finite, and becomes NaN where an element is an infinity
+// or a NaN. Otherwise as square_sum().
 void add_differences(Device, int64_t n, const float* x, float* sums);
 void add_differences(Device, int64_t n, const Bfloat16* x, float* sums);
 

@@ -1,6 +1,6 @@
 #pragma once
-// Where the weights were: the discrepancy correction of PipeMare (Yang et al., MLSys 2021, arXiv 1910.05124), which estimates
-// the weights that a forward read from those of now, instead of keeping them.
+// The discrepancy correction of PipeMare (Yang et al., MLSys 2021, arXiv 1910.05124): it estimates the weights that a forward read from the
+// latest weights, instead of keeping a copy of them.
 #include "engine/device.h"
 
 namespace pipecast {

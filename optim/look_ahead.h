@@ -1,5 +1,5 @@
 #pragma once
-// What a plan must know of optimizers: how far and in which direction weights are predicted (docs/look-ahead.md). Needs no device.
+// What programs and plans need of the optimizers: the modes of weight prediction (docs/look-ahead.md). Needs no device.
 #include <string>
 #include <vector>
 
@@ -9,8 +9,8 @@ namespace pipecast {
 enum class LookAheadMode {
   paper,     // w - s * lr * direction; direction is the state alone (SGD: v; Adam: mhat / (sqrt(vhat) + eps)); no decay term
   released,  // the published code: SGD direction is u * v + (1 - dampening) * g, g before weight decay; Adam's eps is 1e-8
-  exact,     // w - (sum of the learning rates of the s next updates) * direction: s and the rates are those that will be
-  decayed,   // the s next updates carried out on w with zero gradients: momentum and decoupled decay act as they would
+  exact,     // w - (sum of the learning rates of the s next updates) * direction; s is the true number of updates
+  decayed,   // w after the s next updates with zero gradients: momentum and decoupled weight decay act, gradients do not
 };
 LookAheadMode look_ahead_mode(const std::string& name);  // throws UsageError with the known names
 std::string to_string(LookAheadMode);

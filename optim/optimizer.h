@@ -18,11 +18,11 @@ namespace pipecast {
 struct LookAhead {
   LookAheadMode mode = LookAheadMode::paper;
   std::span<const float> rates;
-  float gradient_scale = 1;  // read by predict() alone: that of the last update, whose gradient it may read
+  float gradient_scale = 1;  // predict() only: the gradient scale of the last update, whose gradient it may read
 
-  // What a direction is multiplied by in paper and released (s r_1) and in exact (r_1 + ... + r_s); not meant for decayed.
+  // The factor of the direction: s r_1 in paper and released, r_1 + ... + r_s in exact. Not for decayed.
   double distance() const;
-  // Throws UsageError where `decayed` reaches further than max_look_ahead updates; `optimizer` is named in the sentence.
+  // Throws UsageError where `decayed` looks more than max_look_ahead updates ahead; `optimizer` is named in the message.
   void check_reach(const char* optimizer) const;
 };
 
@@ -30,8 +30,8 @@ struct LookAhead {
 struct Update {
   int64_t t = 0;  // its number, 1 for the first
   float rate = 0;
-  // Spike compensation (Kosson et al., MLSys 2021): the gradient comes this many updates late, and the update makes up at once
-  // for what it would have moved meanwhile. It changes the update alone; look-aheads go along the same state as without it.
+  // Spike compensation (Kosson et al., MLSys 2021): the gradient comes this many updates late, and this update also makes the moves that it
+  // would have made in those. Only the update changes; look-aheads use the same state as without it.
   int late = 0;
   float gradient_scale = 1;  // every element of the gradient is multiplied by it where it is read (clipping by norm)
 };
@@ -50,7 +50,7 @@ struct Buffers {
   const float* g = nullptr;  // gradient; predict() reads that of the last step: released, and without momentum, of SGD and RMSprop
   std::array<float*, 3> state = {};
   float* predicted = nullptr;  // assigned by predict(), and by step() where it is not null
-  // For Muon alone: the matrices among the parameters, and Optimizer::scratch() floats, whose content means nothing between calls.
+  // Muon only: the matrices among the parameters, and Optimizer::scratch() floats of workspace.
   std::span<const Matrix> matrices;
   float* scratch = nullptr;
 };
@@ -61,9 +61,9 @@ class Optimizer {
   virtual int states() const = 0;  // flat buffers of state
   // Floats of workspace for parameters with these matrices.
   virtual int64_t scratch(std::span<const Matrix>) const { return 0; }
-  // Whether it knows what to do with a late gradient.
+  // Whether step() supports spike compensation (Update::late).
   virtual bool compensates() const = 0;
-  // Whether its look-ahead reads the gradient of the last update, so that none can be made while the next one is being added up.
+  // Whether the look-ahead reads the gradient of the last update. Then it cannot run while the next gradient is being accumulated.
   virtual bool looks_at_gradient(LookAheadMode) const { return false; }
   // One update; then, if b.predicted, the look-ahead from the new weights. Throws UsageError for a late gradient unless compensates().
   void step(Device, const Buffers& b, const Update&, const LookAhead&) const;
@@ -74,7 +74,7 @@ class Optimizer {
   virtual void update(Device, const Buffers&, const Update&, const LookAhead&) const = 0;
 };
 
-// What can be chosen; each optimizer reads what it has a use for.
+// All options of all optimizers; each reads its own.
 struct OptimizerOptions {
   std::string name = "sgd";
   float momentum = 0.9f, dampening = 0;
@@ -92,7 +92,7 @@ struct OptimizerEntry {
   std::string name;
   std::unique_ptr<Optimizer> (*make)(const OptimizerOptions&);
 };
-// From then on the optimizer can be made by its name. Throws UsageError for a name that is taken.
+// Adds an optimizer that make_optimizer() then finds by its name. Throws UsageError for a name that is taken.
 void register_optimizer(OptimizerEntry);
 
 // One per file:

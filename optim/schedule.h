@@ -33,17 +33,17 @@ struct Schedule {
 };
 std::vector<std::string> schedule_names();
 
-// Where training is at an update after the warm-up.
+// The position of an update after the warm-up.
 struct ScheduleProgress {
   int64_t t = 0, updates = 1;  // the update's number, 0 for the first; updates per epoch
-  double share = 0;            // of the updates between the end of the warm-up and that of training, p above
+  double share = 0;            // p above: the share of the updates after the warm-up that are done
 };
 struct ScheduleEntry {
   std::string name;
   double (*rate)(const Schedule&, const ScheduleProgress&);
-  bool ends = false;  // it is defined by the end of training, so the warm-up must be shorter
+  bool ends = false;  // it depends on the end of training, so the warm-up must be shorter than training
 };
-// From then on the schedule can be chosen by its name. Throws UsageError for a name that is taken.
+// Adds a schedule that can then be chosen by its name. Throws UsageError for a name that is taken.
 void register_schedule(ScheduleEntry);
 
 }  // namespace pipecast

@@ -1,6 +1,8 @@
 #include <algorithm>
 
+#include "engine/format.h"
 #include "engine/registry.h"
+#include "pipeline/limits.h"
 #include "pipeline/program.h"
 
 namespace pipecast {
@@ -57,17 +59,28 @@ const std::vector<Method>& methods() { return registry().entries(); }
 
 const Method& find_method(const std::string& name) { return registry().find(name); }
 
-std::vector<Program> make_programs(const Method& method, const Setting& given) {
-  auto at_least = [](const char* what, int64_t value, int64_t least) {
-    if (value < least)
-      throw UsageError("the number of " + std::string(what) + " is " + std::to_string(value) + "; give at least " + std::to_string(least));
+void check_setting(const Setting& setting) {
+  auto in_range = [](const char* what, int64_t value, int64_t least, int64_t most) {
+    if (value < least || value > most)
+      throw UsageError("the number of " + std::string(what) + " is " + std::to_string(value) + "; give at " +
+                       (value < least ? "least " + std::to_string(least) : "most " + std::to_string(most)));
   };
-  at_least("stages", given.stages, 1);
-  at_least("mini-batches", given.minibatches, 0);
-  at_least("micro-batches", given.micro_batches, 1);
-  at_least("chunks", given.chunks, 0);
+  in_range("stages", setting.stages, 1, most_stages);
+  in_range("mini-batches", setting.minibatches, 0, most_minibatches);
+  in_range("micro-batches", setting.micro_batches, 1, most_micro_batches);
+  in_range("chunks", setting.chunks, 0, most_chunks);
+  const double passes = double(setting.stages) * double(setting.minibatches) * setting.micro_batches * std::max(1, setting.chunks);
+  if (passes > double(most_passes))
+    throw UsageError(format("%d stages with %d chunks, %lld mini-batches and %d micro-batches are too many together: give so few that their "
+                            "product is at most %lld; in training, --checkpoint-every N makes it N mini-batches",
+                            setting.stages, std::max(1, setting.chunks), (long long)(setting.minibatches), setting.micro_batches,
+                            (long long)(most_passes)));
+}
+
+std::vector<Program> make_programs(const Method& method, const Setting& given) {
   Setting setting = given;
-  if (setting.chunks == 0) setting.chunks = method.chunks;
+  if (setting.chunks >= 0) setting.chunks = chunks_of(method, setting.chunks);
+  check_setting(setting);
   if (setting.chunks > 1 && method.chunks == 1)
     throw UsageError("method " + method.name + " takes one chunk of the model per stage, not " + std::to_string(setting.chunks) +
                      ": leave --chunks out, or use interleaved");

@@ -240,16 +240,17 @@ int stash_slots(const Program& program) {
 int copies_needed(const Program& program) { return 1 + (predicts(program) ? 1 : 0) + stash_slots(program); }
 
 Program evaluation_program(const Setting& setting, int64_t batches, int stage) {
+  const int chunks = std::max(1, setting.chunks);
   Program program;
   for (int64_t batch = 0; batch < batches; ++batch)
     for (int micro = 0; micro < setting.micro_batches; ++micro)
-      for (int chunk = 0; chunk < setting.chunks; ++chunk) {
+      for (int chunk = 0; chunk < chunks; ++chunk) {
         auto add = [&](Operation operation) {
           program.push_back({.operation = operation, .minibatch = batch, .micro = micro, .chunk = chunk});
         };
         add(Operation::receive_activation);
         add(Operation::forward);
-        if (stage < setting.stages - 1 || chunk < setting.chunks - 1) add(Operation::send_activation);
+        if (stage < setting.stages - 1 || chunk < chunks - 1) add(Operation::send_activation);
       }
   return program;
 }

@@ -1,4 +1,5 @@
-// The copies of the weights that a program needs, from what its passes are to read: first the lifetime of every copy, then the instructions.
+// The copies of the weights that a program needs, from what its passes are to read: first the lifetime of every copy, then the
+// instructions.
 #include <map>
 #include <optional>
 #include <set>

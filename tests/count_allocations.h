@@ -1,6 +1,6 @@
 #pragma once
-// operator new that counts in testing::allocations, for one file of a test with the layer harness. Not inlined: g++ would take the malloc of one for
-// a mistake in the other.
+// operator new that counts in testing::allocations, for one file of a test with the layer harness. Not inlined: g++ would take the malloc
+// of one for a mistake in the other.
 #include <cstdlib>
 
 #include "layer_harness.h"

@@ -4,12 +4,14 @@
 #include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <malloc.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <system_error>
 
 #include "picture_batches.h"
 #include "engine/memory.h"
@@ -31,6 +33,7 @@ struct Call {
 Call calls[most_calls];
 std::atomic<size_t> call_count = 0;
 std::atomic<bool> counting = false;
+std::atomic<int> threads_left = 1 << 30;  // before the system refuses one
 
 void note(void* caller, size_t bytes) {
   if (!counting) return;
@@ -61,6 +64,10 @@ int posix_memalign(void** out, size_t alignment, size_t bytes) {
   note(__builtin_return_address(0), bytes);
   *out = __libc_memalign(alignment, bytes);
   return *out ? 0 : ENOMEM;
+}
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument) {
+  static const auto create = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return threads_left-- > 0 ? create(thread, attributes, start, argument) : EAGAIN;
 }
 }
 // libstdc++'s own would hide who calls.
@@ -111,6 +118,16 @@ TEST_CASE("training allocates nothing after its first steps") {
       MESSAGE(executor, ", ", optimizer, ": ", of_engine, " allocations by the engine, ", of_library, " inside oneDNN, the largest of ",
               largest, " bytes");
     }
+}
+
+TEST_CASE("a thread that the system refuses is an exception, and those before it end") {
+  TrainerOptions o;
+  o.stages = 4, o.threads = 4, o.batch = 4;
+  for (int threads : {0, 2}) {
+    threads_left = threads;
+    CHECK_THROWS_AS(Trainer(make_model("resnet20", {}), o), std::system_error);
+  }
+  threads_left = 1 << 30;
 }
 
 TEST_CASE("the counters count") {

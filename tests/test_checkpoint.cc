@@ -306,6 +306,21 @@ TEST_CASE("a file is replaced as a whole, and a device or a pipe is written to")
   CHECK(message_of<Error>([&] { make_folder_durably(folder / "file/b"); }) == Contains("/file': File exists"));
 }
 
+TEST_CASE("a file that is replaced keeps its permissions, and a link to it still leads there") {
+  const Folder folder;
+  fs::create_directory(folder / "far");
+  const std::string link = folder / "link", target = folder / "far/file";
+  write_durably(target, pieces_of("first"));
+  fs::permissions(target, fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink("far/file", link);
+  write_durably(link, pieces_of("second"));
+  CHECK(fs::is_symlink(link));
+  CHECK(bytes_of(target) == "second");
+  CHECK(fs::status(target).permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+  CHECK(names_in(folder.path) == std::set<std::string>{"far", "link"});
+  CHECK(names_in(folder / "far") == std::set<std::string>{"file"});
+}
+
 TEST_CASE("whichever call fails, a file has its old contents or its new ones and nothing is left beside it") {
   const Folder folder;
   const std::string path = folder / "file";

@@ -2,6 +2,8 @@
 import json
 import os
 import pathlib
+import re
+import resource
 import statistics
 import struct
 import subprocess
@@ -126,9 +128,44 @@ class BadUsage(CommandTest):
                               ("lr-milestones", "1,,2"), ("lr-milestones", "1,2,"), ("eval-every", "0"), ("log-every", "0"), ("trace", "-1"), ("trace", "2.5")]:
             with self.subTest(option=option, value=value):
                 self.refuse([*TRAIN, f"--{option}={value}"], f"option --{option}: ", " number")
-        self.refuse([*TRAIN, "--lr", "-1"], "learning rate is -1")
-        self.refuse([*TRAIN, "--momentum", "1.5"], "momentum is 1.5")
+        for value in ("xyz", "2", "9" * 40, os.fsdecode(b"\xe9")):
+            self.refuse([*TRAIN, f"--nesterov={value}"], "option --nesterov: '", "' is neither true nor false")
+        self.refuse([*TRAIN, "--momentum", "1"], "momentum is 1.0")
         self.refuse([*TRAIN, "--label-smoothing", "1"], "label smoothing is 1.0")
+
+    def test_every_number_has_a_range(self):
+        commands = [["train"], ["compare"], ["eval"], ["audit"], ["draw"], ["plan"], ["simulate"], ["export"], ["import"],
+                    *(["bench", name] for name in ("step", "layers", "optimizer", "pipeline"))]
+        seen = set()
+        for command in commands:
+            options = re.findall(r"^  --([a-z0-9-]+) \S+=[0-9.,e+-]+ ", self.succeed(*command, "--help"), re.MULTILINE)
+            for value in ("-1", "nan", "inf", "1e38", "9" * 40):
+                with self.subTest(command=command, value=value):
+                    result = self.run_command(*command, *(f"--{option}={value}" for option in options))
+                    self.assertEqual(result.returncode, 2, result.stderr)
+                    ranges = re.findall(rf"^pipecast: option --(\S+): '{value}' is not a (?:whole )?number from \S+ to \S+$", result.stderr, re.MULTILINE)
+                    self.assertEqual(sorted(ranges), sorted(options), result.stderr)
+            seen.update(options)
+        self.assertLessEqual({"batch", "epochs", "threads", "lr", "seeds", "seed", "ahead", "message-bytes", "rounds", "image"}, seen)
+        for option in ("epochs", "batch", "micro-batches", "stages", "threads", "eval-every", "log-every", "checkpoint-every", "trace"):
+            self.refuse(["train", f"--{option}", 2**63 - 1], f"option --{option}: '{2**63 - 1}' is not a whole number from ")
+        (self.folder / "config").write_text("epochs = 4611686018427387904\n")
+        self.refuse(["train", "--config", "config"], "config:1: option --epochs: '4611686018427387904' is not a whole number from 1 to ")
+        self.refuse(["compare", "--methods", f"vanilla+batch={2**63 - 1}"], "entry 'vanilla+batch=9223372036854775807': option --batch: ")
+        self.refuse(["bench", "pipeline", "--methods", "gpipe:65537"], "'gpipe:65537' has no number of micro-batches from 1 to 65536")
+        self.refuse(["train", "--data", "generated:9223372036854775807"], "is not a number of training pictures from 10 to 1000000")
+
+    def test_products_of_numbers_are_bounded(self):
+        self.refuse([*TRAIN, "--micro-batches", 65536], "25 samples cannot be cut into 65536 micro-batches")
+        self.refuse([*TRAIN, "--stages", 4096], "11 parts", "4096 stages")
+        self.refuse(["plan", "--stages", 4096], "11 parts", "4096 stages")
+        together = "too many together"
+        for command in ("audit", "draw"):
+            self.refuse([command, "--stages", 4096, "--minibatches", 10**9], together)
+            self.refuse([command, "--method", "gpipe", "--micro-batches", 65536, "--minibatches", 1000], together)
+        self.refuse(["simulate", "--uniform", "--stages", 4096, "--micro-batches", 65536, "--chunks", 64, "--method", "interleaved"], together)
+        self.refuse(["train", "--data", "generated:1000", "--batch", 1, "--stages", 4, "--epochs", 5000, "--eval-every", 5000], together, "--checkpoint-every N")
+        self.refuse(["bench", "pipeline", "--minibatches", 10**9], together, mistakes=3)  # one for each method
 
     def test_names(self):
         for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
@@ -149,7 +186,7 @@ class BadUsage(CommandTest):
     def test_stages_and_partition(self):
         self.refuse([*TRAIN, "--stages", "12"], "11 parts", "12 stages")
         self.refuse([*TRAIN, "--stages", "4", "--partition", "3,3,3,3"], "12 parts, not 11")
-        self.refuse([*TRAIN, "--stages", "3", "--partition", "3,3,3,2"], "4 stages, not 3")
+        self.refuse([*TRAIN, "--stages", "3", "--partition", "3,3,3,2"], "4 numbers, not 3")
         self.refuse([*TRAIN, "--stages", "2", "--partition", "11,0"], "'11,0'")
 
     def test_run_folder(self):
@@ -183,6 +220,8 @@ class BadUsage(CommandTest):
             with self.subTest(text=text):
                 (self.folder / "config").write_text(text)
                 self.refuse(["train", "--config", "config"], expected)
+        (self.folder / "config").write_bytes(b"\xef\xbb\xbfseed = x\r\n")  # a byte order mark is no part of a name
+        self.refuse(["train", "--config", "config"], ":1: option --seed: 'x'")
         self.refuse(["train", "--config", "nowhere"], "'nowhere'")
         self.refuse(["train", "--config", "."], "'.'")
 
@@ -254,6 +293,83 @@ class Folders(CommandTest):
         self.refuse(["train", "--orientation", "aply"], "'aply'", "did you mean 'apply'?")
         (self.folder / "data" / "train" / "medium").mkdir()
         self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
+
+
+class Output(CommandTest):
+    def test_files_to_write_are_looked_at_first(self):
+        self.succeed(*TRAIN, "--out", "run")
+        self.succeed("export", "--run", "run", "--out", "weights")
+        self.succeed("audit", "--stages", 2, "--minibatches", 4, "--export", "mine.csv")
+        (self.folder / "link").symlink_to("run/weights.safetensors")
+        checkpoint = next((self.folder / "run" / "checkpoints").iterdir()).relative_to(self.folder)
+        before = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        for command, option in ((["eval", "--run", "run"], "--logits"), (["export", "--run", "run"], "--out"),
+                                (["import", "--weights", "weights"], "--out"), (["draw", "--program", "mine.csv"], "--out"),
+                                (["audit", "--program", "mine.csv"], "--export")):
+            for path, expected in (("nowhere/x", "there is no such folder"), (".", "is a folder"), ("run/config", "is a file of the run in "),
+                                   (f"{checkpoint}/stage-0.safetensors", "is a file of the run in ")):
+                with self.subTest(command=command, path=path):
+                    self.refuse([*command, option, path], f"option {option}: '{path}' ", expected)
+        replaced = "is read by this command and would be overwritten"
+        for path in ("run/weights.safetensors", "link", "run/../run/weights.safetensors"):
+            self.refuse(["eval", "--run", "run", "--logits", path], replaced)
+        self.refuse(["eval", "--weights", "weights", "--data", "generated:100", "--logits", "weights"], replaced)
+        self.refuse(["import", "--weights", "weights", "--out", "./weights"], replaced)
+        self.refuse(["draw", "--program", "mine.csv", "--out", "mine.csv"], replaced)
+        expected = "is a file that the run in 'run' would replace"
+        self.refuse([*TRAIN, "--weights", "run/weights.safetensors", "--out", "run", "--overwrite"], "option --weights", expected)
+        self.refuse([*TRAIN, "--weights", "link", "--out", "run", "--overwrite"], "option --weights", expected)
+        self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
+        self.succeed("train", "--config", "run/config", "--out", "run", "--overwrite")  # the options are read before it goes
+
+    def test_a_file_that_grows_too_large(self):
+        """`ulimit -f`: exit code 1 and a sentence, as on a full disk."""
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 10, 20 << 10))
+        result = subprocess.run([PIPECAST, *TRAIN, "--out", "run"], cwd=self.folder, capture_output=True, text=True, timeout=300, preexec_fn=limit)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertRegex(result.stderr, r"\Apipecast: cannot write 'run/.*': File too large; check the disk's free space.*\n\Z")
+
+    def test_output_that_is_lost(self):
+        """A full disk, or a closed output: exit code 1, whatever the command."""
+        self.succeed(*TRAIN, "--out", "run")
+        commands = [["--help"], ["--version"], ["train", "--help"], ["info"], ["info", "--json"], ["audit"], ["draw"], ["simulate", "--uniform"],
+                    ["plan", "--json"], ["eval", "--run", "run"], ["eval", "--run", "run", "--json"],
+                    ["export", "--model", "resnet20", "--out", "weights"], ["bench", "step", "--batch", 2, "--seconds", ".01"],
+                    [*TRAIN, "--out", "lost"]]
+        for command in commands:
+            for redirection in (">/dev/full", ">&-"):
+                with self.subTest(command=command, redirection=redirection):
+                    result = subprocess.run(["sh", "-c", f'"$@" {redirection}', "sh", PIPECAST, *map(str, command), *(["--overwrite"] if "lost" in command else [])],
+                                            cwd=self.folder, capture_output=True, text=True, timeout=300)
+                    self.assertEqual(result.returncode, 1, result.stderr)
+                    self.assertEqual(result.stderr, "pipecast: standard output cannot be written, and some of it is lost: is the disk full, or the output closed?\n")
+        self.assertEqual(self.metrics("lost")[-1]["event"], "done")  # the work is not lost with it
+
+    def test_names_that_are_not_utf8(self):
+        """Of options: refused before any work. Of files that are found: no matter."""
+        name = os.fsdecode(b"caf\xe9")
+        for command in (["train", "--data", f"folder:{name}"], ["train", "--out", name], ["train", "--config", name], ["train", "--resume", name],
+                        ["eval", "--run", name], ["eval", "--weights", name], ["compare", "--methods", name], ["export", "--out", name],
+                        ["audit", "--program", name], ["simulate", "--costs", name]):
+            with self.subTest(command=command):
+                self.refuse(command, "option --", "caf?' is not UTF-8")
+        (self.folder / "config").write_bytes(b"data = folder:caf\xe9\n")
+        self.refuse(["train", "--config", "config"], "config:1: option --data: 'folder:caf?' is not UTF-8")
+        os.remove(self.folder / "config")
+        inside = self.folder / os.fsdecode(b"working folder \xe9")
+        for part in ("train", "val"):
+            for value, label in enumerate((b"\xe9t\xe9", "hiver \u2744".encode())):
+                folder = inside / "data" / part / os.fsdecode(label)
+                folder.mkdir(parents=True)
+                (folder / os.fsdecode(b"\xff.png")).write_bytes(png(32, 32, 90 * value))
+                (folder / os.fsdecode(b"a \xff.b\xffmp")).write_bytes(b"BM")
+        (inside / "data" / "train" / os.fsdecode(b"\xe9t\xe9") / "bad.png").write_bytes(b"no picture")
+        self.folder = inside
+        options = ["--data", "folder:data", "--batch", 2, "--epochs", 1, "--threads", 1]
+        self.refuse(["train", *options], "'data/train/?t?/bad.png'")
+        out = self.succeed("train", *options, "--bad-samples", "skip", "--trace", 2, "--out", "run")
+        self.assertIn("files of other types left out: 4 (.b?mp 4)", out)
+        self.assertIn("files of other types left out: 4 (.b?mp 4)", json.loads(self.succeed("eval", "--run", "run", "--threads", 1, "--json"))["data_notes"])
 
 
 class Training(CommandTest):
@@ -338,8 +454,35 @@ class Training(CommandTest):
         # All threads that there may be.
         self.assertEqual(self.train("all", "--threads", 0, OMP_THREAD_LIMIT="1"), wanted)
 
+    def test_options_without_effect(self):
+        for options, option, sentence in (
+                (["--lr-milestones", "1,2"], "lr-milestones", "with schedule cosine, only with multi-step"),
+                (["--lr-gamma", ".5", "--lr-schedule", "polynomial"], "lr-gamma", "with schedule polynomial, only with step, multi-step"),
+                (["--lr-step-epochs", "2"], "lr-step-epochs", "schedule cosine"), (["--lr-power", "3"], "lr-power", "schedule cosine"),
+                (["--lr-final", ".1", "--lr-schedule", "constant"], "lr-final", "with schedule constant, only with cosine, polynomial"),
+                (["--nesterov", "--optimizer", "adam"], "nesterov", "with optimizer adam, only with sgd"),
+                (["--dampening", ".5", "--optimizer", "rmsprop"], "dampening", "optimizer rmsprop"),
+                (["--momentum", ".5", "--method", "nadam-async"], "momentum", "optimizer nadam"), (["--alpha", ".5"], "alpha", "optimizer sgd"),
+                (["--beta1", ".5"], "beta1", "optimizer sgd"), (["--beta2", ".5", "--optimizer", "rmsprop"], "beta2", "optimizer rmsprop"),
+                (["--epsilon", ".5"], "epsilon", "optimizer sgd"), (["--momentum-decay", ".5"], "momentum-decay", "optimizer sgd"),
+                (["--lookahead", "exact", "--method", "gpipe"], "lookahead", "with method gpipe, only with methods that predict"),
+                (["--rescale-epochs", "1"], "rescale-epochs", "with method pipeoptim, only with pipemare")):
+            with self.subTest(options=options):
+                self.refuse([*TRAIN, *options], f"option --{option} has no effect ", sentence)
+        # At its default an option is as good as not given: the configuration of a run lists them all.
+        self.train("run", "--lr-gamma", ".1", "--lookahead", "paper", "--method", "vanilla")
+        for method in ("spectrain-v1", "spectrain-v2", "xpipe", "spike-compensation-lwp"):
+            self.train(method, "--lookahead", "exact", "--method", method)
+
+    def test_batch_norm_of_one_value(self):
+        model = ["train", "--data", "generated:40", "--model", "resnet18", "--epochs", 1, "--threads", 1]
+        expected = "layer 'layer4.0.bn1' (batch_norm) has one value per channel in a pass of one sample"
+        self.refuse([*model, "--batch", 1], expected)
+        self.refuse([*model, "--batch", 39], expected, "--drop-last")
+        self.refuse([*model, "--batch", 8, "--micro-batches", 8], expected, "fewer --micro-batches")
+
     def test_config_of_a_run_repeats_it(self):
-        common = ["--stages", 3, "--partition", "5,3,3", "--optimizer", "adam", "--lr", "0.00123", "--lr-schedule", "multi-step",
+        common = ["--stages", 3, "--partition", "5,3,3", "--optimizer", "sgd", "--lr", "0.00123", "--lr-schedule", "multi-step",
                   "--lr-milestones", "0.5,0.75", "--label-smoothing", ".1", "--nesterov", "--lookahead", "decayed", "--warmup-epochs", ".25"]
         first = self.train("first", *common)
         self.succeed("train", "--config", "first/config", "--out", "second")
@@ -441,6 +584,29 @@ class Training(CommandTest):
         self.succeed(*common, "--stop-above", "1e3", "--overwrite")
 
 
+class MetricsOfOthers(CommandTest):
+    def test_damaged_lines(self):
+        """A line of metrics.jsonl that no run writes is named; one that was cut off at the end is dropped."""
+        self.train("run")
+        path = self.folder / "run" / "metrics.jsonl"
+        whole = path.read_text()
+        lines = whole.splitlines(keepends=True)
+        number = len(lines)
+        for text, at in [(whole + "{}\n", number + 1), (whole + "null\n", number + 1), (whole + "7\n", number + 1), (whole + "\n", number + 1),
+                         (whole + '{"event":7}\n', number + 1), (whole + '{"event":"other"}\n', number + 1), ("".join(lines[1:]), 1),
+                         (whole.replace('"memory_mebibytes"', '"memory"', 1), 1), (whole.replace('"weights_digest"', '"digest"'), number),
+                         (whole.replace('"epoch":1', '"epoch":"one"', 1), None), (lines[0] + "not JSON\n" + "".join(lines[1:]), 2)]:
+            with self.subTest(text=text[-40:], at=at):
+                path.write_text(text)
+                for command in (["train", "--resume", "run"], ["train", "--resume", "run", "--epochs", 2]):
+                    result = self.run_command(*command)
+                    self.assertEqual(result.returncode, 2, result.stderr)
+                    self.assertRegex(result.stderr, "^pipecast: 'run/metrics.jsonl' line " + (str(at) if at else "[0-9]+") + " is not one that a run writes: ")
+        for end in ("{", '{"event":"do', "nul"):
+            path.write_text(whole + end)
+            self.assertIn("run 'run' is done", self.run_command("train", "--resume", "run").stderr)
+
+
 class Text(CommandTest):
     WORDS = {"pos": "a good and fine film", "neg": "a bad and dull film"}
     MODEL = ["--model", "bag-of-embeddings"]
@@ -503,11 +669,11 @@ class Compare(CommandTest):
         return json.loads((self.folder / "out" / "compare.json").read_text())["entries"]
 
     def test_table(self):
-        arguments = ["--epochs", 2, "--seeds", "1,2", "--methods", "vanilla+lr-milestones=1,,2,pipeoptim:exact+lr=.01+nesterov=true"]
+        arguments = ["--epochs", 2, "--seeds", "1,2", "--methods", "vanilla+lr-schedule=multi-step+lr-milestones=1,,2,pipeoptim:exact+lr=.01+nesterov=true"]
         lines, entries = self.compare(*arguments)
         self.assertEqual([line.split(": ")[0] for line in lines], [f"run {i} of 4" for i in range(1, 5)])
-        self.assertEqual([entry["entry"] for entry in entries], ["vanilla+lr-milestones=1,2", "pipeoptim:exact+lr=.01+nesterov=true"])
-        folders = ["vanilla+lr-milestones=1-2-%d", "pipeoptim-exact+lr=.01+nesterov=true-%d"]
+        self.assertEqual([entry["entry"] for entry in entries], ["vanilla+lr-schedule=multi-step+lr-milestones=1,2", "pipeoptim:exact+lr=.01+nesterov=true"])
+        folders = ["vanilla+lr-schedule=multi-step+lr-milestones=1-2-%d", "pipeoptim-exact+lr=.01+nesterov=true-%d"]
         for entry, folder, copies in zip(entries, folders, ([1, 1], [2, 1])):
             metrics = [self.metrics("out/" + folder % seed) for seed in (1, 2)]
             epochs = [[line for line in lines if line["event"] == "epoch"] for lines in metrics]
@@ -557,6 +723,13 @@ class Compare(CommandTest):
         self.assertNotIn("kept", lines[0])
         self.assertNotEqual(third[0]["runs"][0]["weights_digest"], first[0]["runs"][0]["weights_digest"])
 
+    def test_shared_options_are_for_those_that_read_them(self):
+        _, entries = self.compare("--methods", "vanilla,pipeoptim", "--seeds", "1", "--lookahead", "exact")
+        for entry, mode in zip(entries, ("paper", "exact")):
+            self.assertEqual(entry["runs"][0]["outcome"], "done")
+            self.assertIn(f'lookahead = "{mode}"\n', (self.folder / entry["runs"][0]["folder"] / "config").read_text())
+        self.assertIn("kept", self.compare("--methods", "vanilla,pipeoptim", "--seeds", "1", "--lookahead", "exact")[0][0])
+
     def test_divergence_is_a_row(self):
         for again in (False, True):
             lines, entries = self.compare("--methods", "vanilla+lr=1e9,vanilla", "--seeds", "1")
@@ -588,9 +761,12 @@ class Compare(CommandTest):
 
         refuse("vanila,gpipe:papr,vanilla+lr=abc,gpipe+lrr=1,gpipe+2", "entry 'vanila': unknown method 'vanila'", "entry 'gpipe:papr': unknown",
                "entry 'vanilla+lr=abc': option --lr", "did you mean 'lr'?", "'+2' is not understood", mistakes=5)
-        refuse("vanilla,gpipe+lr=-1,gpipe+lr=-1+stages=3", "entries 'gpipe+lr=-1', 'gpipe+lr=-1+stages=3': learning rate is -1")
+        refuse("vanilla,gpipe+momentum=1,gpipe+momentum=1+stages=3", "entries 'gpipe+momentum=1', 'gpipe+momentum=1+stages=3': momentum is 1")
         refuse("pipedream-2bw", "entry 'pipedream-2bw': ")  # fewer micro-batches than stages
         refuse("vanilla+seed=2", "--seeds")
+        refuse("vanilla:exact,pipeoptim", "entry 'vanilla:exact': option --lookahead has no effect with method vanilla")
+        refuse("vanilla,gpipe+alpha=.5", "entry 'gpipe+alpha=.5': option --alpha has no effect with optimizer sgd")
+        self.refuse([*self.COMPARE, "--methods", "vanilla,gpipe", "--lookahead", "exact"], "option --lookahead has no effect with any of the entries")
         refuse("vanilla,gpipe,vanilla", "'out/vanilla-1' would hold two runs")
         for seeds in ("", "1,x", "-1", "1.5"):
             self.refuse([*self.COMPARE, f"--seeds={seeds}"], "--seeds")
@@ -820,8 +996,34 @@ class Simulate(CommandTest):
     def test_refusals(self):
         self.refuse(["simulate", "--costs", "missing.json"], "cannot read 'missing.json'")
         self.refuse(["simulate", "--forward-seconds", 2], "--forward-seconds", "--uniform")
+        self.refuse(["simulate", "--uniform", "--model", "resnet20"], "--uniform has no model: leave --model out")
+        self.refuse(["simulate", "--uniform", "--passes"], "--passes needs --json")
         self.refuse(["plan", "--stages", 40], "11 parts", "40")
         self.refuse(["plan", "--method", "gpip", "--recompute", "somtimes"], "gpipe", "recomputation", mistakes=2)
+
+
+class Plan(CommandTest):
+    def plan(self, *arguments):
+        return json.loads(self.succeed("plan", "--image", 16, "--stages", 2, "--threads", 1, "--json", *arguments))
+
+    def test_few_samples(self):
+        """Fewer samples than a mini-batch has: a plan for mini-batches of so many."""
+        few, three = self.plan("--batch", 8, "--samples", 3), self.plan("--batch", 3)
+        self.assertEqual(few["batch"], 3)
+        self.assertEqual([stage["frame_bytes"] for stage in few["stage_plans"]], [stage["frame_bytes"] for stage in three["stage_plans"]])
+        self.refuse(["plan", "--batch", 8, "--samples", 3, "--micro-batches", 4], "3 samples cannot be cut into 4 micro-batches")
+
+    def test_optimizer_of_the_method(self):
+        """A method that is defined with an optimizer is planned with it, and with no other."""
+        own, nadam, sgd = (self.plan("--batch", 2, "--method", method, *more)["stage_plans"] for method, more in
+                           (("nadam-async", []), ("pipedream", ["--optimizer", "nadam"]), ("pipedream", [])))
+        state = [[stage["state_bytes"] for stage in plan] for plan in (own, nadam, sgd)]
+        self.assertEqual(state[0], state[1])
+        self.assertNotEqual(state[0], state[2])
+        self.refuse(["plan", "--method", "nadam-async", "--optimizer", "rmsprop"], "nadam-async is defined with the optimizer nadam, not rmsprop")
+
+    def test_partition_of_chunks(self):
+        self.refuse(["plan", "--stages", 2, "--method", "interleaved", "--partition", "5,6"], "has 2 numbers, not 4", "of its chunks")
 
 
 class Bench(CommandTest):
@@ -886,7 +1088,7 @@ class Bench(CommandTest):
         self.refuse(["bench", "step", "--batch", 2, "--seconds", 0], "--seconds")
         self.refuse(["bench", "layers", "--sort", "tim"], "did you mean 'time'?")
         self.refuse(["bench", "optimizer", "--optimizer", "sdg"], "did you mean 'sgd'?")
-        self.refuse(["bench", "optimizer", "--ahead", 100], "--ahead 100", "64")
+        self.refuse(["bench", "optimizer", "--ahead", 100], "--ahead: '100'", "from 1 to 64")
         self.refuse(["bench", "pipeline", "--methods", "gpip,vanilla:0,vanilla:x"], "gpipe", "'vanilla:0'", "'vanilla:x'", mistakes=3)
         self.refuse(["bench", "pipeline", "--partition", "6,6"], "6,6", "11")
         for benchmark in ("step", "layers", "optimizer", "pipeline"):

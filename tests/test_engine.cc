@@ -3,6 +3,7 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include "engine/device.h"
 #include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
+#include "engine/format.h"
 #include "engine/gemm.h"
 #include "engine/graph_capture.h"
 #include "engine/launch.h"
@@ -20,6 +22,7 @@
 #include "engine/parameters.h"
 #include "engine/random.h"
 #include "engine/registry.h"
+#include "engine/utf8.h"
 #include "engine/files/safetensors.h"
 #include "engine/files/sha256.h"
 #include "tests/message_of.h"
@@ -120,6 +123,38 @@ TEST_CASE("a team that is too small does the slices of one that is not") {
   CHECK(slices() == wanted);
   omp_set_max_active_levels(levels);
   set_threads(before);
+}
+
+[[gnu::noinline]] void store_four(int64_t* to) {
+  const int64_t four[] = {5, 5, 0, 0};
+  std::memcpy(to, four, sizeof four);
+}
+
+TEST_CASE("the compiler stores constants as they are written") {  // not so g++ 12 for AVX-512 without the flags of meson.build
+  int64_t four[4] = {};
+  store_four(four);
+  CHECK(std::vector<int64_t>(four, four + 4) == std::vector<int64_t>{5, 5, 0, 0});
+}
+
+TEST_CASE("far more threads than cores are refused") {
+  const int most = std::max(64, 4 * omp_get_num_procs());
+  CHECK(threads_asked_for(most) == most);
+  CHECK(message_of<UsageError>([&] { threads_asked_for(most + 1); }) == Contains("threads are too many for the"));
+}
+
+TEST_CASE("UTF-8 is told from other bytes") {
+  using namespace std::string_literals;
+  for (const std::string& text : {""s, "a"s, "\0"s, "\x7F"s, "\xC2\x80"s, "caf\xC3\xA9"s, "\xE0\xA0\x80"s, "\xED\x9F\xBF"s, "\xEF\xBF\xBF"s,
+                                  "\xF0\x90\x80\x80"s, "\xF4\x8F\xBF\xBF"s})
+    CHECK_MESSAGE(is_utf8(text), text);
+  for (const std::string& text : {"\x80"s, "caf\xE9"s, "\xC3"s, "\xC3("s, "\xC0\x80"s, "\xC1\xBF"s, "\xE0\x9F\xBF"s, "\xED\xA0\x80"s, "\xE2\x82"s,
+                                  "\xF0\x8F\xBF\xBF"s, "\xF4\x90\x80\x80"s, "\xF8\x88\x80\x80\x80"s, "\xFF"s})
+    CHECK_FALSE(is_utf8(text));
+  CHECK(shown("caf\xC3\xA9 \xE2\x9D\x84") == "caf\xC3\xA9 \xE2\x9D\x84");
+  CHECK(printable(std::string(99, 'a') + "\xE9\xC3\xA9") == std::string(99, 'a') + "?\xC3\xA9");
+  CHECK(shown("caf\xE9\x1B[31m\x7F\xC2\x9B\xC2\xA0") == "caf??[31m??\xC2\xA0");
+  CHECK(shown(std::string(79, 'a') + "\xC3\xA9") == std::string(79, 'a') + "\xC3\xA9");
+  CHECK(shown(std::string(80, 'a') + "\xC3\xA9") == std::string(80, 'a') + "...");
 }
 
 TEST_CASE("bytes go to a device and back") {
@@ -599,6 +634,12 @@ TEST_CASE("read_file: whole files within a limit; what cannot be read is named")
   CHECK(message_of<UsageError>([&] { read_safetensors(folder / "f"); }) == Contains("has 68719476737 bytes, more than the"));
 }
 
+TEST_CASE("numbers for people") {
+  CHECK(decimal(1.25, 1) == "1.2");
+  CHECK(decimal(-2, 3) == "-2.000");
+  CHECK(decimal(std::copysign(NAN, -1.0), 4) == "nan");
+}
+
 TEST_CASE("safetensors: a file that cannot be read is named") {
   const Folder folder;
   CHECK(message_of<UsageError>([&] { read_safetensors(folder / "none"); }) == Contains("none': No such file"));
@@ -636,6 +677,12 @@ TEST_CASE("safetensors: every defect has its sentence") {
   CHECK(refusal(R"({"w":1,"w":2})") == Contains("'w' twice"));
   CHECK(refusal(R"({"__metadata__":{"a":"1","a":"2"}})") == Contains("'a' twice"));
   CHECK(refusal(R"({"__metadata__":{"a":1}})") == Contains("metadata 'a' is not a string"));
+  CHECK(refusal(R"({"__metadata__":null})") == "nothing was thrown");  // as the reference reads it
+  const auto refusal_of_all = [](const std::string& bytes) {
+    return message_of<UsageError>([&] { parse_safetensors(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), "some.file"); });
+  };
+  CHECK(refusal_of_all(std::string("PK\3\4\0\0\0\0\0\0", 10)) == Contains("'some.file' is no usable safetensors file: it is a zip archive"));
+  CHECK(refusal_of_all("version https://git-lfs.github.com/spec/v1\noid") == Contains("it is a pointer of git-lfs"));
   CHECK(refusal(R"({"__metadata__":[]})") == Contains("__metadata__ is not an object"));
   CHECK(refusal("[]") == Contains("not an object"));
   CHECK(refusal("") == Contains("not JSON"));

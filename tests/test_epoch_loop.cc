@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "pipeline/limits.h"
 #include "pipeline/train/epoch_loop.h"
 #include "tests/small_run.h"
 
@@ -216,6 +217,46 @@ TEST_CASE("regression: another loss, another data set, no changed line in the en
   std::vector<float> prediction;
   trainer.evaluate(test, &prediction);
   CHECK(prediction.size() == 64);
+}
+
+TEST_CASE("stops at numbers that are out of range are refused, and the largest fit") {
+  const int64_t huge = INT64_MAX;
+  for (const RunOptions& o : {RunOptions{.epochs = huge}, RunOptions{.epochs = 0}, RunOptions{.epochs = huge / 2}, RunOptions{.eval_every = huge},
+                              RunOptions{.eval_every = 0}, RunOptions{.checkpoint_every = huge}, RunOptions{.checkpoint_every = -1}})
+    CHECK_THROWS_AS(Stops(o, 4), UsageError);
+  const int64_t per_epoch = INT32_MAX;
+  const Stops stops({.epochs = most_epochs, .eval_every = most_epochs, .checkpoint_every = most_minibatches}, per_epoch);
+  CHECK(stops.end() == most_epochs * per_epoch);
+  CHECK(stops.after(stops.end() - 1) == stops.end());
+  CHECK(stops.after(0) == most_minibatches);
+}
+
+TEST_CASE("the prediction error is the mean over the evaluations since the model was last cut anew") {
+  using Json = nlohmann::ordered_json;
+  const auto start = [](const char* event, std::vector<int> parts) {
+    Json stages = Json::array();
+    for (int count : parts) stages.push_back({{"parts", count}, {"copies", 2}, {"memory_mebibytes", 1.5}});
+    return Json{{"event", event}, {"stages", stages}};
+  };
+  const auto epoch = [](int number, std::vector<double> errors) {
+    Json stages = Json::array();
+    for (double error : errors) stages.push_back({{"prediction_error", error}});
+    return Json{{"event", "epoch"}, {"epoch", number}, {"images_per_second", 10. * number}, {"stages", stages}};
+  };
+  std::vector<Json> lines = {start("start", {2, 3}), epoch(1, {.5, .1}), epoch(2, {}), epoch(3, {.7, .3}), start("resume", {2, 3}), epoch(4, {.9, .5})};
+  CHECK(run_result(lines).stages[0].prediction_error == doctest::Approx(.7));
+  CHECK(run_result(lines).stages[1].prediction_error == doctest::Approx(.3));
+  CHECK(run_result(lines).images_per_second == 25);
+  lines.push_back(start("resume", {3, 1, 1}));
+  lines.push_back(epoch(5, {.2, .4, .6}));
+  CHECK(run_result(lines).stages.size() == 3);
+  CHECK(run_result(lines).stages[2].prediction_error == doctest::Approx(.6));
+}
+
+TEST_CASE("every stop is a multiple of an interval") {
+  const Stops stops({.epochs = 5, .eval_every = 2, .checkpoint_every = 7}, 10);
+  CHECK(stops.intervals() == std::vector<int64_t>{20, 50, 7});
+  CHECK(Stops({.epochs = 1}, 10).intervals() == std::vector<int64_t>{10, 10});
 }
 
 TEST_CASE("stops and what is counted between them") {

@@ -47,9 +47,13 @@ class Runs(CommandTest):
         self.assertEqual(lines[-1]["event"], "done")
         return without_times(lines), same
 
-    def start(self, *arguments):
+    def start(self, *arguments, ignoring=()):
+        def set_signals():  # whatever this test was started with: nohup, say, ignores SIGHUP
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN if number in ignoring else signal.SIG_DFL)
+
         process = subprocess.Popen([PIPECAST, *map(str, arguments)], cwd=self.folder, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
+                                   stderr=subprocess.PIPE, preexec_fn=set_signals)
         self.addCleanup(self.end, process)
         return process
 
@@ -138,7 +142,7 @@ class Killed(Runs):
 class Stopped(Runs):
     def test_signals(self):
         self.succeed(*TRAIN, "--out", "alone")
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             with self.subTest(signal=number.name):
                 for attempt in range(5):  # a signal just before a drain is obeyed there, without a word before
                     out, error = self.stopped("run", by=number, after=2)
@@ -162,6 +166,16 @@ class Stopped(Runs):
             pass
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(10), -signal.SIGINT)
+
+    def test_ignored_signals_stay_ignored(self):
+        """As in the background jobs of a script, which its Ctrl-C must not stop."""
+        process = self.start(*TRAIN, "--out", "run", ignoring=(signal.SIGINT, signal.SIGUSR1))
+        self.wait_for("run", "step")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGUSR1)
+        self.assertEqual(process.communicate(timeout=300)[1], "")
+        self.assertEqual(process.returncode, 0)
+        self.stopped("run", by=signal.SIGTERM)
 
     def test_two_processes_in_one_folder(self):
         process = self.start(*TRAIN, "--epochs", 100, "--out", "run")

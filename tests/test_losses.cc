@@ -1,4 +1,5 @@
-// Losses with everything that they can be told, and the layers of text: against PyTorch and against differences of themselves, on every device.
+// Losses with everything that they can be told, and the layers of text: against PyTorch and against differences of themselves, on every
+// device.
 #include "count_allocations.h"
 #include "layers/layers.h"
 #include "message_of.h"
@@ -27,7 +28,8 @@ struct Golden {
   }
 };
 
-// A layer whose first input has a gradient, and perhaps a second that has none, forward and backward. What must be assigned holds NaN before.
+// A layer whose first input has a gradient, and perhaps a second that has none, forward and backward. What must be assigned holds NaN
+// before.
 struct Run {
   Values y, dx, dweight, sums;
   double counts[2] = {};

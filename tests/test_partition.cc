@@ -100,9 +100,9 @@ TEST_CASE("parse_partition") {
   CHECK(parse_partition("5", 5, 1) == std::vector<int>{5});
   const std::string both = refusal([] { parse_partition("3,3,3", 11, 4); });
   CHECK(contains(both, "'3,3,3'"));
-  CHECK(contains(both, "has 3 stages, not 4 and adds up to 9 parts, not 11"));
+  CHECK(contains(both, "has 3 numbers, not 4 and adds up to 9 parts, not 11"));
   CHECK(contains(refusal([] { parse_partition("3,3,3,3", 11, 4); }), "adds up to 12 parts, not 11"));
-  CHECK(contains(refusal([] { parse_partition("5,6", 11, 1); }), "has 2 stages, not 1"));
+  CHECK(contains(refusal([] { parse_partition("5,6", 11, 1); }), "has 2 numbers, not 1"));
   CHECK(contains(refusal([] { parse_partition("2147483647,2147483647", 11, 2); }), "adds up to 4294967294 parts"));
   for (const char* text : {"", ",", "3,", ",3", "3,,3", "3, 3", "3;3", "a", "3,b", "0,6", "-1,7", "+3,3", "3.0,3", "99999999999,1", "6 "}) {
     CAPTURE(text);

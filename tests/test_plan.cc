@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include <tuple>
 
 #include "engine/error.h"
+#include "pipeline/limits.h"
 #include "pipeline/plan/audit.h"
 #include "pipeline/plan/channels.h"
 #include "pipeline/plan/draw.h"
@@ -787,6 +789,19 @@ TEST_CASE("methods are found by name, and settings are checked") {
   CHECK_THROWS_WITH_AS(programs_of("vanilla", {1, 1, 0}), "the number of micro-batches is 0; give at least 1", UsageError);
 }
 
+TEST_CASE("settings whose passes are too many together are refused before anything is made of them") {
+  check_setting({.stages = 4, .minibatches = most_passes / 4});
+  CHECK_THROWS_AS(check_setting({.stages = 4, .minibatches = most_passes / 4 + 1}), UsageError);
+  check_setting({.stages = 4096, .minibatches = 64, .micro_batches = 64});
+  for (const Setting& s : {Setting{.stages = 4096, .minibatches = 65, .micro_batches = 64}, Setting{.stages = 0, .minibatches = 1},
+                           Setting{.stages = most_stages + 1, .minibatches = 1}, Setting{.stages = 1, .minibatches = -1},
+                           Setting{.stages = 1, .minibatches = INT64_MAX}, Setting{.stages = 1, .minibatches = 1, .micro_batches = 0},
+                           Setting{.stages = 1, .minibatches = 1, .micro_batches = INT_MAX},
+                           Setting{.stages = most_stages, .minibatches = most_minibatches, .micro_batches = most_micro_batches, .chunks = most_chunks},
+                           Setting{.stages = 1, .minibatches = 1, .chunks = most_chunks + 1}})
+    CHECK_THROWS_AS(make_programs(find_method("interleaved"), s), UsageError);
+}
+
 TEST_CASE("audit refuses a program with any one instruction removed, or any one doubled") {
   for (const Method& method : methods())
     for (LookAheadMode mode : modes)
@@ -1049,7 +1064,8 @@ TEST_CASE("a channel has as many places as messages are under way at once, at le
   };
   CHECK(capacities(programs_of("vanilla", {2, 9, 1})) == std::vector<int>{2, 2});
   CHECK(capacities(programs_of("vanilla", {1, 9, 1})).empty());
-  // Stage 0 sends all activations, at 1, 2, ..., 6, before it takes a gradient; stage 1 takes them at 1, 3, 5, ... and answers each at once.
+  // Stage 0 sends all activations, at 1, 2, ..., 6, before it takes a gradient; stage 1 takes them at 1, 3, 5, ... and answers each at
+  // once.
   auto eager = [](int64_t minibatches) {
     std::vector<Program> programs(2);
     for (int64_t i = 0; i < minibatches; ++i)

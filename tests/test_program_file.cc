@@ -68,6 +68,7 @@ TEST_CASE("columns may be left out and stand in any order; blanks, comments and 
   CHECK(read(".json", R"([{"operation": "receive_activation"}, {"stage": 1, "operation": "step", "scale": 0.1, "minibatch": 2},
                           {"keep": false, "operation": "forward", "scale": 1}])") == expected);
   CHECK(read(".csv", "operation\nforward") == std::vector<Program>{{{}}});
+  CHECK(read(".csv", "\uFEFFoperation\nforward") == std::vector<Program>{{{}}});  // a byte order mark
   CHECK(write_programs({{{.operation = Operation::look_back, .minibatch = 1, .back = 2}}}, ProgramFormat::json) ==
         "[\n{\"stage\": 0, \"operation\": \"look_back\", \"minibatch\": 1, \"back\": 2}\n]\n");
   CHECK(write_programs({{{.operation = Operation::forward, .reads = Reads::predicted, .age = 1, .keep = false}}}, ProgramFormat::csv) ==

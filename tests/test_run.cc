@@ -329,6 +329,33 @@ TEST_CASE("CUDA graphs are refused where passes cannot be repeated") {
   CHECK_THROWS_WITH_AS(Trainer(tiny_graph(), o), doctest::Contains("deferred batch norm"), UsageError);
 }
 
+TEST_CASE("batch norm is not trained on one value per channel, and evaluates with one") {
+  const PictureSet data = noise_data(7);
+  const auto graph = [] {
+    Graph g("pooled", {1, 6, 6, 3});
+    g.part("a");
+    const int x = g.add(global_average_pool("pool"), {0});
+    g.part("b");
+    add_classifier_loss(g, g.add(linear("fc", 3, 5), {g.add(batch_norm("bn", {.channels = 3}), {x})}), 0);
+    return g;
+  };
+  const auto train_once = [&](int64_t batch, int micro_batches, bool drop_last, bool deferred = false) {
+    TrainerOptions o = options_for("gpipe", 2, micro_batches);
+    o.batch = batch, o.partition = {1, 1}, o.deferred_batch_norm = deferred;
+    const PictureBatches batches(data, data.train, batch, false, {}, 1, drop_last);
+    Trainer trainer(graph(), o, batches.shapes());
+    trainer.evaluate(batches);
+    trainer.train(batches, 0, 1);
+  };
+  const doctest::Contains refusal("layer 'bn' (batch_norm) has one value per channel");
+  CHECK_THROWS_WITH_AS(train_once(1, 1, false), refusal, UsageError);
+  CHECK_THROWS_WITH_AS(train_once(3, 1, false), refusal, UsageError);  // 3 + 3 + 1
+  CHECK_THROWS_WITH_AS(train_once(7, 4, false), refusal, UsageError);
+  CHECK_THROWS_WITH_AS(train_once(7, 4, false, true), refusal, UsageError);
+  train_once(3, 1, true);
+  train_once(7, 3, false);
+}
+
 TEST_CASE("deferred batch norm: running statistics are those of whole mini-batches on one stage") {
   PictureSet data = noise_data(24);
   // The weights must not move, or the mini-batches normalised in parts would move them differently.

@@ -289,7 +289,7 @@ void check_running(const std::string& what, const Norm& got, const Norm& expecte
 }  // namespace
 
 TEST_CASE("deferred statistics are those of the whole mini-batch") {
-  const std::vector<std::vector<int64_t>> cuts = {{3, 3, 2, 2}, {1, 7, 1, 1}, {0, 5, 0, 5}, {5, 5, 0, 0}, {0, 0, 10, 0}};
+  const std::vector<std::vector<int64_t>> cuts = {{3, 3, 4}, {1, 7, 2}, {0, 5, 0, 5}, {5, 5, 0, 0}, {0, 0, 10}, {1, 1, 1, 1, 1, 5}};
   for (const TestDevice& on : test_devices()) {
     for (const std::vector<int64_t>& cut : cuts) {
       Norm whole(on.device), parts(on.device), each(on.device);

@@ -139,6 +139,27 @@ TEST_CASE("text folders: classes, vocabulary, lengths, columns") {
   CHECK(std::vector<int32_t>(labels, labels + 3) == std::vector<int32_t>{0, 0, 1});
 }
 
+TEST_CASE("texts: a byte order mark is no letter, Unicode's blanks end words, UTF-16 is refused") {
+  const auto words_of = [](const std::string& text) {
+    std::vector<std::string> words;
+    each_word(text, [&](const std::string& word) { words.push_back(word); });
+    return words;
+  };
+  CHECK(words_of("\uFEFFa good film") == std::vector<std::string>{"a", "good", "film"});
+  CHECK(words_of("a\u00A0good\u2003\u3000film\u0085\u2028") == std::vector<std::string>{"a", "good", "film"});
+  CHECK(words_of("a\xA0g \xC2 \u00A1x \u2010x \xE2\x80") == std::vector<std::string>{"a\xA0g", "\xC2", "\u00A1x", "\u2010x", "\xE2\x80"});  // no blanks
+  const Folder folder;
+  for (const std::string part : {"train", "test"}) folder.write(part + "/pos/a.txt", "good"), folder.write(part + "/neg/a.txt", "bad");
+  const std::string before = digest(folder.load()), file = (folder.path / "train/neg/a.txt").string();
+  folder.write("train/neg/a.txt", "\uFEFFbad\u00A0");
+  CHECK(digest(folder.load()) == before);
+  for (const std::string& text : {std::string("\xFF\xFE" "b\0", 4), std::string("\xFE\xFF\0b", 4)}) {
+    folder.write("train/neg/a.txt", text);
+    CHECK(message_of<UsageError>([&] { folder.load(); }) ==
+          ("text '" + file + "' is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)").c_str());
+  }
+}
+
 TEST_CASE("texts: every token, every end and every label is in the digest") {
   Texts texts = some_texts(9, 6, vocabulary);
   const auto digest_of = [](const Texts& train) {

@@ -1,8 +1,8 @@
 #pragma once
-// Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's
-// algorithm or a matrix product for each tap where they pay, else oneDNN; on the GPU a matrix product where it is one, tiles of our own in
-// fp32 and where channels are few, else cuDNN; and a plain loop, the oracle in tests and the fallback. Weights and their gradients are fp32;
-// images, on the GPU, also bf16.
+// Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's algorithm or a
+// matrix product for each tap where they pay, else oneDNN; on the GPU a matrix product where it is one, tiles of our own in fp32 and where
+// channels are few, else cuDNN; and a plain loop, the oracle in tests and the fallback. Weights and their gradients are fp32; images, on
+// the GPU, also bf16.
 #include <memory>
 
 #include "engine/device.h"

@@ -219,8 +219,8 @@ class CudnnConvolution : public ConvolutionPlan {
   Library library_;
 };
 
-// Weights are rounded for each call; they are small beside the images. Their gradient is left to tiles, which add it in fp32; cuDNN returns it
-// in bf16.
+// Weights are rounded for each call; they are small beside the images. Their gradient is left to tiles, which add it in fp32; cuDNN returns
+// it in bf16.
 class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
  public:
   CudnnConvolutionBf16(Device d, const ConvolutionShape& s)

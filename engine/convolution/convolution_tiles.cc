@@ -6,7 +6,8 @@
 //   backward_input    rows: pixels of x   columns: input channels    sum over: taps x output channels
 //   backward_weight   rows: output channels   columns: taps x input channels   sum over: pixels of y
 //
-// A tap is a place (r, s) of the kernel. With a stride of 2 the pixels of x fall into 2 x 2 phases, each of which meets only some of the taps.
+// A tap is a place (r, s) of the kernel. With a stride of 2 the pixels of x fall into 2 x 2 phases, each of which meets only some of the
+// taps.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -22,7 +23,7 @@ namespace {
 
 constexpr int block_threads = 256;
 constexpr int step_depth = 16;  // products of a sum that are in shared memory at once
-constexpr int gap = 4;          // floats between its rows, so that threads that write a column meet different banks
+constexpr int gap = 4;          // floats between its rows, so that a warp that writes to several rows of a narrow tile meets different banks
 
 using Four = Pack<float, 4>;
 
@@ -73,7 +74,8 @@ struct Gather {
   T* out;  // n x out_h x out_w x columns
   int out_h, out_w, columns;
   bool add;
-  // The rows: n x rows_h x rows_w. Row (n, i, j) begins at (i, j) * source_step in the source, and is pixel (i, j) * out_step + phase of out.
+  // The rows: n x rows_h x rows_w. Row (n, i, j) begins at (i, j) * source_step in the source, and is pixel (i, j) * out_step + phase of
+  // out.
   int rows, rows_h, rows_w, source_step, out_step, phase_h, phase_w;
   int taps;
   Tap tap[most_taps];

@@ -9,7 +9,8 @@ namespace pipecast {
 uint32_t crc32(const void* data, size_t bytes);
 // Adler-32 (RFC 1950), at the end of data that zlib compressed.
 uint32_t adler32(const void* data, size_t bytes);
-// 64 bits at the speed of memory. Data of equal length that differ in one word of 8 bytes never have the same.
+// A fast 64-bit hash of our own; digests of data sets are made with it, so it must not change. Two inputs of equal length that differ in
+// only one aligned word of 8 bytes have different hashes.
 uint64_t hash64(const void* data, size_t bytes);
 
 }  // namespace pipecast

@@ -45,6 +45,13 @@ std::string parent_of(const std::string& path) {
   return parent.empty() ? "." : parent;
 }
 
+// The file that a path leads to. A symbolic link stays one; one that leads nowhere is replaced.
+std::string target_of(const std::string& path) {
+  std::error_code failure;
+  const fs::path target = fs::canonical(path, failure);
+  return failure ? path : target.string();
+}
+
 }  // namespace
 
 Pieces pieces_of(std::string_view text) { return {{reinterpret_cast<const uint8_t*>(text.data()), text.size()}}; }
@@ -56,10 +63,11 @@ void write_durably(const std::string& path, const Pieces& pieces) {
     if (device.number < 0) refuse(path, errno);
     return write_all(device.number, path, pieces);
   }
-  const std::string temporary = path + ".tmp";
+  const std::string target = target_of(path), temporary = target + ".tmp";
   try {
     write_synced(temporary, pieces);
-    rename_durably(temporary, path);
+    if (const fs::file_status before = fs::status(target, ignored); fs::exists(before)) fs::permissions(temporary, before.permissions(), ignored);
+    rename_durably(temporary, target);
   } catch (const Error&) {
     fs::remove(temporary, ignored);
     throw;

@@ -12,9 +12,9 @@ using Pieces = std::vector<std::span<const uint8_t>>;  // a file's bytes, in the
 
 Pieces pieces_of(std::string_view text);
 
-// Under a temporary name (PATH.tmp), synced, renamed to PATH, the folder synced: on the disk when it returns. To a device or a pipe the
-// bytes go straight. Throws Error naming the path or its folder; PATH is then as it was (or new, where all but the folder's sync was done)
-// and the temporary file is gone.
+// Under a temporary name (PATH.tmp), synced, renamed to PATH, the folder synced: on the disk when it returns. A file that was there keeps
+// its permissions, a symbolic link to one still leads to it. To a device or a pipe the bytes go straight. Throws Error naming the path or
+// its folder; PATH is then as it was (or new, where all but the folder's sync was done) and the temporary file is gone.
 void write_durably(const std::string& path, const Pieces&);
 
 // The parts of it, for several files that are to appear together. All throw Error naming the path.

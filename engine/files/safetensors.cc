@@ -80,6 +80,13 @@ Entry parse_entry(const std::string& name, const json& value, const Origin& orig
   return entry;
 }
 
+// What a file that does not begin with the size of a header may be instead; "" where nothing is known of it.
+std::string other_kind(std::string_view text) {
+  if (text.starts_with("PK\3\4")) return "it is a zip archive, as torch.save writes; save the state_dict with safetensors.torch.save_file";
+  if (text.starts_with("version https://git-lfs")) return "it is a pointer of git-lfs to the file; fetch that with 'git lfs pull'";
+  return "";
+}
+
 template <class T>
 FileTensor tensor_of(const char* type, std::vector<int64_t> shape, const T* values) {
   FileTensor tensor{type, std::move(shape), {}};
@@ -169,6 +176,7 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
   uint64_t header_bytes = 0;
   if (size < sizeof header_bytes) origin.refuse("it has " + std::to_string(size) + " bytes, too few for the size of a header");
   std::memcpy(&header_bytes, data, sizeof header_bytes);
+  if (const std::string kind = other_kind(text_of({data, size})); !kind.empty() && header_bytes > size - sizeof header_bytes) origin.refuse(kind);
   if (header_bytes > header_limit)
     origin.refuse("its header claims " + std::to_string(header_bytes) + " bytes, more than the format's limit of 100000000");
   if (header_bytes > size - sizeof header_bytes)
@@ -183,7 +191,7 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
       entries.push_back(parse_entry(key, value, origin));
       continue;
     }
-    if (!value.is_object()) origin.refuse("__metadata__ is not an object");
+    if (!value.is_object() && !value.is_null()) origin.refuse("__metadata__ is not an object");
     for (const auto& [label, text] : value.items()) {
       if (!text.is_string()) origin.refuse("the metadata '" + shown(label) + "' is not a string");
       file.metadata[label] = text;
@@ -244,8 +252,8 @@ SerializedTensors serialize_safetensors(const SafeTensors& contents, const std::
       serialized.data.emplace_back(tensor.bytes);
     }
     header = description.dump();
-  } catch (const json::exception& error) {
-    throw Error("cannot write '" + path + "': a name or a text in it is not UTF-8: " + error.what());
+  } catch (const json::exception&) {
+    throw Error("cannot write '" + path + "': a name or a text in it is not UTF-8");
   }
   header.resize((header.size() + 7) / 8 * 8, ' ');
   const uint64_t header_bytes = header.size();

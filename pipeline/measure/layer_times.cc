@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/median.h"
 #include "pipeline/run/section.h"
 
 namespace pipecast {
@@ -16,9 +17,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 // Without the first run, which warms up.
 double median_of_later(std::vector<double> seconds) {
   seconds.erase(seconds.begin());
-  const auto middle = seconds.begin() + ptrdiff_t(seconds.size() / 2);
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  return *middle;
+  return median(std::move(seconds));
 }
 
 double floats(std::span<const Tensor> tensors) {

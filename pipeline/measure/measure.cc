@@ -12,6 +12,7 @@
 
 #include "engine/memory.h"
 #include "optim/gradient_norm.h"
+#include "engine/median.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/run/section.h"
 
@@ -20,12 +21,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr size_t runs = 7;  // that count; one before them warms up
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + ptrdiff_t(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 template <class F>
 double seconds_of(Device device, const F& f) {
@@ -133,9 +128,14 @@ std::vector<PartSeconds> measure_parts(const Graph& graph, const PassShape& pass
         finished = owned.size();
       }
     };
-    std::vector<std::thread> workers_running;
-    for (std::vector<MeasuredPart>& mine : owned) workers_running.emplace_back(work, std::ref(mine));
-    for (std::thread& worker : workers_running) worker.join();
+    std::vector<std::jthread> workers_running;
+    try {
+      for (std::vector<MeasuredPart>& mine : owned) workers_running.emplace_back(work, std::ref(mine));
+    } catch (...) {  // the system refused one: the others stop
+      finished = owned.size();
+      throw;
+    }
+    workers_running.clear();
     if (error) std::rethrow_exception(error);
     next = 0;
     for (const std::vector<MeasuredPart>& mine : owned)

@@ -43,8 +43,8 @@ struct Plan {
   std::vector<int> partition;  // parts per piece
   std::vector<PlannedStage> stages;
   int64_t loader = 0;  // floats of the columns of the data set that are read ahead
-  // Measured seconds of a mini-batch, passes and updates, on the slowest stage; what they would be with the best partition of these parts; and
-  // if they could be divided equally.
+  // Measured seconds of a mini-batch, passes and updates, on the slowest stage; what they would be with the best partition of these parts;
+  // and if they could be divided equally.
   double slowest = 0, best = 0, perfect = 0;
   std::vector<int> best_partition;
 
@@ -55,8 +55,8 @@ struct Plan {
 
 enum class Balance { estimated, measured };  // costs that an empty TrainerOptions::partition is balanced by
 
-// Throws UsageError as Trainer does. batch_shapes: every shape of a mini-batch that the run will meet, as for Trainer; a short last batch may
-// need more memory than a full one. Takes the memory of two passes through the model while it measures. The stages are taken to have
+// Throws UsageError as Trainer does. batch_shapes: every shape of a mini-batch that the run will meet, as for Trainer; a short last batch
+// may need more memory than a full one. Takes the memory of two passes through the model while it measures. The stages are taken to have
 // cores of their own; as many as this machine has of them are kept busy at once while the parts are measured.
 Plan make_plan(const Graph&, TrainerOptions, Balance = Balance::estimated, std::vector<PassShape> batch_shapes = {});
 

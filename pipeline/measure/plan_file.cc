@@ -2,13 +2,13 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/files/json_reader.h"
+#include "pipeline/limits.h"
 #include "pipeline/measure/plan.h"
 
 namespace pipecast {
 namespace {
 
 using Json = nlohmann::ordered_json;
-constexpr double most_count = 65535;  // stages, chunks, micro-batches of a plan
 
 int64_t bytes(int64_t floats) { return floats * int64_t(sizeof(float)); }
 
@@ -84,7 +84,7 @@ SimulatedRun read_plan(std::string_view text) {
   const Json json = parse_json(text.data(), text.size(), "the file of costs");
   if (!json.is_object()) throw UsageError("the file of costs is not a JSON object" + hint);
   // A value of an object, from 0 to what fits with room for sums.
-  auto read = [&](const Json& object, const char* key, auto& value, double most = 1e15) {
+  auto read = [&](const Json& object, const char* key, auto& value, double most) {
     const auto found = object.find(key);
     const bool good = found != object.end() && found->is_number() && found->get<double>() >= 0 && found->get<double>() <= most;
     if (!good)
@@ -106,23 +106,25 @@ SimulatedRun read_plan(std::string_view text) {
   SimulatedRun run{.model = read_text("model"), .method = read_text("method"), .setting = {}, .batch = 1, .costs = {}};
   Setting& setting = run.setting;
   setting.look_ahead = look_ahead_mode(read_text("lookahead")), setting.recompute = recompute_mode(read_text("recompute"));
-  read(json, "stages", setting.stages, most_count), read(json, "chunks", setting.chunks, most_count);
-  read(json, "minibatches", setting.minibatches), read(json, "micro_batches", setting.micro_batches, most_count);
-  read(json, "batch", run.batch), read(json, "copy_bytes_per_second", run.costs.link.copy_bytes_per_second);
+  read(json, "stages", setting.stages, most_stages), read(json, "chunks", setting.chunks, most_chunks);
+  read(json, "minibatches", setting.minibatches, most_minibatches), read(json, "micro_batches", setting.micro_batches, most_micro_batches);
+  read(json, "batch", run.batch, most_batch), read(json, "copy_bytes_per_second", run.costs.link.copy_bytes_per_second, 1e18);
+  const auto read_seconds = [&](const Json& object, const char* key, double& value) { read(object, key, value, 1e6); };
+  const auto read_bytes = [&](const Json& object, const char* key, int64_t& value) { read(object, key, value, most_cost_bytes); };
   for (const Json& row : list(json, "costs")) {
     StageCosts stage;
     for (const Json& c : list(row, "chunks")) {
       ChunkCosts chunk;
-      read(c, "forward_seconds", chunk.forward), read(c, "backward_seconds", chunk.backward);
-      read(c, "input_half_seconds", chunk.input_half), read(c, "weight_half_seconds", chunk.weight_half);
-      read(c, "activation_bytes", chunk.activation_bytes), read(c, "gradient_bytes", chunk.gradient_bytes);
-      read(c, "frame_bytes", chunk.frame_bytes), read(c, "input_bytes", chunk.input_bytes);
+      read_seconds(c, "forward_seconds", chunk.forward), read_seconds(c, "backward_seconds", chunk.backward);
+      read_seconds(c, "input_half_seconds", chunk.input_half), read_seconds(c, "weight_half_seconds", chunk.weight_half);
+      read_bytes(c, "activation_bytes", chunk.activation_bytes), read_bytes(c, "gradient_bytes", chunk.gradient_bytes);
+      read_bytes(c, "frame_bytes", chunk.frame_bytes), read_bytes(c, "input_bytes", chunk.input_bytes);
       stage.chunks.push_back(chunk);
     }
-    read(row, "step_seconds", stage.step), read(row, "step_and_predict_seconds", stage.step_and_predict);
-    read(row, "predict_seconds", stage.predict), read(row, "stash_seconds", stage.stash);
-    read(row, "weight_bytes", stage.weight_bytes), read(row, "state_bytes", stage.state_bytes);
-    read(row, "arena_bytes", stage.arena_bytes);
+    read_seconds(row, "step_seconds", stage.step), read_seconds(row, "step_and_predict_seconds", stage.step_and_predict);
+    read_seconds(row, "predict_seconds", stage.predict), read_seconds(row, "stash_seconds", stage.stash);
+    read_bytes(row, "weight_bytes", stage.weight_bytes), read_bytes(row, "state_bytes", stage.state_bytes);
+    read_bytes(row, "arena_bytes", stage.arena_bytes);
     if (int64_t(stage.chunks.size()) != setting.chunks)
       throw UsageError("the file of costs has " + std::to_string(stage.chunks.size()) + " chunks for a stage and says 'chunks' " +
                        std::to_string(setting.chunks) + hint);

@@ -1,6 +1,6 @@
 #pragma once
-// The channels between the stages of a pipeline, from its programs: which stages send to each other, what the receiver calls a pass, and how
-// many messages may be under way. The one place that knows how the pieces of the model go round the stages.
+// The channels between the stages, worked out from the programs: which stages send to each other, which chunk of the receiver a message is
+// for, and how many messages may be under way.
 #include <optional>
 #include <vector>
 
@@ -26,20 +26,21 @@ struct Channel {
 struct Message {
   int channel = 0;  // in Channels::all()
   bool sends = false;
-  Tag pass;        // as the receiver calls it
-  int border = 0;  // that it crosses: border n lies before piece n of the model
+  Tag pass;        // the pass that it is for, with the receiver's chunk
+  int border = 0;  // the border that it crosses: border n lies before piece n of the model
 };
 
 class Channels {
  public:
-  // Capacities: what is under way at once at most where every pass takes the same time and no sender waits, at least two, so that a
-  // stage computes while its last message is on its way. Programs that wait for each other for ever are legal here; the audit refuses them.
+  // A channel's capacity is the largest number of messages under way at once where every pass takes the same time and no sender waits, and
+  // at least two, so that a stage can compute while its last message is under way. Programs that deadlock are allowed here; the audit
+  // refuses them.
   explicit Channels(const std::vector<Program>&);
 
   int stages() const { return stages_; }
   int chunks() const { return chunks_; }
   const std::vector<Channel>& all() const { return all_; }
-  // Where a pass goes on: on the piece after, and on the piece before. Nothing at the ends of the model.
+  // The same pass on the next piece of the model, and on the piece before. Nothing at the ends of the model.
   int piece(const PassAt& at) const { return at.pass.chunk * stages_ + at.stage; }
   std::optional<PassAt> after(const PassAt&) const;
   std::optional<PassAt> before(const PassAt&) const;
@@ -48,7 +49,7 @@ class Channels {
   int gradients_to(int stage) const { return gradients_[size_t(stage)]; }        // from the next stage
   int activations_to(int stage) const { return activations_from((stage + stages_ - 1) % stages_); }
   int gradients_from(int stage) const { return gradients_to((stage + stages_ - 1) % stages_); }
-  // What an instruction of a stage sends or receives; nothing for other operations and at the ends of the model.
+  // The message that an instruction of a stage sends or receives; nothing for other operations, and at the ends of the model.
   std::optional<Message> message(int stage, const Instruction&) const;
 
  private:

@@ -11,20 +11,23 @@ Borders borders(const Graph& graph, int first, int last) {
   const std::vector<Graph::Value>& values = graph.values();
   std::vector<bool> read_here(values.size()), read_later(values.size());
   for (int i = first; i < int(graph.nodes().size()); ++i)
-    for (int v : graph.nodes()[size_t(i)].inputs) (i < last ? read_here : read_later)[size_t(v)] = true;
-  read_later.back() = true;
+    for (int v : graph.nodes()[size_t(i)].inputs) {
+      if (i < last) read_here[size_t(v)] = true;
+      else read_later[size_t(v)] = true;
+    }
+  if (!graph.nodes().empty()) read_later[size_t(graph.nodes().back().value)] = true;  // the model's output leaves the last piece
 
-  Borders borders;
+  Borders result;
   for (size_t v = 0; v < values.size(); ++v) {
     const int maker = values[v].node;
     if (maker < 0) {
-      if (read_here[v]) borders.fed.push_back(int(v));
+      if (read_here[v]) result.fed.push_back(int(v));
       continue;
     }
-    if (maker < first && (read_here[v] || read_later[v])) borders.inputs.push_back(int(v));
-    if (maker < last && read_later[v]) borders.outputs.push_back(int(v));
+    if (maker < first && (read_here[v] || read_later[v])) result.inputs.push_back(int(v));
+    if (maker < last && read_later[v]) result.outputs.push_back(int(v));
   }
-  return borders;
+  return result;
 }
 
 std::vector<SpecTable> spec_tables(const Graph& graph, const std::vector<PassShape>& passes, Storage activations) {
@@ -36,7 +39,7 @@ std::vector<SpecTable> spec_tables(const Graph& graph, const std::vector<PassSha
     for (TensorSpec& spec : tables.back().specs) spec = stored(spec, activations);
   };
   for (const PassShape& pass : passes) add(pass);
-  for (const PassShape& pass : passes) add({0, pass.length});
+  for (const PassShape& pass : passes) add({0, pass.length});  // empty micro-batches
   return tables;
 }
 
@@ -61,11 +64,12 @@ Layout::Layout(const Graph& graph, const std::vector<int>& partition, const std:
     throw UsageError("the partition names " + std::to_string(given) + " parts in " + std::to_string(partition.size()) + " pieces; model " +
                      graph.name() + " has " + std::to_string(parts.size()) + " parts and the run " + std::to_string(stages) + " stages" +
                      (chunks > 1 ? " of " + std::to_string(chunks) + " chunks" : ""));
-  const std::vector<TensorSpec> specs = graph.specs(1);
+  const std::vector<TensorSpec> specs = graph.specs(PassShape(1));  // of any shape: which values have gradients is all that is read
   int part = 0;
   for (int n = 0; n < pieces; ++n) {
     const int count = partition[size_t(n)];
-    const Piece piece{n % stages, n / stages, part, count, parts[size_t(part)].first, parts[size_t(part + count - 1)].last};
+    const Piece piece{.stage = n % stages, .chunk = n / stages, .first_part = part, .parts = count,
+                      .first_node = parts[size_t(part)].first, .last_node = parts[size_t(part + count - 1)].last};
     Crossing crossing{borders(graph, piece.first_node, piece.last_node).inputs, {}};
     for (int v : crossing.values)
       if (graph.has_gradient(v, specs)) crossing.gradients.push_back(v);
@@ -75,20 +79,21 @@ Layout::Layout(const Graph& graph, const std::vector<int>& partition, const std:
 }
 
 int64_t Layout::message_bytes(int border, bool gradients, const std::vector<TensorSpec>& specs) const {
-  const Crossing& c = crossing(border);
+  const Crossing& c = crossings_[size_t(border)];
   int64_t bytes = 0;
   for (int v : gradients ? c.gradients : c.values) bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
   return bytes;
 }
 
 int64_t Layout::message_floats(int channel, const std::vector<SpecTable>& tables) const {
-  const Channel& way = channels_.all()[size_t(channel)];
-  const int after = way.gradients ? way.from : way.to;  // the stage of the pieces after the channel's borders
+  const Channel& ends = channels_.all()[size_t(channel)];
+  // The channel serves the border before every piece of the downstream stage, and border n lies before piece n.
+  const int downstream = ends.gradients ? ends.from : ends.to;
   int64_t most = 0;
-  for (int border = after; border < int(pieces_.size()); border += channels_.stages()) {
-    const Crossing& c = crossing(border);
+  for (int border = downstream; border < int(pieces_.size()); border += channels_.stages()) {
+    const Crossing& c = crossings_[size_t(border)];
     int64_t floats = 0;
-    for (int v : way.gradients ? c.gradients : c.values) floats += most_floats(tables, v);
+    for (int v : ends.gradients ? c.gradients : c.values) floats += most_floats(tables, v);
     most = std::max(most, floats);
   }
   return most;

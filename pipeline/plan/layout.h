@@ -1,6 +1,9 @@
 #pragma once
-// How a model lies on a pipeline: its pieces, the channels between their stages, and what crosses the borders. The one place where that is
-// worked out.
+// How a model is cut into pieces for the stages, and which values cross the borders between them.
+//
+// A part is the smallest unit that a partition moves (a block of a ResNet, say). A piece is some consecutive parts that one stage owns
+// (Megatron: a model chunk, or virtual stage). A chunk is the index of a piece among those of its stage: piece n is chunk n / stages of
+// stage n % stages.
 #include <vector>
 
 #include "models/graph.h"
@@ -8,33 +11,29 @@
 
 namespace pipecast {
 
-// Of the nodes [first, last) of a graph, in ascending order of the values.
+// The values that enter and leave the nodes [first, last) of a graph; each list in ascending order.
 struct Borders {
-  std::vector<int> fed;      // inputs of the model that a node here reads: they come from the data set, wherever the piece lies
-  std::vector<int> inputs;   // values that are made before and read here or after
-  std::vector<int> outputs;  // values that are made before the end and read after it, and the model's output
+  std::vector<int> fed;      // inputs of the model that a node here reads; they come from the data set, not from another stage
+  std::vector<int> inputs;   // received: nodes before `first` make them, nodes from `first` on read them; some only pass through
+  std::vector<int> outputs;  // sent: nodes before `last` make them, nodes from `last` on read them; and the model's output
 };
 Borders borders(const Graph&, int first, int last);
 
-// The specs of all values of the graph in a pass, as they are stored.
+// The specs of all values of the graph in a pass of one shape, with the types in which the run stores them.
 struct SpecTable {
   PassShape pass;
   std::vector<TensorSpec> specs;
 };
-// For passes of these shapes, and for one without samples of each length: that of a mini-batch with fewer samples than micro-batches.
+// A table for each of these shapes, and for each length one of no samples: a mini-batch with fewer samples than micro-batches has such
+// passes.
 std::vector<SpecTable> spec_tables(const Graph&, const std::vector<PassShape>&, Storage activations);
-// Floats that a value takes at most, rounded up to aligned().
+// The largest memory of a value, in units of 4 bytes whatever its type, rounded up to aligned().
 int64_t most_floats(const std::vector<SpecTable>&, int value);
 
 struct Piece {
-  int stage = 0, chunk = 0;            // chunk c of stage k is piece c * stages + k
-  int first_part = 0, parts = 0;       // of the graph
-  int first_node = 0, last_node = 0;   // [first, last)
-};
-
-// The values of the graph in the messages over a border, forward, and those whose gradients are in the messages back.
-struct Crossing {
-  std::vector<int> values, gradients;
+  int stage = 0, chunk = 0;
+  int first_part = 0, parts = 0;      // the graph's parts [first_part, first_part + parts)
+  int first_node = 0, last_node = 0;  // its nodes [first_node, last_node)
 };
 
 class Layout {
@@ -46,15 +45,19 @@ class Layout {
   const Channels& channels() const { return channels_; }
   const std::vector<Piece>& pieces() const { return pieces_; }  // in the order of the model
   const Piece& piece(int stage, int chunk) const { return pieces_[size_t(chunk * channels_.stages() + stage)]; }
-  // Border n lies before piece n; nothing crosses border 0.
-  const Crossing& crossing(int border) const { return crossings_[size_t(border)]; }
-  // Bytes of a message over a border in a pass with these specs.
+  // Border n lies before piece n; nothing crosses border 0. Bytes of a message over a border in a pass with these specs.
   int64_t message_bytes(int border, bool gradients, const std::vector<TensorSpec>& specs) const;
-  // Floats of the largest message of a channel, each of its tensors rounded up to aligned(), and those of all its places.
+  // Memory of a channel's largest message, in units of 4 bytes, each of its tensors rounded up to aligned().
   int64_t message_floats(int channel, const std::vector<SpecTable>&) const;
+  // Memory of all messages that may be under way.
   int64_t channel_floats(int channel, const std::vector<SpecTable>&) const;
 
  private:
+  // What crosses a border: the values in the messages forward, and the values whose gradients are in the messages back.
+  struct Crossing {
+    std::vector<int> values, gradients;
+  };
+
   Channels channels_;
   std::vector<Piece> pieces_;
   std::vector<Crossing> crossings_;

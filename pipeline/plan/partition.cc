@@ -12,14 +12,14 @@ namespace {
 
 std::string counted(size_t n, const std::string& thing) { return std::to_string(n) + " " + thing + (n == 1 ? "" : "s"); }
 
+}  // namespace
+
 void check_stages(size_t parts, int stages) {
   if (stages < 1) throw UsageError("a pipeline of " + std::to_string(stages) + " stages: use 1 or more");
   if (size_t(stages) > parts)
     throw UsageError("the model has " + counted(parts, "part") + " and cannot be cut into " + std::to_string(stages) +
                      " stages: use at most " + std::to_string(parts));
 }
-
-}  // namespace
 
 // slowest[s][i]: the time of the slowest stage when the parts from i on are split over s stages as well as can be,
 //   slowest[1][i] = cost(i, n),  slowest[s][i] = min over j > i of max(cost(i, j), slowest[s - 1][j]).
@@ -56,7 +56,7 @@ std::vector<int> partition(const std::vector<double>& cost_per_part, int stages)
   return counts;
 }
 
-std::vector<int> parse_partition(const std::string& text, int parts, int stages) {
+std::vector<int> parse_partition(const std::string& text, int parts, int pieces) {
   std::vector<int> counts;
   const char *at = text.data(), *end = at + text.size();
   bool good = true;
@@ -69,17 +69,17 @@ std::vector<int> parse_partition(const std::string& text, int parts, int stages)
     at = after + 1;
   }
   if (!good)
-    throw UsageError("partition '" + shown(text) + "' is not a list of positive numbers: write the parts per stage, as in '3,3,3,2'");
+    throw UsageError("partition '" + shown(text) + "' is not a list of positive numbers: write how many parts each stage gets, as in '3,3,3,2'");
 
   int64_t sum = 0;
   for (int count : counts) sum += count;
   std::string wrong;
-  if (counts.size() != size_t(stages)) wrong = "has " + counted(counts.size(), "stage") + ", not " + std::to_string(stages);
+  if (counts.size() != size_t(pieces)) wrong = "has " + counted(counts.size(), "number") + ", not " + std::to_string(pieces);
   if (sum != parts)
     wrong += (wrong.empty() ? "adds up to " : " and adds up to ") + std::to_string(sum) + " parts, not " + std::to_string(parts);
   if (!wrong.empty())
-    throw UsageError("partition '" + shown(text) + "' " + wrong + ": give one number per stage that together make the model's " +
-                     std::to_string(parts) + " parts");
+    throw UsageError("partition '" + shown(text) + "' " + wrong + ": give one for each stage (for each of its chunks) that together make the " +
+                     "model's " + std::to_string(parts) + " parts");
   return counts;
 }
 

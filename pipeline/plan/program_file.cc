@@ -10,11 +10,12 @@
 
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/utf8.h"
+#include "pipeline/limits.h"
 
 namespace pipecast {
 namespace {
 
-constexpr int most_stages = 4096;
 constexpr size_t most_instructions = 1000000, most_bytes = 64 << 20;
 
 struct Row : Instruction {
@@ -71,9 +72,9 @@ const std::vector<Field>& fields() {
   static const std::vector<Field> fields = {
       number("stage", &Row::stage, 0, most_stages - 1),
       choice("operation", &Row::operation, Operation::stash),
-      number("minibatch", &Row::minibatch, int64_t(0), int64_t(1000000000)),
-      number("micro", &Row::micro, 0, 65535),
-      number("chunk", &Row::chunk, 0, 63),
+      number("minibatch", &Row::minibatch, int64_t(0), most_minibatches),
+      number("micro", &Row::micro, 0, most_micro_batches - 1),
+      number("chunk", &Row::chunk, 0, most_chunks - 1),
       choice("reads", &Row::reads, Reads::stash),
       number("ahead", &Row::ahead, -65535, 65535),
       number("back", &Row::back, 0, 65535),
@@ -146,7 +147,7 @@ std::vector<std::string> cells(const std::string& line) {
 std::vector<Program> read_csv(const std::string& path, const std::string& text) {
   std::vector<Program> programs;
   std::vector<const Field*> columns;
-  std::istringstream lines(text);
+  std::istringstream lines(std::string(without_byte_order_mark(text)));
   size_t instructions = 0, number = 1;
   for (std::string line; std::getline(lines, line); ++number) {
     const std::string place = path + ":" + std::to_string(number);

@@ -8,7 +8,8 @@
 namespace pipecast {
 namespace {
 
-// A channel as the stages at its ends see it. As many messages as it has places are on their way, so the times of older ones are not needed.
+// A channel as the stages at its ends see it. As many messages as it has places are on their way, so the times of older ones are not
+// needed.
 struct Wire {
   std::vector<double> arrival, freed;  // of message n at n % capacity
   double free_at = 0;                  // when the last message has left the sender

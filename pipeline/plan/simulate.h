@@ -7,6 +7,8 @@
 
 namespace pipecast {
 
+constexpr int64_t most_cost_bytes = 1000000000000;  // of one thing: what all copies and frames take fits, too
+
 // A piece of the model on its stage. Seconds are those of a pass, bytes those of a pass or of one place for it.
 struct ChunkCosts {
   double forward = 0, backward = 0;        // a recompute takes as long as a forward
@@ -26,13 +28,13 @@ struct StageCosts {
   int64_t arena_bytes = 0;
 };
 
-// A message is copied by its sender into one of the channel's places, goes over the wire, and is copied by its receiver out of the
-// place, which is free again then. Both stages do nothing else while they copy. Each channel has a wire of its own, which carries one
-// message after another; what has left it arrives `latency` later.
+// The sender copies a message into one of the channel's places, it goes over the wire, and the receiver copies it out of the place, which
+// is then free again. A stage does nothing else while it copies. Each channel has a wire of its own, which carries one message after
+// another; a message arrives `latency` after its last byte was sent.
 struct LinkCosts {
   double latency = 0;                // seconds
   double bytes_per_second = 0;       // of a wire; 0: infinite
-  double copy_bytes_per_second = 0;  // of the two copies, and of those of inputs that are kept; 0: infinite
+  double copy_bytes_per_second = 0;  // of these two copies, and of copies of inputs kept for recomputation; 0: infinite
 };
 
 struct Costs {
@@ -40,16 +42,16 @@ struct Costs {
   LinkCosts link;
 };
 
-// The same for all stages: a pass takes a stage `forward` and `backward` seconds, shared equally by its chunks and by the halves of a
-// backward; all messages are of one size; nothing else costs anything.
+// Costs that are equal for all stages: a pass takes `forward` and `backward` seconds on a stage, divided equally among its chunks and
+// between the halves of a backward; all messages have one size; nothing else takes time.
 Costs uniform_costs(int stages, int chunks, double forward, double backward, int64_t message_bytes);
 
 struct SimulatedStage {
   double busy_seconds = 0;     // computing: neither waiting for messages nor copying them
   int copies = 1;              // of the weights
-  int frames = 0, inputs = 0;  // at once at most, of all chunks
-  // What it takes, from its fill to its drain: all copies of the weights, the gradient, the optimizer's state with what looking back
-  // takes, frames with kept inputs, the arena.
+  int frames = 0, inputs = 0;  // the largest number in use at once, over all chunks
+  // Memory: all copies of the weights, the gradient, the optimizer's state with the average for looking back, frames with the inputs kept
+  // for recomputation, the arena.
   int64_t weight_bytes = 0, gradient_bytes = 0, state_bytes = 0, frame_bytes = 0, arena_bytes = 0;
   int64_t bytes() const { return weight_bytes + gradient_bytes + state_bytes + frame_bytes + arena_bytes; }
 };
@@ -63,8 +65,8 @@ struct SimulatedPass {
 
 struct Simulation {
   double seconds = 0;       // from the first instruction to the last
-  double step_seconds = 0;  // of a mini-batch once the pipeline is full: between the last stage's updates, over their middle half
-  double bubble_share = 0;  // of the time of all stages: not computing
+  double step_seconds = 0;  // per mini-batch with a full pipeline: the time between the last stage's updates, over their middle half
+  double bubble_share = 0;  // the share of the time of all stages in which they do not compute
   std::vector<SimulatedStage> stages;
 };
 

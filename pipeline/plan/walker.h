@@ -1,6 +1,6 @@
 #pragma once
-// Steps through the programs of all stages together, as the stages would: each carries out its instructions in order, waits for the message that
-// it receives, and for a free place in the channel that it sends to. What an instruction does is the visitor's business.
+// Walks through the programs of all stages at once, as the stages would run them: each carries out its instructions in order; a receive
+// waits for its message, a send for a free place in the channel. A visitor is told of every step.
 #include <deque>
 #include <vector>
 
@@ -11,10 +11,10 @@ namespace pipecast {
 class Visitor {
  public:
   virtual ~Visitor() = default;
-  // The stage comes to its instruction number `position`. It may have to wait there.
+  // The stage has come to its instruction number `position`, and may have to wait there.
   virtual void reach(int /*stage*/, size_t /*position*/) {}
-  // Message number `number` of a channel, counted from 0, is sent, or received; then the instruction is carried out. expected: what the
-  // receiver waits for, arrived: what comes, as its sender says.
+  // Called before carry_out() where the instruction sends or receives. number: the message's, counted from 0 in its channel. expected: the
+  // message that the receiver waits for; arrived: the pass that the message which came is for, as its sender says.
   virtual void send(int /*stage*/, size_t /*position*/, const Message&, int64_t /*number*/) {}
   virtual void receive(int /*stage*/, size_t /*position*/, const Message& /*expected*/, const Tag& /*arrived*/, int64_t /*number*/) {}
   virtual void carry_out(int stage, size_t position) = 0;
@@ -35,8 +35,8 @@ struct WalkEnd {
   std::vector<Unreceived> unreceived;  // messages; the first of each channel
 };
 
-// The order in which the stages are looked at makes no difference: each waits for messages and places of its own, and for nothing else. The
-// time is linear in the number of instructions.
+// The result does not depend on the order in which stages take turns: a stage waits for nothing but the messages and free places of its own
+// channels. The time is linear in the number of instructions.
 WalkEnd walk(const std::vector<Program>&, const Channels&, Visitor&);
 
 }  // namespace pipecast

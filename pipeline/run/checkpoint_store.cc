@@ -91,8 +91,8 @@ std::string write_files(const std::string& place, const Checkpoint& checkpoint) 
   std::string text;
   try {
     text = manifest.dump(1) + "\n";
-  } catch (const json::exception& error) {
-    throw Error("cannot write '" + manifest_of(place) + "': the checkpoint's description is not UTF-8: " + error.what());
+  } catch (const json::exception&) {
+    throw Error("cannot write '" + manifest_of(place) + "': the checkpoint's description is not UTF-8");
   }
   if (text.size() > manifest_limit)
     throw Error("cannot write '" + manifest_of(place) + "': the checkpoint's description is larger than " +

@@ -1,14 +1,14 @@
 #pragma once
-// The checkpoints of a training on the disk, each one whole or not there. A checkpoint is a folder:
+// The checkpoints of a run on the disk. Each is complete or does not count. A checkpoint is a folder:
 //
 //   000000000780/           the mini-batches done
 //     stage-0.safetensors   one file per stage
 //     manifest.json         the format's version, the description, and for every file its name, bytes and SHA-256
 //     complete              the SHA-256 of manifest.json: a checkpoint is complete once this file says so
 //
-// It is written as 000000000780.tmp, synced, renamed, the parent folder synced, and marked complete last of all. A checkpoint with that
-// number that is there already is renamed to 000000000780.old before, counts until the new one is complete, and goes then: there is no
-// moment without a complete one. One process writes to a store at a time; any number read.
+// It is written as 000000000780.tmp, synced, renamed, the parent folder synced, and marked complete last of all. If a checkpoint with that
+// number exists, it is renamed to 000000000780.old before; it counts until the new one is complete, and is then removed. So there is always
+// a complete one. One process writes to a store at a time; any number may read.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,14 +28,14 @@ class CheckpointStore {
  public:
   explicit CheckpointStore(std::string folder) : folder_(std::move(folder)) {}  // made by the first write
 
-  // On the disk when it returns. Throws Error in one sentence; what was there before is whole then, and no half of the new one is left.
+  // The checkpoint is on the disk when it returns. Throws Error; then earlier checkpoints are unharmed, and nothing of the new one is left.
   void write(const Checkpoint&) const;
-  // Every byte is verified. Throws UsageError naming file and defect, and what to do.
+  // Verifies every byte. Throws UsageError naming the file, the defect and what to do.
   Checkpoint read(int64_t minibatch) const;
   // Ascending; those that are marked complete and whose manifest the marker confirms.
   std::vector<int64_t> complete() const;
-  // Keeps the last `keep` complete checkpoints and the best; removes the other complete ones and what interrupted writes left. A damaged
-  // one, with a marker that confirms nothing, stays: it may be worth something to a person.
+  // Keeps the last `keep` complete checkpoints and the best; removes the other complete ones and the remains of interrupted writes. A
+  // damaged checkpoint, whose marker does not fit its manifest, is kept: a person may still be able to use it.
   void prune(int keep, std::optional<int64_t> best) const;
 
   const std::string& folder() const { return folder_; }

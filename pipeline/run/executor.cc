@@ -34,16 +34,14 @@ class SequentialExecutor : public Executor {
 class ThreadsExecutor : public Executor {
  public:
   ThreadsExecutor(std::vector<Stage*> stages, std::function<void()> stop, int threads_per_stage) : stop_others_(std::move(stop)) {
-    for (Stage* stage : stages) workers_.emplace_back([this, stage, threads_per_stage] { work(*stage, threads_per_stage); });
-  }
-  ~ThreadsExecutor() override {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
+    try {
+      for (Stage* stage : stages) workers_.emplace_back([this, stage, threads_per_stage] { work(*stage, threads_per_stage); });
+    } catch (...) {  // the system refused one
+      end();
+      throw;
     }
-    changed_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
   }
+  ~ThreadsExecutor() override { end(); }
 
   void run() override {
     std::unique_lock lock(mutex_);
@@ -55,6 +53,15 @@ class ThreadsExecutor : public Executor {
   }
 
  private:
+  void end() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
   void work(Stage& stage, int threads_per_stage) {
     set_threads(threads_per_stage);
     for (int64_t mine = 1;; ++mine) {

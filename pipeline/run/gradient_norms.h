@@ -1,6 +1,6 @@
 #pragma once
-// The square sums of all stages' gradients for one update, exchanged where a method is synchronous and clips by the global norm, or leaves
-// updates that are not finite out.
+// Exchanges the square sums of all stages' gradients for one update. Synchronous methods use it to clip by the global norm, and to skip
+// updates that are not finite on all stages.
 #include <array>
 #include <condition_variable>
 #include <mutex>
@@ -37,7 +37,7 @@ class GradientNorms {
     for (double square : round.squares) sum += square;
     return sum;
   }
-  // After the failure of a stage: a stage that waits, or calls later, gets an Error.
+  // Called after a stage has failed: stages that wait now or call later get an Error.
   void close() {
     std::lock_guard lock(mutex_);
     closed_ = true;

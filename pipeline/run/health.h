@@ -1,9 +1,9 @@
 #pragma once
-// Values that are not finite (an infinity, or no number): what a run does about them, and the search for the layer that made the first.
+// Values that are not finite (an infinity or a NaN): what a run does about them, and the search for the layer that made the first.
 //
-// Every stage looks at what a pass has made before anybody else reads it: the forward's outputs and the loss, the backward's gradients at
-// the border, and the gradient before the update. So the first stage that finds such a value is the one that made it, and only then that pass
-// runs once more, with a look at what each node makes.
+// Every stage checks what a pass has made before another stage reads it: the outputs of a forward and the loss, the gradients that a
+// backward sends, and the gradient of the weights before the update. So the first stage that finds such a value has made it. Only then the
+// pass runs once more, and what each node makes is checked.
 #include <string>
 #include <vector>
 
@@ -15,22 +15,22 @@ namespace pipecast {
 
 enum class NonFinite {
   stop,  // the run ends before the update that would use it
-  skip,  // the stages whose gradient is not finite leave their update out; it counts as done
+  skip,  // a stage whose gradient is not finite skips the update, which is counted as done
 };
 NonFinite non_finite_mode(const std::string& name);  // throws UsageError
 std::string to_string(NonFinite);
 std::vector<std::string> non_finite_modes();
 
-// Where a training ceased to be of use.
+// Where a training met a value that is not finite, or a loss that is too large.
 struct Fault {
   int64_t minibatch = 0;  // from 0, over the whole training
-  int stage = -1;         // -1: not one stage's, as a loss that grew too large; the fields below then say nothing
+  int stage = -1;         // -1: no particular stage (a loss that grew too large); the fields below are then unused
   int micro = 0;
   std::string direction = {};  // "forward", "backward", or "recomputed forward"
-  std::string layer = {};      // empty: no layer's, as an input of the model
+  std::string layer = {};      // empty: no layer made the value, for example an input of the model
 };
 
-// The training came to nothing; the sentence says where and what may help.
+// Training cannot go on; the sentence says where it failed and what may help.
 struct Diverged : Error {
   Diverged(const std::string& sentence, Fault f) : Error(sentence), fault(std::move(f)) {}
   Fault fault;
@@ -41,11 +41,11 @@ class Health {
  public:
   explicit Health(Device device) : device_(device), sums_(device, square_sum_floats) {}
 
-  // Adds values to those that finite() is about.
+  // Adds values to those that the next finite() checks.
   template <class T>
   void look_at(int64_t n, const T* x);
   void look_at(const Tensor&);
-  // Whether all are that were looked at since the last call. Waits for the device, unless there are none.
+  // Whether all values that look_at() was given since the last call are finite. Waits for the device, unless there were none.
   bool finite();
   double square_sum(int64_t n, const float* x);  // of x; waits for the device
 
@@ -55,16 +55,16 @@ class Health {
   bool looked_ = false;  // at something, since the last finite()
 };
 
-// The first value in a pass that is not finite. Given to Section's passes, it looks at the nodes in the order in which they run.
+// Finds the first value in a pass that is not finite. As the Visit of a Section's pass it checks the nodes in the order in which they run.
 class Search {
  public:
   explicit Search(Health& health) : health_(health) {}
 
   void operator()(const Layer&, const Pass&);
-  // Looks at what no layer made. `what` continues a sentence, as in "stage 0 was given a sample that is not finite".
+  // Checks values that no layer made. `what` continues a sentence, as in "stage 0 was given a sample that is not finite".
   void look_at(const std::string& what, int64_t n, const float* x);
   void look_at(const std::string& what, const Tensor&);
-  // To be thrown. `pass`: all of the fault but the layer. Where nothing was found every value is finite by itself, but their sum is not.
+  // The exception to throw. `pass`: the fault without its layer. Where nothing was found, every value is finite, but a sum of them is not.
   Diverged error(Fault pass, int micro_batches) const;
 
  private:

@@ -1,6 +1,6 @@
 #pragma once
-// How well a look-ahead predicts: over a sample of a stage's weights, the distance from the weights that a forward read to
-// those that its backward read, beside the distance that there would have been had both read the latest.
+// Measures how good predictions are, on a sample of a stage's weights: the distance between the weights that a forward read and those that
+// its backward read, and for comparison the distance between the latest weights at these two moments.
 #include "engine/memory.h"
 
 namespace pipecast {

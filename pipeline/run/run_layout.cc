@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "layers/layer.h"
+#include "pipeline/limits.h"
 #include "pipeline/plan/audit.h"
 #include "pipeline/plan/partition.h"
 
@@ -110,9 +111,13 @@ int TrainerOptions::threads_per_stage() const {
 RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassShape> batch_shapes) {
   if (!graph.loss())
     throw UsageError("model " + graph.name() + " has no loss: add one as its last layer, for example softmax_cross_entropy");
-  if (o.batch < 1) throw UsageError("the batch size is " + std::to_string(o.batch) + ": give at least 1");
+  if (o.batch < 1 || o.batch > most_batch)
+    throw UsageError("the batch size is " + std::to_string(o.batch) + ": give 1 to " + std::to_string(most_batch));
   if (o.micro_batches < 1) throw UsageError("the number of micro-batches is " + std::to_string(o.micro_batches) + ": give at least 1");
-  if (o.stages < 1) throw UsageError("the number of stages is " + std::to_string(o.stages) + ": give at least 1");
+  if (o.micro_batches > o.batch)
+    throw UsageError("a mini-batch of " + std::to_string(o.batch) + " samples cannot be cut into " + std::to_string(o.micro_batches) +
+                     " micro-batches: give a larger --batch, or fewer --micro-batches");
+  check_stages(graph.parts().size(), o.stages);
   if (!(o.clip_norm >= 0) || !(o.synchronous_epochs >= 0) || !(o.rescale_epochs >= 0))
     throw UsageError("the norm to clip gradients to and the epochs of a synchronous beginning and of rescaling must not be negative");
   if (o.cuda_graphs) check_recordable(graph, o);
@@ -157,6 +162,17 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
     layout.stages.push_back(std::move(s));
   }
   return layout;
+}
+
+void check_training(const Graph& graph, const std::vector<PassShape>& batches, int micro_batches) {
+  for (const PassShape& pass : pass_shapes(batches, micro_batches)) {
+    const std::vector<TensorSpec> specs = graph.specs(pass);
+    for (const Node& node : graph.nodes())
+      if (node.layer->compares_rows() && specs[size_t(node.inputs[0])].shape.rows() == 1)
+        throw UsageError("layer '" + node.layer->name() + "' (" + node.layer->kind() +
+                         ") has one value per channel in a pass of one sample, and no variance to train with: give a --batch that leaves no "
+                         "single sample over, --drop-last, or fewer --micro-batches");
+  }
 }
 
 std::vector<double> estimated_costs(const Graph& graph, const PassShape& pass) {

@@ -1,11 +1,11 @@
 #pragma once
 // A piece of a model that one stage owns, laid out in memory and ready to run on its device.
 //
-// What backward will read again lies in a frame, one for every pass in flight. Everything else of a pass (activations that
-// backward does not read, gradients, the libraries' scratch) lies in one arena that all passes of the section share, where
-// tensors that are never alive at the same time share their place. All of it is taken in the constructor.
+// Every pass in flight has a frame: the tensors that its backward will read. Everything else of a pass (activations that no backward
+// reads, gradients, workspace) is in one arena, which all passes of the section use in turn; tensors that are not needed at the same time
+// share memory there. The constructor allocates all of it.
 //
-// A backward may come in two halves, for which the gradients that the second half reads lie in the frame too.
+// Where the backward comes in two halves, the gradients that the second half reads are in the frame too.
 #include <functional>
 #include <span>
 #include <vector>
@@ -15,7 +15,7 @@
 
 namespace pipecast {
 
-// Where each parameter of each node lies, for one flat buffer.
+// Pointers to the parameters of each node in one flat buffer.
 struct Binding {
   std::vector<float*> pointers;
   std::vector<size_t> first;  // node i of the section owns pointers [first[i], first[i + 1])
@@ -37,7 +37,7 @@ struct PassOptions {
 // everything in the input half.
 enum class Half { both, input, weight };
 
-// Called after each node with what it was given and has made.
+// Called after each node of a pass, with the tensors that it read and wrote.
 using Visit = std::function<void(const Layer&, const Pass&)>;
 
 class Section {
@@ -46,20 +46,20 @@ class Section {
   // calling thread's number of threads.
   Section(Device, const Graph&, int first, int last, const std::vector<PassShape>&, int frames, const SectionOptions& = {});
 
-  // The values at the section's borders, see Borders. A value that is made before the section and read after it is in both of the latter.
+  // The values at the section's borders, see Borders. A value that is made before the section and read after it is an input and an output.
   const std::vector<int>& fed() const { return plan_.borders.fed; }
   const std::vector<int>& inputs() const { return plan_.borders.inputs; }
   const std::vector<int>& outputs() const { return plan_.borders.outputs; }
 
-  // The place of a value at the borders, or of the loss's prediction, in a pass of this shape; of its gradient, with null data where it has
-  // none. Values of a frame are valid from the receipt to the end of the pass; gradients from their receipt to the end of the backward (of
-  // its input half). Until another pass begins, one that has just ended can therefore run again (a forward as a replay), with the same
-  // results. The gradients of inputs have the same place for all frames.
+  // A value at the borders, or the prediction that the loss reads, in a pass of this shape; and its gradient, with null data where it has
+  // none. Values stay valid from their receipt to the end of the pass, gradients from their receipt to the end of the backward (of its
+  // input half). So a pass that has just ended can run again, with the same results, until another begins. The gradients of inputs are in
+  // the same place for all frames.
   Tensor value(int frame, int value, const PassShape&) const;
   Tensor gradient(int frame, int value, const PassShape&) const;
 
-  // Of a loss, where the section ends with one: on the device, the sums behind Layer::means(), to which forwards add, and the scale that the
-  // backward of a frame reads. Null elsewhere.
+  // Where the section ends with a loss: how many means it reports, and on the device their sums, to which forwards add, and the scale that
+  // the backward of a frame reads. Elsewhere 0 and null.
   int means() const { return plan_.means; }
   float* sums() const { return loss_.data(); }
   float* scale(int frame) const { return loss_.data() ? loss_.data() + (1 + frame) * loss_floats : nullptr; }
@@ -84,7 +84,7 @@ class Section {
 
   Tensor tensor(const std::vector<Place>&, int frame, int value, const Specs&) const;
   Binding bind(const Segments&, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const;
-  // Where the value that an input is read from lies: the input itself, or what it is made of.
+  // The tensor that a node reads for an input: the input itself, or what it is computed from where it was left unwritten.
   Tensor read(const PlannedNode&, size_t input, int frame, const Specs&) const;
   Pass pass(size_t node, int frame, const Specs&, const Binding& weights, const Binding& statistics, const PassOptions&);
   void set_gradients(Pass&, const PlannedNode&, int frame, const Specs&, bool assigned);

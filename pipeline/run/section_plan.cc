@@ -121,7 +121,8 @@ int64_t plan_sums(const Graph& graph, SectionPlan& plan) {
   return most;
 }
 
-// Gives each used value or gradient a place in the frame, or in the arena beside those that live at the same time. Returns the arena's floats.
+// Gives each used value or gradient a place in the frame, or in the arena beside those that live at the same time. Returns the arena's
+// floats.
 int64_t place_all(const std::vector<Use>& uses, SectionPlan& plan, std::vector<Place>& places) {
   std::vector<Lifetime> lifetimes;
   std::vector<size_t> in_arena;

@@ -1,6 +1,6 @@
 #pragma once
-// How a section of a model lies in memory, found without taking any: which tensors lie in a frame, which share the arena, and how the
-// backward adds up gradients.
+// Plans the memory of a section without allocating any: which tensors are in a frame, which share the arena, and how the backward adds up
+// the gradients of a value that several nodes read.
 #include <vector>
 
 #include "engine/parameters.h"
@@ -14,7 +14,7 @@ struct SectionOptions {
   bool split_backward = false;          // backward comes in halves
 };
 
-// Where a value or a gradient lies: in the frame or in the arena; offset -1 (floats) where it has no place.
+// The place of a value or a gradient: an offset in floats into the frame or the arena. Offset -1: it has none.
 struct Place {
   int64_t offset = -1;
   bool in_frame = false;
@@ -23,14 +23,14 @@ struct Place {
 struct PlannedNode {
   const Node* node = nullptr;
   bool splits = false;       // its backward comes in halves
-  bool in_fp32 = false;      // it is given copies in fp32
-  Needs needs = {};          // its own, where those copies come after its workspace
+  bool in_fp32 = false;      // it is given fp32 copies of bf16 tensors
+  Needs needs = {};          // the layer's; the fp32 copies are placed behind its workspace
   int64_t saved_offset = 0;  // in the frame
   int64_t shared_offset = 0;
-  std::vector<bool> wanted = {};  // per input: its gradient is needed
-  std::vector<bool> adds = {};    // per input: its gradient goes to a spare place and is added to what later readers left
-  bool adds_itself = false;       // of the first input: the layer does so
-  int maker = -1;                 // the node that makes the first input, where that is left unwritten
+  std::vector<bool> wanted = {};  // per input: whether its gradient is needed
+  std::vector<bool> adds = {};    // per input: whether its gradient is written to a spare place, then added to that of later readers
+  bool adds_itself = false;       // the layer itself adds to the gradient of its first input (Layer::adds)
+  int maker = -1;                 // where the first input is left unwritten: the node that makes it
 };
 
 struct SectionPlan {
@@ -43,7 +43,7 @@ struct SectionPlan {
   std::vector<Place> values, gradients;  // by value of the graph
   // Floats. The arena holds the workspace of the layers, and before it spare places for gradients that are to be added.
   int64_t frame = 0, spare_offset = 0, workspace_offset = 0, arena = 0, shared = 0;
-  int means = 0;  // of the loss, where its node is here
+  int means = 0;  // how many means the loss reports, where the section has the loss
 
   // Throws Error for a shape that was not planned.
   const std::vector<TensorSpec>& specs(const PassShape&) const;

@@ -1,6 +1,6 @@
 #pragma once
-// What a chunk reads of the data set: the columns that its section asks for by name, read ahead, cut into micro-batches and copied to the
-// device. Where the section ends with the loss, the source also knows what the loss is a mean over.
+// Feeds a chunk from the data set: loads the columns that its section asks for by name, ahead of time, cuts them into micro-batches and
+// copies them to the device. Where the section ends with the loss, the source also computes the denominator of its mean.
 #include <memory>
 #include <span>
 
@@ -22,7 +22,7 @@ class Source {
   // Copies the inputs of a pass of this shape, the current mini-batch's samples from `first_sample` on, to their places in the frame.
   void load(const Section&, int frame, int64_t first_sample, const PassShape&);
 
-  // Of the loss: what each of its means is taken over in the pass that was loaded last; empty elsewhere.
+  // The denominators of the loss's means in the pass that was loaded last; empty where the section has no loss.
   std::span<const double> counts() const { return {counts_.data(), counts_.size()}; }
   int64_t memory() const { return wide_.size(); }  // floats on the device
 
@@ -31,17 +31,17 @@ class Source {
   void count(const Section&, const PassShape&, int64_t first_sample, int64_t samples);
 
   Device device_;
-  std::vector<int> values_;        // of the graph, that are fed
-  std::vector<InputSpec> inputs_;  // what they are
+  std::vector<int> values_;        // values of the graph that come from the data set
+  std::vector<InputSpec> inputs_;  // their specs
   const Node* loss_ = nullptr;
   std::unique_ptr<Loader> loader_;
   PassShape minibatch_;
-  bool counted_ = false;       // scale_ is that of the mini-batch
-  std::vector<Tensor> x_;      // of the loss, on the host
+  bool counted_ = false;       // scale_ is set for this mini-batch
+  std::vector<Tensor> x_;      // inputs of the loss, on the host
   std::vector<double> counts_;
   HostMemory scale_;           // 1 / the mini-batch's count of the loss
-  Memory wide_;                // fp32 values of a pass that are stored otherwise
-  Event uploaded_;             // the copies so far: then the host may write to their places again
+  Memory wide_;                // values of a pass in fp32, before they are rounded to how they are stored
+  Event uploaded_;             // the copies so far are done: the host may overwrite what they read
 };
 
 }  // namespace pipecast

@@ -17,7 +17,7 @@ bool waits(Operation operation) {
 }  // namespace
 
 Stage::Stage(const Graph& graph, const StageOptions& options)
-    : options_(options), model_output_(int(graph.values().size()) - 1), prediction_(graph.prediction()), health_(options.device) {
+    : options_(options), prediction_(graph.prediction()), health_(options.device) {
   const Device d = options_.device;
   const std::string stage = "stage " + std::to_string(options_.index);
   std::vector<const Section*> sections;
@@ -243,11 +243,10 @@ void Stage::forward(const Instruction& i) {
     check_forward(i, frame);
   }
   measure(i);
-  if (has_loss(i)) finish_minibatch(i, frame);
+  if (has_loss(i)) after_loss(i, frame);
 }
 
-// What is known when the pass is through the model.
-void Stage::finish_minibatch(const Instruction& i, int frame) {
+void Stage::after_loss(const Instruction& i, int frame) {
   Chunk& c = chunk(i);
   if (feed_.on_prediction) hand_out_prediction(i, frame);
   if (!c.keep[size_t(frame)]) c.frames.release(frame);

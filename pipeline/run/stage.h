@@ -1,6 +1,6 @@
 #pragma once
-// One stage of the pipeline: the interpreter of its program. Its chunks have their sections of the model, frames and inputs; its weights and
-// the observers are parts of their own. It knows instructions, not methods.
+// One stage of the pipeline: it interprets its program, instruction by instruction, and knows nothing of methods. Each of its chunks has a
+// section of the model and the frames for passes in flight; StageWeights has the weights.
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -27,22 +27,22 @@ struct StageReport {
   int64_t skipped_updates = 0;
 };
 
-// Of the program's passes so far, on the stage that has the loss: for each of Layer::means() the sum, and what it is taken over. Passes whose
-// loss was not finite are in neither.
+// What the stage with the loss has added up in the program's passes so far: for each of Layer::means() the sum and its denominator. Passes
+// whose loss was not finite are left out of both.
 struct LossTotals {
   static constexpr size_t most = size_t(Section::loss_floats);
   std::array<double, most> sums = {}, counts = {};
 };
 
-// Where one run of programs takes its samples from.
+// What one run of the programs is given: samples, the positions that they have in the whole training, and who is told of it.
 struct Feed {
   bool training = true;
-  int64_t first_minibatch = 0, end_minibatch = 0;       // what the program's mini-batches are, counted over the whole training
+  int64_t first_minibatch = 0, end_minibatch = 0;       // the program's mini-batches are [first, end) of the training
   int64_t updates_per_epoch = 1;                        // for the learning-rate schedule
   const Batches* batches = nullptr;                     // each stage takes a copy
-  Track* track = nullptr;                               // each stage has its own, for what it does; null: nothing is recorded
-  std::function<void(int64_t minibatch)> on_minibatch;  // stage with the loss: after that of a mini-batch is known
-  std::function<void(const Tensor&)> on_prediction;     // stage with the loss, evaluation: what the loss is taken of, in fp32 on the host
+  Track* track = nullptr;                               // the stage's own timeline in the trace; null: nothing is recorded
+  std::function<void(int64_t minibatch)> on_minibatch;  // stage with the loss: called when the loss of a mini-batch is known
+  std::function<void(const Tensor&)> on_prediction;     // stage with the loss, in evaluation: the model's prediction, in fp32 on the host
 };
 
 class Stage {
@@ -50,19 +50,21 @@ class Stage {
   Stage(const Graph&, const StageOptions&);
   ~Stage();
 
-  // Messages to and from the neighbours; null at the ends of the model.
+  // Messages to and from the stages with the next and the previous piece; null where there is none.
   std::unique_ptr<Sender> activations_out, gradients_out;
   std::unique_ptr<Receiver> activations_in, gradients_in;
 
-  // A program that the audit accepts: what is received is used at once and what is made is sent at once, as the arena holds one pass.
+  // The audit must accept the program, which must outlive the run. The arena holds one pass, so what is received must be used at once and
+  // what is made sent at once.
   void begin(const Program&, Feed);
   bool done() const { return position_ == program_->size(); }
-  // Whether the next instruction would go on without waiting for another stage.
+  // Whether the next instruction would go on without waiting for another stage. Before a step with the norm of all stages it first hands
+  // out this stage's own norm.
   bool ready();
   // Carries out the next instruction.
   void advance();
 
-  // Of a chunk: its section, and the places of its weights and statistics, laid out as the section's segments are.
+  // A chunk's section; its latest weights and its statistics, both laid out as the section's segments.
   const Section& section(int chunk = 0) const { return chunks_[size_t(chunk)]->section; }
   float* latest(int chunk) const { return weights_->latest(chunk); }
   float* statistics(int chunk) const { return weights_->statistics(chunk); }
@@ -71,31 +73,32 @@ class Stage {
   int64_t updates() const { return weights_->updates(); }
   int frames() const;
   int copies() const { return weights_->copies(); }  // of the weights
-  // Of the gradient of the program's n-th update, from 1, before clipping; of 0 that of the last update before the program. Not finite
-  // where that update was skipped, and before the first of all. Other threads may ask for updates that are known to be done.
+  // The squared norm of this stage's gradient, before clipping, in the program's n-th update, counted from 1; n = 0: in the last update
+  // before the program. Not finite where that update was skipped, or where there was none. Other threads may ask for updates that are done.
   double square_sum(int64_t n) const { return square_sums_[size_t(n)]; }
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory: weights (both copies), stash, gradient, optimizer state and workspace with what looking back takes, frames
-  // with kept inputs, arena.
+  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, and the average for looking back; frames: with the
+  // inputs that are kept for recomputation.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
   };
   MemoryUse memory() const;
 
-  // All that the next run of a program reads of those before it; only between two runs. Tensors of float are as they lie in memory:
+  // Everything that training needs to go on; call it between two programs. The tensors, fp32 as they lie in memory:
   //   weights/NAME, state-K/NAME (the optimizer's buffer K), gradient/NAME (where a look-ahead reads the last one), average/NAME (of
   //   looking back), for each parameter, and statistics/NAME
-  //   counters (I64): updates, updates when it looked back last, updates left out, bits of the gradient's square sum
-  //   factors: of the last update's learning rate and gradient; prediction: the meter's sums
+  //   counters (I64): updates, updates when it looked back last, skipped updates, the bit pattern of the gradient's square sum (a double)
+  //   factors: of the last update's learning rate and gradient; prediction: the sums of the PredictionMeter
   // The predicted copy and the stash are not among them: a program makes them before it reads them.
   SafeTensors save() const;
-  // Into a stage that has not trained, from those of a whole trainer: each tensor from the stage that had it, what is the stage's own
-  // from the one that had its first parameter. Throws UsageError where a tensor is missing or has another shape.
+  // For a stage that has not trained. Takes what all stages of another trainer saved: each tensor is found in the stage that had it; the
+  // counters come from the old stage that had this stage's first parameter. Throws UsageError where a tensor is missing or has another
+  // shape.
   void restore(const std::vector<SafeTensors>&);
 
  private:
-  // What decides which kernels a pass of a section is, and on which memory they work.
+  // Two passes with the same key launch the same kernels on the same memory, so that one recording serves both (cuda_graphs).
   struct PassKey {
     Operation operation;
     bool training;
@@ -107,12 +110,12 @@ class Stage {
   struct Chunk {
     Section section;
     Source source;
-    Frames frames, kept;       // passes in flight, and those of which only the inputs are kept
-    std::vector<bool> keep;    // by frame: beyond its forward
-    int64_t input_floats = 0;  // of one pass
-    Memory inputs = {};        // of the passes in `kept`
-    std::vector<int> values = {};  // that those are: the fed ones and the inputs
-    int64_t spoiled = -1;      // the last mini-batch with a forward that was not finite
+    Frames frames, kept;           // frames: of passes that keep their activations; kept: places of passes that keep only their inputs
+    std::vector<bool> keep;        // by frame: whether the forward that has it keeps its activations
+    int64_t input_floats = 0;      // kept inputs of one pass
+    Memory inputs = {};            // the kept inputs of all passes in `kept`
+    std::vector<int> values = {};  // the values that are kept as inputs: those from the data set and from the previous piece
+    int64_t spoiled = -1;          // the last mini-batch in which a forward made a value that is not finite
   };
   struct Backward {
     Instruction pass;
@@ -136,7 +139,7 @@ class Stage {
   PassKey key(const Instruction&, int frame) const;
   void section_forward(const Instruction&, int frame);
   void forward(const Instruction&);
-  void finish_minibatch(const Instruction&, int frame);
+  void after_loss(const Instruction&, int frame);
   void send_activation(const Instruction&);
   void recompute(const Instruction&);
   void backward(const Instruction&, Half);
@@ -157,30 +160,32 @@ class Stage {
   Diverged fault_in_backward(const Backward&);
 
   StageOptions options_;
-  int model_output_, prediction_;  // values
+  int prediction_;  // the value of the graph that the loss reads
   std::vector<std::unique_ptr<Chunk>> chunks_;
   Replays<PassKey> replays_;
   std::unique_ptr<StageWeights> weights_;
-  Memory statistics_before_, sums_before_;  // NonFinite::skip: what a mini-batch found, what a pass found
+  // To go back to, with NonFinite::skip: the statistics before the mini-batch, the loss's sums before the pass.
+  Memory statistics_before_, sums_before_;
   std::optional<PredictionMeter> meter_;
-  Frames measured_{0, ""};  // by place in the meter
+  Frames measured_{0, ""};  // which pass has which slot of the meter
   std::vector<float> host_prediction_;
   std::vector<Bfloat16> host_rounded_prediction_;
-  std::vector<Tensor> message_;
+  std::vector<Tensor> message_;  // the tensors of the message at hand
 
   const Program* program_ = nullptr;
   size_t position_ = 0;
   Feed feed_;
   std::optional<Batches> batches_;
-  std::array<double, LossTotals::most> counts_ = {};  // of the loss, see LossTotals
+  std::array<double, LossTotals::most> counts_ = {};  // see LossTotals
   Health health_;
-  std::optional<Backward> unchecked_;  // of the gradient at hand, a backward whose share in it has not been looked at by itself
-  int64_t norm_of_ = -1;               // the update whose gradient's square sum is known
+  std::optional<Backward> unchecked_;  // the last backward whose gradients have not been checked for values that are not finite
+  int64_t norm_of_ = -1;               // the update that square_sum_ belongs to; -1: none
   double square_sum_ = std::nan("");
   std::vector<double> square_sums_{std::nan("")};  // see square_sum()
   int64_t first_update_ = 0;                       // updates before the program
   int64_t skipped_ = 0;                            // updates since the last report
-  std::chrono::duration<double> busy_{}, waited_{};  // waited_: of it, for the others' norms
+  std::chrono::duration<double> busy_{};
+  std::chrono::duration<double> waited_{};  // of the current instruction, for other stages' norms; not counted as busy
 };
 
 }  // namespace pipecast

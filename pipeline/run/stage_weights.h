@@ -13,27 +13,27 @@
 
 namespace pipecast {
 
-// What else of a stage goes into its counters in a checkpoint.
+// Numbers of the stage that a checkpoint keeps beside the weights' own.
 struct StageCounters {
-  int64_t skipped = 0;     // updates left out since the last report
-  double square_sum = 0;   // of the last gradient
+  int64_t skipped = 0;    // updates skipped since the last report
+  double square_sum = 0;  // of the last gradient
 };
 
 class StageWeights {
  public:
-  // sections: of the stage's chunks.
+  // sections: one per chunk of the stage.
   StageWeights(const StageOptions&, const std::vector<const Section*>& sections);
 
   const ParameterStore& store() const { return store_; }
   int64_t size() const { return buffers_.n; }                               // floats of one copy
   int copies() const { return store_.copies() + options_.stash_slots; }     // of the weights
-  // Of a chunk: where its weights and statistics lie, laid out as its section's segments are.
+  // A chunk's weights, gradient and statistics, laid out as its section's segments.
   float* latest(int chunk) const { return store_.latest() + chunks_[size_t(chunk)].parameters; }
   float* gradient(int chunk) const { return store_.gradient() + chunks_[size_t(chunk)].parameters; }
   float* statistics(int chunk) const { return statistics_.data() + chunks_[size_t(chunk)].statistics; }
   const Binding& gradient_binding(int chunk) const { return chunks_[size_t(chunk)].gradient; }
   const Binding& statistic_binding(int chunk) const { return chunks_[size_t(chunk)].statistic_binding; }
-  // The copy that an instruction reads: its chunk's, and as one flat buffer.
+  // The copy of the weights that an instruction reads: its chunk's part of it, and the whole flat buffer.
   const Binding& read(const Instruction&) const;
   const float* flat(const Instruction&) const;
 
@@ -42,9 +42,9 @@ class StageWeights {
   // Before each backward: the first one after an update begins a new sum.
   void begin_gradient();
   void clear_gradient();
-  // One update, and with `ahead` in the same pass over memory the prediction. gradient_norm is what clipping compares.
+  // One update; with `ahead`, the prediction too, in the same kernel. gradient_norm: compared with the norm to clip to.
   void step(float rate_scale, int late, double gradient_norm, std::optional<int> ahead);
-  // Weights and state stay as they are. The update counts: versions, learning rates and look-aheads are those that the program is made for.
+  // An update that changes neither weights nor state, but is counted: versions, learning rates and look-aheads stay those of the program.
   void skip(float rate_scale);
   void predict(int ahead);
   void look_back(int updates);
@@ -54,7 +54,7 @@ class StageWeights {
   int64_t stash_floats() const { return stash_.size(); }
   int64_t state_floats() const { return state_.size() + scratch_.size() + average_.size(); }
 
-  // See Stage::save. restore() takes each tensor from the stage that had it, and what is a stage's own from `own`.
+  // See Stage::save and restore(). own: the stage that had this one's first parameter, for the counters.
   void save(SafeTensors&, const StageCounters&) const;
   StageCounters restore(const std::vector<SafeTensors>& stages, const SafeTensors& own);
   // Of the stages in a checkpoint, the one that had this stage's first parameter.
@@ -69,8 +69,8 @@ class StageWeights {
 
   LookAhead look_ahead(int ahead);
   bool keeps_gradient() const { return options_.optimizer->looks_at_gradient(options_.look_ahead); }
-  // Calls visit(tensor's name in a checkpoint, its shape, its place) for the parameters in one flat buffer, or for all that is kept but the
-  // average, which another partition may lack.
+  // Call visit(tensor's name in a checkpoint, its shape, pointer): for the parameters in one flat buffer, and for everything that a
+  // checkpoint keeps but the average, which another partition may lack.
   template <class Visit>
   void each_parameter(const std::string& kind, float* buffer, const Visit& visit) const;
   template <class Visit>

@@ -1,6 +1,6 @@
 #pragma once
-// What the stages of a run did, and when: an event per instruction, for a file that opens in Perfetto. A stage has a track, whose memory is
-// taken before the stages start. The times are the host's: on a GPU those at which a stage handed out the work, which runs later.
+// Records what the stages of a run did and when, an event per instruction, as a file that opens in Perfetto. Each stage has a track, which
+// is allocated before the stages start. The times are the host's: on a GPU a stage hands out the work then, and it runs later.
 #include <atomic>
 #include <chrono>
 #include <optional>
@@ -11,17 +11,17 @@
 
 namespace pipecast {
 
-// What a stage spends time on for an instruction: carrying it out, waiting for what it takes, and for a step the norm of its gradient,
-// which others may wait for.
+// What a stage spends the time of an instruction on: carrying it out, waiting for a message or a free place, or, in a step, the norm of the
+// gradient, for which it may wait for other stages.
 enum class Spent { instruction, wait, norm };
 
-// Of one stage, whose thread alone writes to it.
+// The events of one stage. Only the stage's thread writes to it.
 class Track {
  public:
   using Clock = std::chrono::steady_clock;
 
   void begin() { begin_ = Clock::now(); }
-  // For what the time went since begin(), or since the call before. updates: those that the stage has done by now.
+  // Says what the time since begin(), or since the last add(), was spent on. updates: how many the stage has made by now.
   void add(Spent, const Instruction&, int64_t updates);
   // An instruction is done.
   void finish(const Instruction&, int64_t updates);
@@ -38,23 +38,23 @@ class Track {
   bool keeps(const Instruction&) const;
 
   Clock::time_point begin_;
-  int64_t first_minibatch_ = 0;  // what mini-batch 0 of the program is
-  int64_t from_ = 0, to_ = 0;    // the mini-batches of which events are kept
+  int64_t first_minibatch_ = 0;  // mini-batch 0 of the program is this one of the run
+  int64_t from_ = 0, to_ = 0;    // events of mini-batches [from, to) are kept
   std::vector<Event> events_;
   std::atomic<int64_t> left_ = 0;  // instructions of the program that are to be recorded
 };
 
 class Trace {
  public:
-  // Of mini-batches [begin, end), counted over the run.
+  // Records mini-batches [begin, end) of the run.
   Trace(int stages, int64_t begin, int64_t end);
 
-  // Takes the memory for what the programs do, whose mini-batch 0 is the run's `first_minibatch`. While no stage runs.
+  // Allocates memory for the events of these programs, whose mini-batch 0 is the run's `first_minibatch`. Call it while no stage runs.
   void expect(const std::vector<Program>&, int64_t first_minibatch);
   Track& track(int stage) { return tracks_[size_t(stage)]; }
-  // Whether all is recorded. From then on the tracks are left alone, whatever the stages do.
+  // Whether everything is recorded. From then on the stages no longer write to the tracks.
   bool complete() const;
-  // What is recorded so far, once it is complete or no stage runs: an array of events in Chrome's format.
+  // The events so far, as a JSON array in Chrome's trace format. Call it once complete() or while no stage runs.
   std::string json() const;
 
  private:

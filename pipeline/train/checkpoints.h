@@ -13,12 +13,12 @@ class CheckpointWriter {
   // The last `keep` checkpoints are kept, and the best one. `metrics` is on the disk before a checkpoint that counts its bytes.
   CheckpointWriter(const std::string& folder, int keep, const Metrics& metrics) : store_(folder), keep_(keep), metrics_(metrics) {}
 
-  // Returns while a thread of its own writes, once the checkpoint before is written; throws Error where that could not be. What was
-  // complete before stays so.
+  // Waits until the previous checkpoint is written, then returns while a thread writes this one. Throws Error where the previous one could
+  // not be written. Complete checkpoints stay complete.
   void write(Checkpoint, std::optional<int64_t> best);
-  // Waits for the last one; throws Error where it could not be written.
+  // Waits until the last one is written; throws Error where it could not be.
   void finish();
-  // Removes what is not kept: the newest is that of mini-batch `newest`.
+  // Removes the checkpoints that are not kept. newest: the mini-batch of the newest one.
   void prune(int64_t newest, std::optional<int64_t> best) const;
 
  private:

@@ -63,9 +63,9 @@ Json json_of(const EpochRow& row) {
 }  // namespace
 
 void check_stops(const Trainer& trainer, const RunOptions& options, int64_t per_epoch) {
-  if (trainer.options().programs.empty()) return;
   const Stops stops(options, per_epoch);
-  for (int64_t at = 0; at < stops.end(); at = stops.after(at)) trainer.check_minibatches(stops.after(at) - at);
+  trainer.check_size(stops.after(0));  // no way from a stop to the next is longer than the first
+  for (int64_t minibatches : stops.intervals()) trainer.check_minibatches(minibatches);
 }
 
 double memory_mebibytes(const StageSummary& stage) {

@@ -1,5 +1,5 @@
 #pragma once
-// The epoch loop: trains a trainer to its last epoch, with evaluations, metrics, checkpoints, interruption and resuming. The piece to embed
+// The epoch loop: runs a trainer to its last epoch, with evaluations, metrics, checkpoints, interruption and resuming. The class to embed
 // for a whole run; Trainer::train() alone trains a number of mini-batches.
 //
 //   Trainer trainer(std::move(model), options, train.shapes());         // and those of `test`
@@ -7,7 +7,7 @@
 //   observer.on_epoch = [](const EpochRow& row) { std::printf("%lld: %.4f\n", (long long)row.epoch, row.train_loss); };
 //   EpochLoop loop(trainer, train, test, {.epochs = 10}, observer, RunFolder("runs/mine"));
 //   loop.begin({.version = "1"});
-//   std::optional<RunResult> result = loop.run();                       // empty: observer.stop_requested said so
+//   std::optional<RunResult> result = loop.run();                       // empty: it was stopped by observer.stop_requested
 //
 // and to go on later, in another process, with a trainer made in the same way:
 //
@@ -48,18 +48,18 @@ struct EvaluatedStage {
 struct EpochRow {
   int64_t epoch = 0;  // from 1
   double train_loss = 0;
-  // Where the epoch ends with an evaluation. The test's are missing where the loss of training was not finite.
+  // Set where the epoch ends with an evaluation; the test's only where the training loss was finite.
   std::optional<double> train_accuracy, test_loss, test_accuracy;
   std::vector<EvaluatedStage> stages;
   double samples_per_second = 0, seconds = 0;  // of training alone
   float learning_rate = 0;                     // of the epoch's last update
 };
 
-// Where the run will stop because it was asked to.
+// Where a run that was asked to stop will do so.
 struct StopNotice {
-  int64_t minibatch = 0, left = 0;  // the mini-batch after which the pipeline drains, and how many there are until then
-  double seconds = 0;               // estimated until then
-  bool is_end = false;              // the run is done there
+  int64_t minibatch = 0, left = 0;  // the mini-batch after which the pipeline drains, and how many are left until then
+  double seconds = 0;               // an estimate of the time until then
+  bool is_end = false;              // that is the end of the run anyway
 };
 
 struct RunProgress {
@@ -67,16 +67,15 @@ struct RunProgress {
   double samples_per_second = 0, seconds_left = 0;
 };
 
-// What a caller wants to see of a run, and its wish to stop. Each may be empty. Calls come one at a time, also from a stage's thread; what
-// they throw ends the run.
+// Callbacks of a run; each may be empty. They are called one at a time, possibly from a stage's thread. An exception from one ends the run.
 struct RunObserver {
-  std::function<bool()> stop_requested;            // asked after each mini-batch; once it says yes, the run stops at its next checkpoint
-  std::function<void(const StopNotice&)> on_stop;  // when that is first seen, unless the pipeline is drained already
+  std::function<bool()> stop_requested;            // called after each mini-batch; once it returns true, the run stops at its next checkpoint
+  std::function<void(const StopNotice&)> on_stop;  // called when it first returned true, unless the pipeline is drained already
   std::function<void()> on_minibatch;              // EpochLoop::progress() and Trainer::mean_loss() may be asked in it
   std::function<void(const StepRow&)> on_step;
   std::function<void(const EpochRow&)> on_epoch;
-  // All lines of the metrics, "done" among them, before that one is in the file: other files of a finished run are written here, so that
-  // a run that says "done" has all of them.
+  // Called with all lines of the metrics before the last one, "done", is written to the file. Write other files of a finished run here:
+  // then a run whose metrics say "done" has all its files.
   std::function<void(const std::vector<nlohmann::ordered_json>&)> before_done;
 };
 
@@ -87,29 +86,29 @@ struct Resumed {
 
 class EpochLoop {
  public:
-  // What is given by reference must outlive it; the trainer has not trained. With a folder the run's files are written there
-  // (run_folder.h); it is made, and locked until the loop ends. Throws UsageError where another process trains into it, or where a
-  // program of the trainer's does not fit the stops.
+  // What is passed by reference must outlive the loop; the trainer must not have trained. With a folder the run's files are written there
+  // (run_folder.h); it is created, and locked until the loop ends. Throws UsageError where another process trains into it, or where the
+  // trainer's programs do not fit the evaluations and checkpoints.
   EpochLoop(Trainer&, const Batches& train, const Batches& test, const RunOptions&, RunObserver = {}, std::optional<RunFolder> = {});
   EpochLoop(const EpochLoop&) = delete;
 
-  // First of all one of these two. begin() removes an earlier run's files from the folder. `configuration` is the text of its file
+  // Call one of these two first. begin() removes an earlier run's files from the folder. configuration: the text for the folder's file
   // `config`.
   void begin(const RunOrigin&, const std::string& configuration = "");
-  // Throws UsageError, and changes nothing, where the checkpoint is not of such a run: another identity, an option that must stay as it
-  // was, fewer epochs than are trained.
+  // Throws UsageError, and changes nothing, where the checkpoint is of another run: another identity, an option changed that must not
+  // change, or fewer epochs than are already trained.
   Resumed resume(const RunOrigin&, const Checkpoint&, const std::string& configuration = "");
 
-  // Trains to the end, once. Empty where it was interrupted: the checkpoint is on the disk then, if there is a folder. Throws Diverged
-  // where training came to nothing, after a line of the metrics that says so.
+  // Trains to the end; call it once. Empty where it was interrupted: the checkpoint is then on the disk, if there is a folder. Throws
+  // Diverged where training cannot go on, after a line of the metrics that says so.
   std::optional<RunResult> run();
 
-  // The run as it is now, to go on from: before or after run().
+  // The state of the run, to go on from. Call it before or after run().
   Checkpoint checkpoint();
   RunProgress progress() const;
   int64_t minibatches() const { return at_.minibatches; }  // trained so far, over the whole run
   int64_t end() const { return stops_.end(); }
-  const std::vector<StageSummary>& stages() const { return stages_; }  // as they were before training
+  const std::vector<StageSummary>& stages() const { return stages_; }  // before training
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -144,10 +143,10 @@ class EpochLoop {
   RunOrigin origin_;
   std::vector<StageSummary> stages_;
   Progression at_;
-  Mark at_fill_;  // of the samples since the last evaluation, those before the pipeline was filled
+  Mark at_fill_;  // the samples since the last evaluation that were trained before the pipeline was full
   Clock::time_point begin_ = Clock::now(), filled_, epoch_start_;
-  double seconds_before_ = 0;  // of the run, before this process
-  bool announced_ = false;     // that it stops
+  double seconds_before_ = 0;  // that the run took in earlier processes
+  bool announced_ = false;     // on_stop was called
   std::optional<Trace> trace_;
   bool tracing_ = false;  // there is more to record or to write
   std::optional<Metrics> metrics_;

@@ -32,9 +32,10 @@ void Metrics::cut(int64_t bytes) {
   char last = 0;
   if (bytes > 0 && (pread(file_, &last, 1, bytes - 1) != 1 || last != '\n'))
     throw UsageError("file '" + path_ + "' does not begin with the lines that it had when the checkpoint was made; put it back as it was");
+  std::vector<nlohmann::ordered_json> lines = read_metrics(path_, bytes);
   if (ftruncate(file_, bytes) != 0) fail();
   bytes_ = bytes;
-  lines_ = read_metrics(path_);
+  lines_ = std::move(lines);
 }
 
 void Metrics::write(nlohmann::ordered_json line) {

@@ -1,6 +1,6 @@
 #pragma once
-// A run's metrics.jsonl while the run writes it: each line is in the file as soon as it is known. The file is locked meanwhile, so that
-// no two processes train into one folder. Without a file the lines are kept in memory only.
+// Writes a run's metrics.jsonl; each line is in the file as soon as it is known. The file is locked meanwhile, so that no two processes
+// train into one folder. Without a file the lines are kept in memory only.
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -11,17 +11,17 @@ namespace pipecast {
 class Metrics {
  public:
   Metrics() = default;  // in memory only
-  // Makes the file where there is none and leaves what is in it. Throws UsageError where another process writes it.
+  // Opens the file and keeps its lines, or creates it. Throws UsageError where another process writes it.
   explicit Metrics(std::string path);
   ~Metrics();
   Metrics(const Metrics&) = delete;
 
-  // Keeps the first `bytes` bytes of the file; of lines in memory, none. Throws UsageError, and changes nothing, where there are fewer or they
-  // do not end with a line.
+  // Cuts the file to its first `bytes` bytes and drops all lines in memory. Throws UsageError, and changes nothing, where the file is
+  // shorter or the cut would not be at the end of a line.
   void cut(int64_t bytes);
   void write(nlohmann::ordered_json line);
   int64_t bytes() const { return bytes_; }
-  void sync() const;  // what was written outlives a failure of the machine; may be called by another thread
+  void sync() const;  // returns when all lines are on the disk; may be called by another thread
   const std::vector<nlohmann::ordered_json>& lines() const { return lines_; }
 
  private:

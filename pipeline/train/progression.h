@@ -1,21 +1,24 @@
 #pragma once
-// Where a run is and where it stops: numbers only, no trainer and no files.
+// The position of a run and the points at which it drains: numbers only, no trainer and no files.
 #include <cstdint>
+#include <vector>
 
 #include "pipeline/train/run_options.h"
 
 namespace pipecast {
 
-// The mini-batches at which the pipeline drains, whatever happens: evaluations and checkpoints. Counted over the whole run; mini-batch n
-// stands for "after n mini-batches".
+// The points at which the pipeline drains: evaluations and checkpoints. They do not depend on interruptions. Stop n means "after n
+// mini-batches of the whole run".
 class Stops {
  public:
-  // per_epoch: mini-batches.
+  // per_epoch: mini-batches. Throws UsageError for numbers that are out of range.
   Stops(const RunOptions&, int64_t per_epoch);
   int64_t end() const { return end_; }     // of the run
   int64_t after(int64_t minibatch) const;  // the next stop behind it, at most end()
   bool evaluates(int64_t stop) const;      // whether the test data is evaluated at this stop
   bool stops(int64_t minibatch) const;     // whether this is a stop; 0 is one
+  // Every stop but the end is a multiple of one of these, and so is the end.
+  std::vector<int64_t> intervals() const;
 
  private:
   int64_t span_, every_, end_;
@@ -23,21 +26,21 @@ class Stops {
 
 struct Mark {
   int64_t samples = 0;
-  double counted = 0;  // what the loss is summed over: samples, or tokens; see Layer::means()
-  double loss = 0;     // that sum
+  double counted = 0;  // the denominator of the mean loss: samples, or tokens; see Layer::means()
+  double loss = 0;     // the sum of the losses
 };
 
-// What of a run outlives a drain of the pipeline, beside the trainer's state. A checkpoint's description holds it.
+// What a run must remember at a drain, beside the trainer's state. It is in a checkpoint's description.
 struct Progression {
   int64_t minibatches = 0;  // trained
   // Since the last evaluation.
   Mark trained, step, epoch;  // so far, at the last logged step, at the end of the last epoch
-  double hits = 0, hits_counted = 0;  // the sum behind the accuracy, and what it is taken over
+  double hits = 0, hits_counted = 0;  // numerator and denominator of the accuracy
   double epoch_seconds = 0;
   double seconds = 0;                       // of the run
-  double test_loss = 0, test_accuracy = 0;  // of the last evaluation; not a number where the loss reports no accuracy
-  int64_t best = 0;                         // the evaluation with the best test accuracy, else loss: its mini-batch; 0: there was none yet
-  double best_accuracy = 0;                 // of it, or minus its loss
+  double test_loss = 0, test_accuracy = 0;  // of the last evaluation; the accuracy is NaN where the loss reports none
+  int64_t best = 0;                         // the stop with the best test accuracy (or loss, without accuracy); 0: none yet
+  double best_accuracy = 0;                 // its accuracy, or minus its loss
 
   // Takes an evaluation's result and begins the counts since it anew.
   void evaluated(double loss, double accuracy);

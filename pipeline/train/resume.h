@@ -1,5 +1,5 @@
 #pragma once
-// What a run must have in common with the one that it goes on from.
+// What must be the same, and what may change, when a run is resumed.
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -13,7 +13,7 @@ namespace pipecast {
 
 using NamedValues = std::vector<std::pair<std::string, std::string>>;
 
-// What a run says of itself in its checkpoints and in the first line of its metrics.
+// The description of a run in its checkpoints and in the first line of its metrics.
 struct RunOrigin {
   std::string version;  // of the program that trains
   NamedValues options;  // all that say what the run is, by the names of the command's options
@@ -24,7 +24,7 @@ struct RunOrigin {
   std::map<std::string, std::string> weights_metadata = {{"format", "pt"}};  // what weights.safetensors says of itself
 };
 
-// What of a checkpoint's description does not change while the run goes on.
+// The part of a checkpoint's description that is the same in all checkpoints of a run.
 nlohmann::ordered_json description(const RunOrigin&);
 // The whole description. Throws UsageError where another version wrote it.
 nlohmann::ordered_json description(const Checkpoint&);
@@ -35,7 +35,7 @@ void check_identity(const nlohmann::ordered_json& before, const nlohmann::ordere
 struct Change {
   std::string option, before, now;
 };
-// The options whose values differ. Throws UsageError naming those that a run cannot change on its way.
+// The options whose values differ. Throws UsageError naming those that cannot be changed when a run is resumed.
 std::vector<Change> changes(const nlohmann::ordered_json& before, const NamedValues& now);
 
 // Why a run with these changes does not end, bit for bit, as one does that had its options from the beginning; "" where it does.

@@ -1,5 +1,6 @@
 #include "pipeline/train/run_folder.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -22,6 +23,17 @@ bool began_and_ended(const RunFolder& folder) {
 }
 
 }  // namespace
+
+bool RunFolder::owns(const std::string& path) const {
+  const auto real = [](const std::string& name) {
+    std::error_code ignored;
+    return fs::weakly_canonical(fs::absolute(name), ignored);
+  };
+  const fs::path file = real(path), folder = real(checkpoints());
+  for (const std::string& own : {config(), metrics(), weights(), report(), trace(), log()})
+    if (file == real(own)) return true;
+  return std::mismatch(folder.begin(), folder.end(), file.begin(), file.end()).first == folder.end();
+}
 
 void RunFolder::check_free(bool overwrite) const {
   std::error_code ignored;

@@ -17,17 +17,20 @@ class RunFolder {
   std::string trace() const { return path_ + "/trace.json"; }
   std::string log() const { return path_ + "/log.txt"; }  // what a run printed that another command started
 
+  // Whether the path leads to one of these files, or into the checkpoints, there or not.
+  bool owns(const std::string& path) const;
+
   // Throws UsageError where a run must not be written: over another run unless `overwrite`, over anything else never.
   void check_free(bool overwrite) const;
   // Throws UsageError where no finished run is.
   void check_finished() const;
   // Throws UsageError where no run is that could go on.
   void check_resumable() const;
-  // Makes the folder and leaves what is in it.
+  // Creates the folder if it is missing; keeps what is in it.
   void make() const;
-  // Makes the folder, without the files of an earlier run, and writes the configuration and metrics without a line.
+  // Creates the folder or removes an earlier run's files from it; writes the configuration and an empty metrics file.
   void create(const std::string& configuration) const;
-  // Writes the configuration that the run goes on with and removes what only a finished run has.
+  // For resuming: writes the configuration and removes the files that only a finished run has.
   void reopen(const std::string& configuration) const;
 
  private:

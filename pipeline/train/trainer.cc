@@ -154,10 +154,12 @@ Outcome Trainer::Parts::run(const Batches& data, Feed feed, int64_t begin, int64
 Outcome Trainer::train(const Batches& data, int64_t begin, int64_t end, const std::function<void(int64_t)>& progress) {
   Parts& p = *parts_;
   check_minibatches(end - begin);
+  check_batches(data);
   Setting setting;
   setting.minibatches = end - begin, setting.done = begin;
   p.programs = programs_of(p.options, setting, data.per_epoch());
   p.updates = updates_before_loss(p.programs, p.options.micro_batches);
+  p.updated = 0;
   if (p.trace) p.trace->expect(p.programs, begin);
   Feed feed;
   feed.updates_per_epoch = data.per_epoch();
@@ -177,6 +179,18 @@ void Trainer::check_minibatches(int64_t count) const {
                      " are trained from one evaluation or checkpoint to the next: make the one a multiple of the other");
 }
 
+void Trainer::check_batches(const Batches& data) const {
+  check_training(parts_->graph, data.shapes(), parts_->options.micro_batches);
+}
+
+void Trainer::check_size(int64_t count) const {
+  const TrainerOptions& o = parts_->options;
+  Setting setting;
+  setting.stages = o.stages, setting.minibatches = count, setting.micro_batches = o.micro_batches;
+  setting.chunks = int(parts_->partition.size()) / o.stages;
+  check_setting(setting);
+}
+
 void Trainer::record(Trace* trace) { parts_->trace = trace; }
 
 MeanLoss Trainer::loss_so_far() {
@@ -191,6 +205,7 @@ double Trainer::gradient_norm() const {
 }
 
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* prediction) {
+  check_size(data.per_epoch());
   Parts& p = *parts_;
   p.programs.clear();
   Setting setting;

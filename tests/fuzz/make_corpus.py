@@ -82,6 +82,9 @@ slopes.putdata([(x * 7, y * 9, 255 - 4 * (x + y)) for y in range(26) for x in ra
 for name, options in (("", {}), ("_progressive", {"progressive": True})):
     write("picture", f"slopes{name}.jpg", encoded(slopes, "JPEG", quality=90, **options))
     write("picture", f"slopes{name}_restarts.jpg", encoded(slopes, "JPEG", quality=90, restart_marker_blocks=1, **options))
+edge = Image.new("RGB", (16, 8), "blue")
+edge.paste("red", (14, 0, 16, 8))
+write("picture", "edge_422.jpg", encoded(edge, "JPEG", quality=90, subsampling="4:2:2"))
 
 def png_rows(depth, kind, interlaced, rows, colours=b""):
     """9 x 7, without a filter on any row."""

@@ -1,5 +1,5 @@
-// Large pictures are left out: they take longer and no other path. Each file is given as it is, and with the checksums of a PNG's chunks made
-// right: what is changed in it would be refused for them otherwise.
+// Large pictures are left out: they take longer and no other path. Each file is given as it is, and with the checksums of a PNG's chunks
+// made right: what is changed in it would be refused for them otherwise.
 #include "data/picture.h"
 
 #include <vector>

@@ -1,5 +1,5 @@
-// What a PNG's checksums keep from the decoder otherwise: any header, palette and rows. The input is 13 bytes of IHDR, one byte for the number
-// of colours, the colours, and the rows, which are put into a PNG that is whole.
+// What a PNG's checksums keep from the decoder otherwise: any header, palette and rows. The input is 13 bytes of IHDR, one byte for the
+// number of colours, the colours, and the rows, which are put into a PNG that is whole.
 #include <algorithm>
 #include <vector>
 

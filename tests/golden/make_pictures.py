@@ -25,7 +25,7 @@ def with_orientation(file, orientation):
 
 tensors = {}
 for name in ("rgb.png", "palette.png", "grey.png", "bits.png", "exif.png", "baseline.jpg", "full.jpg", "progressive.jpg", "grey.jpg",
-             "cmyk.jpg", "cmyk_no_adobe.jpg", "cmyk_transform_1.jpg", "cmyk_transform_2.jpg", "exif.jpg"):
+             "cmyk.jpg", "cmyk_no_adobe.jpg", "cmyk_transform_1.jpg", "cmyk_transform_2.jpg", "edge_422.jpg", "exif.jpg"):
     tensors[name] = pixels(Image.open(CORPUS / name))
 tensors["exif.png upright"] = pixels(ImageOps.exif_transpose(Image.open(CORPUS / "exif.png")))
 for orientation in range(1, 9):

@@ -9,12 +9,12 @@
 namespace pipecast {
 namespace {
 
-// A channel: as many places in memory as messages may be under way, taken in advance, and a condition variable.
+// A channel: a ring of slots, each with room for the largest message. One thread sends and one receives.
 class Mailbox {
  public:
   explicit Mailbox(const ChannelMemory& m)
-      : capacity_(m.capacity), floats_(m.floats), memory_(m.device, m.floats * m.capacity), places_(size_t(m.capacity)) {
-    for (Place& place : places_) place.full = Event(m.device), place.free = Event(m.device);
+      : capacity_(m.capacity), slot_floats_(m.floats), memory_(m.device, m.floats * m.capacity), slots_(size_t(m.capacity)) {
+    for (Slot& slot : slots_) slot.filled = Event(m.device), slot.emptied = Event(m.device);
   }
 
   bool can_send() {
@@ -32,31 +32,39 @@ class Mailbox {
     wait([this] { return sent_ > received_; });
   }
 
-  // Only one thread sends and only one receives, so a place that was found free or full stays so while it is copied. On a GPU it was
-  // found so of work that may not have run yet: the place's events put the two streams' copies in order, and no thread waits for them.
+  // The sender alone changes sent_, the receiver alone received_, so a slot that is free or full stays so while it is copied. On a GPU the
+  // counts are those of copies that were put on a stream, and may not have run: the slot's events make the other stream wait for them.
   void send(Device device, Tag tag, std::span<const Tensor> tensors) {
     wait_to_send();
-    Place& place = place_of(sent_);
-    float* to = memory_.data() + sent_ % capacity_ * floats_;
-    place.free.hold_back(device);
-    for (const Tensor& t : tensors) copy(device, to, t.data, t.bytes()), to += aligned(t.floats());
-    place.full.set(device);
-    place.tag = tag;
+    Slot& slot = slot_of(sent_);
+    require_room(tensors);
+    slot.emptied.hold_back(device);
+    float* to = floats_of(sent_);
+    for (const Tensor& t : tensors) {
+      copy(device, to, t.data, t.bytes());
+      to += aligned(t.floats());
+    }
+    slot.filled.set(device);
+    slot.tag = tag;
     std::lock_guard lock(mutex_);
     ++sent_;
-    changed_.notify_one();
+    changed_.notify_one();  // one is enough: sender and receiver never wait at the same time
   }
 
   void receive(Device device, Tag tag, std::span<const Tensor> tensors) {
     wait_to_receive();
-    Place& place = place_of(received_);
-    if (place.tag != tag)
-      throw Error("a stage expected the message of " + to_string(tag) + " and got that of " + to_string(place.tag) +
+    Slot& slot = slot_of(received_);
+    if (slot.tag != tag)
+      throw Error("a stage expected the message of " + to_string(tag) + " and got that of " + to_string(slot.tag) +
                   ": the stages' programs do not match");
-    const float* from = memory_.data() + received_ % capacity_ * floats_;
-    place.full.hold_back(device);
-    for (const Tensor& t : tensors) copy(device, t.data, from, t.bytes()), from += aligned(t.floats());
-    place.free.set(device);
+    require_room(tensors);
+    slot.filled.hold_back(device);
+    const float* from = floats_of(received_);
+    for (const Tensor& t : tensors) {
+      copy(device, t.data, from, t.bytes());
+      from += aligned(t.floats());
+    }
+    slot.emptied.set(device);
     std::lock_guard lock(mutex_);
     ++received_;
     changed_.notify_one();
@@ -69,23 +77,32 @@ class Mailbox {
   }
 
  private:
-  struct Place {
+  struct Slot {
     Tag tag;
-    Event full, free;  // its message has been copied into it; out of it
+    Event filled;   // the sender's copies into it are done
+    Event emptied;  // the receiver's copies out of it are done
   };
 
   template <class Ready>
   void wait(Ready ready) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return closed_ || ready(); });
-    if (closed_) throw Error("the neighbouring stage stopped");
+    if (closed_) throw Error("another stage failed, and the run was stopped");
   }
 
-  Place& place_of(int64_t message) { return places_[size_t(message % capacity_)]; }
+  // message: its number, counted from 0.
+  Slot& slot_of(int64_t message) { return slots_[size_t(message % capacity_)]; }
+  float* floats_of(int64_t message) const { return memory_.data() + message % capacity_ * slot_floats_; }
+  void require_room(std::span<const Tensor> tensors) const {
+    int64_t floats = 0;
+    for (const Tensor& t : tensors) floats += aligned(t.floats());
+    if (floats > slot_floats_)
+      throw Error("a message of " + std::to_string(floats) + " floats does not fit the channel's slots of " + std::to_string(slot_floats_));
+  }
 
-  int64_t capacity_, floats_;
-  Memory memory_;  // of the places, one after another
-  std::vector<Place> places_;
+  int64_t capacity_, slot_floats_;
+  Memory memory_;  // of the slots, one after another
+  std::vector<Slot> slots_;
   int64_t sent_ = 0, received_ = 0;
   bool closed_ = false;
   std::mutex mutex_;
