@@ -6,5 +6,11 @@ namespace pipecast {
 
 void widen(Device, int64_t n, const Bfloat16* from, float* to);
 void round(Device, int64_t n, const float* from, Bfloat16* to);
+// The same into workspace of floats_of(Storage::bf16, n) floats.
+inline const Bfloat16* rounded(Device d, int64_t n, const float* from, float* workspace) {
+  auto* to = reinterpret_cast<Bfloat16*>(workspace);
+  round(d, n, from, to);
+  return to;
+}
 
 }  // namespace pipecast

@@ -41,55 +41,33 @@ void require_sound(const ConvolutionShape& s) {
   if (wrong) throw UsageError(to_string(s) + ": " + wrong);
 }
 
-// 1x1, stride 1, no padding: with pixels as rows and channels as columns, a product of two matrices as they are stored.
-class MatrixConvolution : public ConvolutionPlan {
+// 1x1, stride 1, no padding: with pixels as rows and channels as columns, a product of two matrices as they are stored. With images in bf16
+// the weights are rounded for each call, and their gradient is added in fp32.
+template <class T>
+class MatrixConvolution : public ConvolutionPlanOf<T> {
  public:
   explicit MatrixConvolution(const ConvolutionShape& s) : pixels_(s.in.rows()), inputs_(s.in.c), outputs_(s.out_channels) {}
 
-  int64_t workspace() const override { return 0; }
-  void forward(Device d, const float* x, const float* weight, float* y, float*) override {
-    gemm(d, false, true, pixels_, outputs_, inputs_, x, weight, 0, y);
+  int64_t workspace() const override { return storage_of<T> == Storage::bf16 ? floats_of(Storage::bf16, inputs_ * outputs_) : 0; }
+  void forward(Device d, const T* x, const float* weight, T* y, float* workspace) override {
+    gemm(d, false, true, pixels_, outputs_, inputs_, x, stored(d, weight, workspace), 0, y);
   }
-  void backward_input(Device d, const float* dy, const float* weight, float* dx, bool add, float*) override {
-    gemm(d, false, false, pixels_, inputs_, outputs_, dy, weight, add ? 1 : 0, dx);
+  void backward_input(Device d, const T* dy, const float* weight, T* dx, bool add, float* workspace) override {
+    gemm(d, false, false, pixels_, inputs_, outputs_, dy, stored(d, weight, workspace), add ? 1 : 0, dx);
   }
-  void backward_weight(Device d, const float* x, const float* dy, float* dweight, float*) override {
+  void backward_weight(Device d, const T* x, const T* dy, float* dweight, float*) override {
     gemm(d, true, false, outputs_, inputs_, pixels_, dy, x, 1, dweight);
   }
   std::string implementation() const override { return "gemm, gemm, gemm"; }
 
  private:
-  int64_t pixels_, inputs_, outputs_;
-};
-
-#ifdef PIPECAST_CUDA
-// The same with images in bf16 and weights that are rounded for each call; their gradient is added in fp32.
-class MatrixConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
- public:
-  explicit MatrixConvolutionBf16(const ConvolutionShape& s) : pixels_(s.in.rows()), inputs_(s.in.c), outputs_(s.out_channels) {}
-
-  int64_t workspace() const override { return floats_of(Storage::bf16, inputs_ * outputs_); }
-  void forward(Device d, const Bfloat16* x, const float* weight, Bfloat16* y, float* workspace) override {
-    gemm(d, false, true, pixels_, outputs_, inputs_, x, rounded(d, weight, workspace), 0, y);
-  }
-  void backward_input(Device d, const Bfloat16* dy, const float* weight, Bfloat16* dx, bool add, float* workspace) override {
-    gemm(d, false, false, pixels_, inputs_, outputs_, dy, rounded(d, weight, workspace), add ? 1 : 0, dx);
-  }
-  void backward_weight(Device d, const Bfloat16* x, const Bfloat16* dy, float* dweight, float*) override {
-    gemm(d, true, false, outputs_, inputs_, pixels_, dy, x, 1, dweight);
-  }
-  std::string implementation() const override { return "gemm, gemm, gemm"; }
-
- private:
-  const Bfloat16* rounded(Device d, const float* weight, float* workspace) const {
-    auto* to = reinterpret_cast<Bfloat16*>(workspace);
-    round(d, inputs_ * outputs_, weight, to);
-    return to;
+  const T* stored(Device d, const float* weight, float* workspace) const {
+    if constexpr (storage_of<T> == Storage::bf16) return rounded(d, inputs_ * outputs_, weight, workspace);
+    else return weight;
   }
 
   int64_t pixels_, inputs_, outputs_;
 };
-#endif
 
 bool is_matrix_product(const ConvolutionShape& s) {
   return s.kernel_h == 1 && s.kernel_w == 1 && s.stride == 1 && s.padding == 0 && s.groups == 1;
@@ -130,7 +108,7 @@ bool has_few_channels(const ConvolutionShape& s) { return std::min(s.in.c, s.out
 
 std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& shape) {
 #ifdef PIPECAST_CUDA
-  if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution>(shape);
+  if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
 #endif
   std::unique_ptr<ConvolutionPlan> plan;
   if (!d.tf32) plan = plan_convolution_tiles(d, shape);
@@ -149,7 +127,7 @@ std::unique_ptr<ConvolutionPlan> plan_on_host(Device d, const ConvolutionShape& 
 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
   require_sound(shape);
-  if (!d.gpu && is_matrix_product(shape)) return std::make_unique<MatrixConvolution>(shape);
+  if (!d.gpu && is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
   std::unique_ptr<ConvolutionPlan> plan;
   if (shape.in.n > 0) plan = d.gpu ? plan_on_gpu(d, shape) : plan_on_host(d, shape);  // the libraries refuse an empty batch
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);
@@ -159,7 +137,7 @@ std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device d, con
   require_sound(shape);
   if (!d.gpu) return nullptr;
 #ifdef PIPECAST_CUDA
-  if (is_matrix_product(shape)) return std::make_unique<MatrixConvolutionBf16>(shape);
+  if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<Bfloat16>>(shape);
 #endif
   std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan;
   if (!has_few_channels(shape)) plan = plan_convolution_cudnn_bf16(d, shape);

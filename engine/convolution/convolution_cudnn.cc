@@ -118,8 +118,8 @@ Algorithms algorithms(const ConvolutionShape& s, Device d, Storage images, const
 // A convolution as cuDNN knows it, of images, weights and gradients of one type.
 class Library {
  public:
-  Library(Device d, const ConvolutionShape& s, Storage images) {
-    const cudnnDataType_t type = images == Storage::bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+  Library(Device d, const ConvolutionShape& s, Storage images) : bf16_(images == Storage::bf16) {
+    const cudnnDataType_t type = bf16_ ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
     describe(x_, type, s.in);
     describe(y_, type, s.out());
     check(cudnnSetFilter4dDescriptor(weight_, type, CUDNN_TENSOR_NHWC, narrow(s.out_channels), narrow(s.in.c / s.groups),
@@ -129,8 +129,8 @@ class Library {
                                           CUDNN_DATA_FLOAT));
     check(cudnnSetConvolutionGroupCount(operation_, narrow(s.groups)));
     // The default may round operands to TF32, and has no tensor cores for bf16.
-    check(cudnnSetConvolutionMathType(operation_, images == Storage::bf16 ? CUDNN_TENSOR_OP_MATH : d.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH));
-    const bool tensor_cores = d.tf32 || images == Storage::bf16;
+    check(cudnnSetConvolutionMathType(operation_, bf16_ ? CUDNN_TENSOR_OP_MATH : d.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH));
+    const bool tensor_cores = d.tf32 || bf16_;
     algorithms_ = algorithms(s, d, images, [&] { return choose_all(d, tensor_cores); });
   }
 
@@ -155,8 +155,9 @@ class Library {
   }
 
   std::string names() const {
-    return "cudnn:" + std::to_string(algorithms_.forward.algorithm) + ", cudnn:" + std::to_string(algorithms_.backward_input.algorithm) +
-           ", cudnn:" + std::to_string(algorithms_.backward_weight.algorithm);
+    const std::string weight = bf16_ ? "tiles" : "cudnn:" + std::to_string(algorithms_.backward_weight.algorithm);
+    return "cudnn:" + std::to_string(algorithms_.forward.algorithm) + ", cudnn:" + std::to_string(algorithms_.backward_input.algorithm) + ", " +
+           weight;
   }
 
  private:
@@ -179,6 +180,8 @@ class Library {
     chosen.backward_input = choose(tensor_cores, input, count, [&](cudnnConvolutionBwdDataAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionBackwardDataWorkspaceSize(h, weight_, y_, operation_, x_, algorithm, bytes);
     });
+    chosen.backward_weight.found = bf16_;
+    if (bf16_) return chosen;  // this gradient is left to tiles: no workspace for it
     cudnnConvolutionBwdFilterAlgoPerf_t weight[CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT];
     if (!knows(cudnnGetConvolutionBackwardFilterAlgorithm_v7(h, x_, y_, operation_, weight_, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT,
                                                              &count, weight)))
@@ -193,6 +196,7 @@ class Library {
     check(cudnnSetTensor4dDescriptor(images, CUDNN_TENSOR_NHWC, type, narrow(s.n), narrow(s.c), narrow(s.h), narrow(s.w)));
   }
 
+  bool bf16_;
   Images x_, y_;
   Filter weight_;  // K x R x S x C, our O x H x W x I
   Operation operation_;
@@ -228,26 +232,18 @@ class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
   bool found() const { return library_.found() && tiles_; }
   int64_t workspace() const override { return std::max(library_.workspace() + weight_floats(), tiles_ ? tiles_->workspace() : 0); }
   void forward(Device d, const Bfloat16* x, const float* weight, Bfloat16* y, float* workspace) override {
-    library_.forward(d, x, rounded(d, weight, workspace), y, workspace + weight_floats());
+    library_.forward(d, x, rounded(d, weights_, weight, workspace), y, workspace + weight_floats());
   }
   void backward_input(Device d, const Bfloat16* dy, const float* weight, Bfloat16* dx, bool add, float* workspace) override {
-    library_.backward_input(d, dy, rounded(d, weight, workspace), dx, add, workspace + weight_floats());
+    library_.backward_input(d, dy, rounded(d, weights_, weight, workspace), dx, add, workspace + weight_floats());
   }
   void backward_weight(Device d, const Bfloat16* x, const Bfloat16* dy, float* dweight, float* workspace) override {
     tiles_->backward_weight(d, x, dy, dweight, workspace);
   }
-  std::string implementation() const override {
-    const std::string names = library_.names();
-    return names.substr(0, names.rfind(' ')) + " tiles";
-  }
+  std::string implementation() const override { return library_.names(); }
 
  private:
   int64_t weight_floats() const { return aligned(floats_of(Storage::bf16, weights_)); }
-  const Bfloat16* rounded(Device d, const float* weight, float* workspace) const {
-    auto* to = reinterpret_cast<Bfloat16*>(workspace);
-    round(d, weights_, weight, to);
-    return to;
-  }
 
   Library library_;
   std::unique_ptr<ConvolutionPlanOf<Bfloat16>> tiles_;
