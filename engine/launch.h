@@ -229,20 +229,18 @@ __global__ void columns_kernel(int64_t n, int64_t cols, F f, float* partial) {
   __shared__ float part[K][Threads];
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
-  float s[K] = {};
+  Sums<K> sums{};
   if (c < cols)
     for (int64_t r = begin + threadIdx.y; r < end; r += blockDim.y) {
-      Sums<K> value = f(r, c);
-      for (int j = 0; j < K; ++j) s[j] += value.v[j];
+      const Sums<K> value = f(r, c);
+      for (int j = 0; j < K; ++j) sums.v[j] += value.v[j];
     }
-  for (int j = 0; j < K; ++j) part[j][threadIdx.y * blockDim.x + threadIdx.x] = s[j];
+  for (int j = 0; j < K; ++j) part[j][threadIdx.y * blockDim.x + threadIdx.x] = sums.v[j];
   __syncthreads();
   if (threadIdx.y != 0 || c >= cols) return;
-  Sums<K> sums;
   for (int j = 0; j < K; ++j) {
-    for (unsigned k = 1; k < blockDim.y; ++k) s[j] += part[j][k * blockDim.x + threadIdx.x];
-    sums.v[j] = s[j];
-    if (gridDim.y > 1) partial[(int64_t(blockIdx.y) * K + j) * cols + c] = s[j];
+    for (unsigned k = 1; k < blockDim.y; ++k) sums.v[j] += part[j][k * blockDim.x + threadIdx.x];
+    if (gridDim.y > 1) partial[(int64_t(blockIdx.y) * K + j) * cols + c] = sums.v[j];
   }
   if (gridDim.y == 1) f.done(c, sums);
 }
