@@ -57,7 +57,18 @@ def cifar_resnet(depth):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+def resnet9():
+    def pooled(inputs, outputs):
+        return [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+
+    stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    groups = [*pooled(64, 128), Block(128, 128, 1), *pooled(128, 256), *pooled(256, 512), Block(512, 512, 1)]
+    return nn.Sequential(*stem, *groups, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
 def make_model(name):
+    if name == "resnet9":
+        return resnet9()
     depth = int(name.removeprefix("resnet"))
     if depth in (20, 32, 44, 56, 110):
         return cifar_resnet(depth)

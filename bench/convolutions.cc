@@ -58,7 +58,7 @@ void bench(const char* name, Device d, const ConvolutionShape& s, const std::uni
   std::fflush(stdout);
 }
 
-// In batches of n: ResNet-20 for images of 32 x 32, then ResNet-18 and -50 for images of 224 x 224.
+// In batches of n: ResNet-20 and ResNet-9 for images of 32 x 32, then ResNet-18 and -50 for images of 224 x 224.
 std::vector<ConvolutionShape> shapes(int64_t n) {
   std::vector<ConvolutionShape> all;
   const auto add = [&](int64_t size, int64_t in, int64_t out, int64_t kernel, int64_t stride = 1) {
@@ -69,6 +69,7 @@ std::vector<ConvolutionShape> shapes(int64_t n) {
     add(size, c, c, 3);
     if (c < 64) add(size, c, 2 * c, 3, 2), add(size, c, 2 * c, 1, 2);
   }
+  add(32, 3, 64, 3), add(32, 64, 128, 3), add(16, 128, 128, 3), add(16, 128, 256, 3), add(8, 256, 512, 3), add(4, 512, 512, 3);
   add(224, 3, 64, 7, 2);
   for (int64_t size = 56, c = 64; c <= 512; size /= 2, c *= 2) {
     add(size, c, c, 3);

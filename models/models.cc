@@ -10,6 +10,7 @@ namespace {
 Registry<ModelEntry>& registry() {
   using Options = ModelOptions;
   static Registry<ModelEntry> models = registry_of<ModelEntry>("model", {
+      {"resnet9", "6.57 M parameters, CIFAR, for training in seconds", resnet9},
       {"resnet20", "0.27 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(20, o); }},
       {"resnet32", "0.47 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(32, o); }},
       {"resnet44", "0.66 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(44, o); }},

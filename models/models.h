@@ -32,6 +32,7 @@ const std::vector<ModelEntry>& model_entries();
 void register_model(ModelEntry);
 
 // One family per file:
+Graph resnet9(const ModelOptions&);
 Graph cifar_resnet(int depth, const ModelOptions&);     // 20, 32, 44, 56, 110
 Graph imagenet_resnet(int depth, const ModelOptions&);  // 18, 34, 50, 101, 152
 Graph bag_of_embeddings(const ModelOptions&);           // of text

@@ -31,7 +31,15 @@ class ResNet {
     channels_ = channels;
   }
 
-  void max_pool(PoolOptions options) { value_ = graph_.add(pipecast::max_pool("maxpool", options), {value_}); }
+  void max_pool(PoolOptions options, const std::string& name) { value_ = graph_.add(pipecast::max_pool(name, options), {value_}); }
+
+  // A convolution to `width` channels, then half the image: the start of a group of ResNet-9.
+  void pooled_convolution(const std::string& name, int64_t width) {
+    graph_.part(name);
+    value_ = convolution_and_norm(name + ".conv", name + ".bn", value_, channels_, width, 3, 1, {.relu = true});
+    max_pool({.kernel = 2, .stride = 2}, name + ".maxpool");
+    channels_ = width;
+  }
 
   // `blocks` residual blocks, the first of which has the stride.
   void group(const std::string& name, int blocks, int64_t width, int64_t stride, bool bottleneck) {
@@ -106,6 +114,20 @@ Graph cifar_resnet(int depth, const ModelOptions& options) {
   return net.head(options);
 }
 
+// The network of D. Page, "How to train your ResNet" (2018), made to train CIFAR-10 in seconds: few and wide layers, which keep a GPU busy.
+// Its residual blocks are those of the paper here, which add before the last ReLU, and its head is too: the mean of the image, not its
+// maximum, and logits that are not scaled.
+Graph resnet9(const ModelOptions& options) {
+  ResNet net("resnet9", options, 8);
+  net.stem(64, 3, 1);
+  net.pooled_convolution("layer1", 128);
+  net.group("layer1", 1, 128, 1, false);
+  net.pooled_convolution("layer2", 256);
+  net.pooled_convolution("layer3", 512);
+  net.group("layer3", 1, 512, 1, false);
+  return net.head(options);
+}
+
 // Table 1: blocks per group; from 50 layers on, bottlenecks.
 Graph imagenet_resnet(int depth, const ModelOptions& options) {
   std::array<int, 4> blocks;
@@ -119,7 +141,7 @@ Graph imagenet_resnet(int depth, const ModelOptions& options) {
   }
   ResNet net("resnet" + std::to_string(depth), options, 32);
   net.stem(64, 7, 2);
-  net.max_pool({.kernel = 3, .stride = 2, .padding = 1});
+  net.max_pool({.kernel = 3, .stride = 2, .padding = 1}, "maxpool");
   for (int i = 0; i < 4; ++i) net.group("layer" + std::to_string(i + 1), blocks[size_t(i)], int64_t(64) << i, i == 0 ? 1 : 2, depth >= 50);
   return net.head(options);
 }

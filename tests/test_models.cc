@@ -276,7 +276,8 @@ TEST_CASE("names and shapes are torchvision's") {
 }
 
 TEST_CASE("networks for CIFAR: parameters and parts") {
-  for (auto [name, parameters, parts] : {std::tuple<std::string, int64_t, size_t>{"resnet20", 272474, 11},
+  for (auto [name, parameters, parts] : {std::tuple<std::string, int64_t, size_t>{"resnet9", 6573130, 7},
+                                         {"resnet20", 272474, 11},
                                          {"resnet32", 466906, 17},
                                          {"resnet44", 661338, 23},
                                          {"resnet56", 855770, 29},
@@ -291,6 +292,7 @@ TEST_CASE("networks for CIFAR: parameters and parts") {
   for (const Part& part : graph.parts()) parts += part.name + " ";
   CHECK(parts == "stem layer1.0 layer1.1 layer1.2 layer2.0 layer2.1 layer2.2 layer3.0 layer3.1 layer3.2 head ");
   CHECK(prediction_shape(graph, 5) == Shape{5, 1, 1, 10});
+  CHECK(make_model("resnet9", {}).parts().size() == 7);
   CHECK(make_model("resnet18", {}).parts().size() == 10);
   CHECK(make_model("resnet50", {}).parts().size() == 18);
   CHECK(refusal<UsageError>([] { cifar_resnet(21, {}); }) != "(no error)");
