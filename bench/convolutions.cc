@@ -1,7 +1,7 @@
 // Every way that this build has to compute a convolution, on the shapes of the ResNets, timed: what the choice of plan_convolution() rests
 // on.
 //
-//   build/bench/convolutions [cpu|cuda] [batch]
+//   build/bench/convolutions [cpu|cuda] [batch] [fp32|tf32|bf16]
 //
 // A line per implementation and type of image: microseconds and TFLOP/s of forward, gradient of the inputs, gradient of the weights.
 #include <algorithm>
@@ -101,11 +101,12 @@ int main(int count, char** arguments) {
       continue;
     }
     for (const char* math : {"fp32", "tf32", "bf16"}) {
+      if (count > 3 && std::string(arguments[3]) != math) continue;
       const DeviceOwner owner("cuda", math);
       const Device d = owner.get();
       if (std::string(math) == "bf16") {
         bench<Bfloat16>(math, d, s, plan_convolution_bf16(d, s));
-        bench<Bfloat16>(math, d, s, plan_convolution_tiles_bf16(d, s));
+        bench<Bfloat16>(math, d, s, plan_convolution_tensor_cores(d, s));
         bench<Bfloat16>(math, d, s, plan_convolution_cudnn_bf16(d, s));
       } else {
         bench<float>(math, d, s, plan_convolution(d, s));

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The kernels of a profile, slowest first: python bench/slowest_kernels.py PROFILE.csv
+"""The twelve slowest kernels of a profile: python bench/slowest_kernels.py PROFILE.csv
 
 PROFILE.csv is what `ncu --csv --print-units base --metrics gpu__time_duration.sum,dram__bytes.sum` prints (bench/on_gpu).
 """
@@ -21,7 +21,7 @@ def main():
         kernels[launch["name"]].append((launch.get("gpu__time_duration.sum", 0), launch.get("dram__bytes.sum", 0)))
     total = sum(time for calls in kernels.values() for time, _ in calls)
     print(f"{len(launches)} launches, {total / 1e3:.0f} us")
-    for name, calls in sorted(kernels.items(), key=lambda item: -sum(time for time, _ in item[1])):
+    for name, calls in sorted(kernels.items(), key=lambda item: -sum(time for time, _ in item[1]))[:12]:
         time, moved = (sum(values) for values in zip(*calls))
         print(f"{time / 1e3:9.1f} us {len(calls):5} launches {time / 1e3 / len(calls):8.1f} us each {moved / max(time, 1):6.0f} GB/s  {name[:150]}")
 

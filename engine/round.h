@@ -5,6 +5,7 @@
 namespace pipecast {
 
 void widen(Device, int64_t n, const Bfloat16* from, float* to);
+void add_widened(Device, int64_t n, const Bfloat16* from, float* to);  // to += from
 void round(Device, int64_t n, const float* from, Bfloat16* to);
 // The same into workspace of floats_of(Storage::bf16, n) floats.
 inline const Bfloat16* rounded(Device d, int64_t n, const float* from, float* workspace) {

@@ -4,16 +4,19 @@
 //
 //   max      y = max over the window; dx gathers dy from the windows whose maximum it was (the first of equal ones)
 //   average  y = sum over the window / (kernel_h * kernel_w), padding counting as zeros; dx gathers dy / (kernel_h * kernel_w). Where
-//   padding
-//            does not count, the divisor is the number of the window's pixels that are inside the image.
+//            padding does not count, the divisor is the number of the window's pixels that are inside the image.
 //
 // Backward walks over the input and gathers from the windows that cover a pixel: no two threads write one element.
 #include "engine/launch.h"
+#include "engine/pack.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
 
 namespace pipecast {
 namespace {
+
+// a / b, both below 2^32: a GPU takes several times as long for 64 bits.
+HD int64_t quotient(int64_t a, int64_t b) { return int64_t(uint32_t(a) / uint32_t(b)); }
 
 struct Windows {
   Shape in, out;
@@ -31,8 +34,8 @@ struct Windows {
   }
   // The outputs whose windows cover input i, for an axis of `size` outputs.
   HD Range covering(int64_t i, int64_t kernel, int64_t size) const {
-    int64_t last = (i + padding) / stride, before = i + padding - kernel;
-    return {before < 0 ? 0 : before / stride + 1, last < size ? last + 1 : size};
+    int64_t last = quotient(i + padding, stride), before = i + padding - kernel;
+    return {before < 0 ? 0 : quotient(before, stride) + 1, last < size ? last + 1 : size};
   }
 
   // What the sum over the window of output pixel r is divided by.
@@ -42,10 +45,19 @@ struct Windows {
     return float((rows.end - rows.begin) * (cols.end - cols.begin));
   }
 
+  struct Pixel {
+    int64_t n, i, j;
+  };
+  // The one of row r, of which there are fewer than 2^32.
+  HD static Pixel pixel(int64_t r, const Shape& shape) {
+    const int64_t line = quotient(r, shape.w), n = quotient(line, shape.h);
+    return {n, line - n * shape.h, r - line * shape.w};
+  }
+
   // visit(position within the window, pointer to the channels of that input pixel) for the window of output pixel r.
-  template <class Visit>
-  HD void each_input(const float* x, int64_t r, const Visit& visit) const {
-    int64_t n = r / (out.h * out.w), i = r / out.w % out.h, j = r % out.w;
+  template <class T, class Visit>
+  HD void each_input(const T* x, int64_t r, const Visit& visit) const {
+    const auto [n, i, j] = pixel(r, out);
     Range rows = inside(i, kernel_h, in.h), cols = inside(j, kernel_w, in.w);
     for (int64_t a = rows.begin; a < rows.end; ++a)
       for (int64_t b = cols.begin; b < cols.end; ++b)
@@ -54,7 +66,7 @@ struct Windows {
   // visit(position of this input pixel within the window, row of the output pixel) for the windows that cover input pixel r.
   template <class Visit>
   HD void each_output(int64_t r, const Visit& visit) const {
-    int64_t n = r / (in.h * in.w), i = r / in.w % in.h, j = r % in.w;
+    const auto [n, i, j] = pixel(r, in);
     Range rows = covering(i, kernel_h, out.h), cols = covering(j, kernel_w, out.w);
     for (int64_t k = rows.begin; k < rows.end; ++k)
       for (int64_t l = cols.begin; l < cols.end; ++l)
@@ -102,6 +114,55 @@ struct MaxPoolBackward {
         out[c] += where[c] == here ? g : 0;
       });
     });
+  }
+};
+
+// The same on a GPU, for W channels at once. The position of a winner is a byte.
+template <class T>
+struct MaxPoolForwardPacks {
+  Windows windows;
+  const T* x;
+  T* y;
+  uint8_t* winner;
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t r, int64_t c) const {
+    Pack<T, W> best{};
+    Pack<uint8_t, W> where{};
+    bool first = true;
+    windows.each_input(x + c, r, [&](int64_t position, const T* in) {
+      const auto values = load<W>(in);
+      each<W>([&](int k) {
+        const float value = values.v[k];
+        const bool wins = first || value > float(best.v[k]) || value != value;
+        best.v[k] = wins ? values.v[k] : best.v[k];
+        where.v[k] = wins ? uint8_t(position) : where.v[k];
+      });
+      first = false;
+    });
+    store(y + r * windows.in.c + c, best);
+    store(winner + r * windows.in.c + c, where);
+  }
+};
+
+template <class T>
+struct MaxPoolBackwardPacks {
+  Windows windows;
+  const T* dy;
+  const uint8_t* winner;
+  T* dx;
+  static constexpr int width = pack_width<T>;
+  template <int W>
+  HD void at(int64_t r, int64_t c) const {
+    float sum[W] = {};
+    windows.each_output(r, [&](int64_t position, int64_t from) {
+      const auto gradient = load<W>(dy + from * windows.in.c + c);
+      const auto where = load<W>(winner + from * windows.in.c + c);
+      each<W>([&](int k) { sum[k] += where.v[k] == uint8_t(position) ? float(gradient.v[k]) : 0; });
+    });
+    Pack<T, W> out;
+    each<W>([&](int k) { out.v[k] = sum[k]; });
+    store(dx + r * windows.in.c + c, out);
   }
 };
 
@@ -170,15 +231,33 @@ class MaxPool : public Pool {
  public:
   using Pool::Pool;
   const char* kind() const override { return "max_pool"; }
-  Needs prepare(Device, std::span<const TensorSpec> x) override { return {.saved = output(x).shape.count()}; }
+  // On a GPU a byte for each winner, on the host a float.
+  Needs prepare(Device d, std::span<const TensorSpec> x) override {
+    const int64_t elements = output(x).shape.count();
+    return {.bf16 = d.gpu, .saved = d.gpu ? (elements + 3) / 4 : elements};
+  }
 
   void forward(const Pass& p) override {
-    rows(p.device, p.y.shape.rows(), MaxPoolForward{windows(p.x[0].shape), p.x[0].as<float>(), p.y.as<float>(), p.saved});
+    const Windows w = windows(p.x[0].shape);
+    if (!p.device.gpu) return rows(p.device, p.y.shape.rows(), MaxPoolForward{w, p.x[0].as<float>(), p.y.as<float>(), p.saved});
+    with_element(p.x[0].storage, [&](auto element) {
+      using T = decltype(element);
+      map(p.device, p.y.shape.rows(), p.y.shape.c, MaxPoolForwardPacks<T>{w, p.x[0].as<T>(), p.y.as<T>(), bytes(p.saved)});
+    });
   }
   void backward(const Pass& p) override {
     const Tensor& dx = p.dx[0];
-    if (dx.data) rows(p.device, dx.shape.rows(), MaxPoolBackward{windows(dx.shape), p.dy.as<float>(), p.saved, dx.as<float>()});
+    if (!dx.data) return;
+    const Windows w = windows(dx.shape);
+    if (!p.device.gpu) return rows(p.device, dx.shape.rows(), MaxPoolBackward{w, p.dy.as<float>(), p.saved, dx.as<float>()});
+    with_element(dx.storage, [&](auto element) {
+      using T = decltype(element);
+      map(p.device, dx.shape.rows(), dx.shape.c, MaxPoolBackwardPacks<T>{w, p.dy.as<T>(), bytes(p.saved), dx.as<T>()});
+    });
   }
+
+ private:
+  static uint8_t* bytes(float* saved) { return reinterpret_cast<uint8_t*>(saved); }
 };
 
 class AveragePool : public Pool {
@@ -215,6 +294,7 @@ void check_options(const char* kind, const std::string& name, const PoolOptions&
 
 std::unique_ptr<Layer> max_pool(std::string name, PoolOptions options) {
   check_options("max_pool", name, options);
+  require(options.kernel <= 16, "max_pool", name, "give a kernel of at most 16 pixels");
   return std::make_unique<MaxPool>(std::move(name), options);
 }
 std::unique_ptr<Layer> average_pool(std::string name, PoolOptions options) {

@@ -320,6 +320,8 @@ std::vector<ConvolutionShape> tile_shapes() {
       convolution({1, 16, 16, 3}, 64, 7, 2, 3),    //
       convolution({2, 9, 10, 20}, 12, 3, 3, 1),    //
       convolution({2, 7, 7, 17}, 70, 3, 1, 1),     //
+      convolution({2, 5, 7, 8}, 24, 3, 1, 1),      //
+      convolution({1, 9, 9, 40}, 8, 3, 1, 1),      //
       convolution({1, 183, 180, 16}, 64, 1),       // so many rows that tiles are large
       {{2, 10, 9, 16}, 16, 2, 3, 1, 1, 1, 1},      //
   };
@@ -384,8 +386,9 @@ TEST_CASE("tiles: the convolution is the definition") {
   CHECK(plan_convolution_tiles(Device{}, tile_shapes()[0]) == nullptr);
 }
 
-// Rounded images, exact products, sums in fp32, rounded images. What the libraries are given is rounded weights.
-TEST_CASE("bf16: every plan for a GPU is the definition with rounded images") {
+// Rounded images and weights, exact products, sums in fp32, rounded images. The gradient of the weights is fp32 by tensor cores, and
+// rounded by cuDNN.
+TEST_CASE("bf16: every plan for a GPU is the definition with rounded images and weights") {
   for (Device d : devices()) {
     if (!d.gpu) continue;
     std::vector<ConvolutionShape> shapes = tile_shapes();
@@ -393,31 +396,22 @@ TEST_CASE("bf16: every plan for a GPU is the definition with rounded images") {
       for (const ConvolutionShape& s : network_shapes()) shapes.push_back(s);
     for (const ConvolutionShape& s : shapes) {
       Operands o = operands(s);
-      o.x = rounded_to_bf16(o.x), o.dy = rounded_to_bf16(o.dy);
-      const auto whole_weights = s.in.rows() < 5000 || emulated(d) ? by_definition(s, o) : Results<double>{};
-      Operands rounded = o;
-      rounded.weight = rounded_to_bf16(o.weight);
-      const auto tiles = plan_convolution_tiles_bf16(d, s), library = plan_convolution_cudnn_bf16(d, s), chosen = plan_convolution_bf16(d, s);
+      o.x = rounded_to_bf16(o.x), o.dy = rounded_to_bf16(o.dy), o.weight = rounded_to_bf16(o.weight);
+      const Results<float> exact = run(Device{}, *plan_convolution(Device{}, s), s, o);
       CAPTURE(to_string(s));
-      if (tiles && !whole_weights.y.empty()) {
-        CAPTURE(tiles->implementation());
-        const Results<float> results = run_bf16(d, *tiles, s, o, false);
-        CHECK(distance(results.y, whole_weights.y) < 3e-3);
-        CHECK(distance(results.dx, whole_weights.dx) < 3e-3);
-        CHECK(distance(results.dweight, whole_weights.dweight) < 1e-6);
-        std::vector<double> sum = whole_weights.dx;
-        const Values before = rounded_to_bf16(random_values(s.in.count(), 8));
-        for (size_t i = 0; i < sum.size(); ++i) sum[i] += double(before[i]);
-        CHECK(distance(run_bf16(d, *tiles, s, o, true).dx, sum) < 3e-3);
-      }
-      const Results<float> exact = run(Device{}, *plan_convolution(Device{}, s), s, rounded);
-      for (auto* plan : {library.get(), chosen.get()}) {
+      const auto tensor_cores = plan_convolution_tensor_cores(d, s);
+      const auto library = plan_convolution_cudnn_bf16(d, s), chosen = plan_convolution_bf16(d, s);
+      for (ConvolutionPlanOf<Bfloat16>* plan : {tensor_cores.get(), library.get(), chosen.get()}) {
         if (!plan) continue;
         CAPTURE(plan->implementation());
         const Results<float> results = run_bf16(d, *plan, s, o, false);
         CHECK(distance(results.y, exact.y) < 4e-3);
         CHECK(distance(results.dx, exact.dx) < 4e-3);
-        CHECK(distance(results.dweight, exact.dweight) < 4e-3);
+        CHECK(distance(results.dweight, exact.dweight) < (plan == tensor_cores.get() ? 2e-6 : 4e-3));
+        Values sum = exact.dx;
+        const Values before = rounded_to_bf16(random_values(s.in.count(), 8));
+        for (size_t i = 0; i < sum.size(); ++i) sum[i] += before[i];
+        CHECK(distance(run_bf16(d, *plan, s, o, true).dx, sum) < 4e-3);
       }
     }
   }

@@ -103,7 +103,7 @@ bool worth_gathering(const ConvolutionShape& s) {
          share_inside(s.in.h, s.out_h(), s.kernel_h, s.padding_h, s) * share_inside(s.in.w, s.out_w(), s.kernel_w, s.padding_w, s) < 0.9;
 }
 
-// Too few for cuDNN's kernels of bf16.
+// So few channels that kernels of our own are faster than cuDNN's (docs/gpu.md).
 bool has_few_channels(const ConvolutionShape& s) { return std::min(s.in.c, s.out_channels) < 64; }
 
 std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& shape) {
@@ -111,7 +111,7 @@ std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& s
   if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
 #endif
   std::unique_ptr<ConvolutionPlan> plan;
-  if (!d.tf32) plan = plan_convolution_tiles(d, shape);
+  if (!d.tf32 || has_few_channels(shape)) plan = plan_convolution_tiles(d, shape);
   if (!plan) plan = plan_convolution_cudnn(d, shape);
   return plan ? std::move(plan) : plan_convolution_tiles(d, shape);
 }
@@ -141,7 +141,7 @@ std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device d, con
 #endif
   std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan = plan_convolution_depthwise_bf16(d, shape);
   if (!plan && !has_few_channels(shape)) plan = plan_convolution_cudnn_bf16(d, shape);
-  return plan ? std::move(plan) : plan_convolution_tiles_bf16(d, shape);
+  return plan ? std::move(plan) : plan_convolution_tensor_cores(d, shape);
 }
 
 }  // namespace pipecast

@@ -63,7 +63,7 @@ std::unique_ptr<ConvolutionPlan> plan_convolution_taps(Device, const Convolution
 std::unique_ptr<ConvolutionPlan> plan_convolution_onednn(Device, const ConvolutionShape&);  // host; null where oneDNN is absent
 // GPU; null for groups, and for kernels of more than 64 taps
 std::unique_ptr<ConvolutionPlan> plan_convolution_tiles(Device, const ConvolutionShape&);
-std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_tiles_bf16(Device, const ConvolutionShape&);
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_tensor_cores(Device, const ConvolutionShape&);
 // GPU; null where cuDNN is absent or has no algorithm that repeats its bits
 std::unique_ptr<ConvolutionPlan> plan_convolution_cudnn(Device, const ConvolutionShape&);
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_cudnn_bf16(Device, const ConvolutionShape&);

@@ -149,15 +149,17 @@ class Library {
     check(cudnnConvolutionBackwardData(handle(d), &one, weight_, weight, y_, dy, operation_, algorithms_.backward_input.algorithm,
                                        workspace, algorithms_.backward_input.workspace, add ? &one : &zero, x_, dx));
   }
-  void backward_weight(Device d, const void* x, const void* dy, void* dweight, void* workspace) {  // added to what is there
+  void backward_weight(Device d, const void* x, const void* dy, void* dweight, bool add, void* workspace) {
     check(cudnnConvolutionBackwardFilter(handle(d), &one, x_, x, y_, dy, operation_, algorithms_.backward_weight.algorithm, workspace,
-                                         algorithms_.backward_weight.workspace, &one, weight_, dweight));
+                                         algorithms_.backward_weight.workspace, add ? &one : &zero, weight_, dweight));
   }
 
   std::string names() const {
-    const std::string weight = bf16_ ? "tiles" : "cudnn:" + std::to_string(algorithms_.backward_weight.algorithm);
-    return "cudnn:" + std::to_string(algorithms_.forward.algorithm) + ", cudnn:" + std::to_string(algorithms_.backward_input.algorithm) +
-           ", " + weight;
+    std::string names;
+    for (int algorithm :
+         {int(algorithms_.forward.algorithm), int(algorithms_.backward_input.algorithm), int(algorithms_.backward_weight.algorithm)})
+      names += (names.empty() ? "cudnn:" : ", cudnn:") + std::to_string(algorithm);
+    return names;
   }
 
  private:
@@ -180,8 +182,6 @@ class Library {
     chosen.backward_input = choose(tensor_cores, input, count, [&](cudnnConvolutionBwdDataAlgo_t algorithm, size_t* bytes) {
       return cudnnGetConvolutionBackwardDataWorkspaceSize(h, weight_, y_, operation_, x_, algorithm, bytes);
     });
-    chosen.backward_weight.found = bf16_;
-    if (bf16_) return chosen;  // this gradient is left to tiles: no workspace for it
     cudnnConvolutionBwdFilterAlgoPerf_t weight[CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT];
     if (!knows(cudnnGetConvolutionBackwardFilterAlgorithm_v7(h, x_, y_, operation_, weight_, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT,
                                                              &count, weight)))
@@ -215,7 +215,7 @@ class CudnnConvolution : public ConvolutionPlan {
     library_.backward_input(d, dy, weight, dx, add, workspace);
   }
   void backward_weight(Device d, const float* x, const float* dy, float* dweight, float* workspace) override {
-    library_.backward_weight(d, x, dy, dweight, workspace);
+    library_.backward_weight(d, x, dy, dweight, true, workspace);
   }
   std::string implementation() const override { return library_.names(); }
 
@@ -223,14 +223,13 @@ class CudnnConvolution : public ConvolutionPlan {
   Library library_;
 };
 
-// Weights are rounded for each call; they are small beside the images. Their gradient is left to tiles, which add it in fp32; cuDNN returns
-// it in bf16.
+// Weights are rounded for each call; they are small beside the images. cuDNN adds the products of their gradient in fp32 and rounds the
+// sum: it has fast kernels for no other type.
 class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
  public:
-  CudnnConvolutionBf16(Device d, const ConvolutionShape& s)
-      : library_(d, s, Storage::bf16), tiles_(plan_convolution_tiles_bf16(d, s)), weights_(s.weight_count()) {}
-  bool found() const { return library_.found() && tiles_; }
-  int64_t workspace() const override { return std::max(library_.workspace() + weight_floats(), tiles_ ? tiles_->workspace() : 0); }
+  CudnnConvolutionBf16(Device d, const ConvolutionShape& s) : library_(d, s, Storage::bf16), weights_(s.weight_count()) {}
+  bool found() const { return library_.found(); }
+  int64_t workspace() const override { return library_.workspace() + weight_floats(); }
   void forward(Device d, const Bfloat16* x, const float* weight, Bfloat16* y, float* workspace) override {
     library_.forward(d, x, rounded(d, weights_, weight, workspace), y, workspace + weight_floats());
   }
@@ -238,7 +237,9 @@ class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
     library_.backward_input(d, dy, rounded(d, weights_, weight, workspace), dx, add, workspace + weight_floats());
   }
   void backward_weight(Device d, const Bfloat16* x, const Bfloat16* dy, float* dweight, float* workspace) override {
-    tiles_->backward_weight(d, x, dy, dweight, workspace);
+    auto* rounded_gradient = reinterpret_cast<Bfloat16*>(workspace);
+    library_.backward_weight(d, x, dy, rounded_gradient, false, workspace + weight_floats());
+    add_widened(d, weights_, rounded_gradient, dweight);
   }
   std::string implementation() const override { return library_.names(); }
 
@@ -246,7 +247,6 @@ class CudnnConvolutionBf16 : public ConvolutionPlanOf<Bfloat16> {
   int64_t weight_floats() const { return aligned(floats_of(Storage::bf16, weights_)); }
 
   Library library_;
-  std::unique_ptr<ConvolutionPlanOf<Bfloat16>> tiles_;
   int64_t weights_;
 };
 

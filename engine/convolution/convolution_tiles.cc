@@ -1,19 +1,5 @@
-// Convolutions on the GPU as products of matrices that are never written down ("implicit GEMM"): a block computes a tile of the result and
-// gathers what it multiplies from the images into shared memory, some products of the sum at a time. Products and sums are fp32, whatever
-// the images are stored in. Every sum has a fixed order.
-//
-//   forward           rows: pixels of y   columns: output channels   sum over: taps x input channels
-//   backward_input    rows: pixels of x   columns: input channels    sum over: taps x output channels
-//   backward_weight   rows: output channels   columns: taps x input channels   sum over: pixels of y
-//
-// A tap is a place (r, s) of the kernel. With a stride of 2 the pixels of x fall into 2 x 2 phases, each of which meets only some of the
-// taps.
-#include <algorithm>
-#include <cstdint>
-#include <limits>
-
-#include "engine/convolution/convolution.h"
-#include "engine/launch.h"
+// The kernels of convolutions on the GPU in fp32 (see implicit_gemm.h): ordinary multiplications, a corner of the tile for each thread.
+#include "engine/convolution/implicit_gemm.h"
 #include "engine/pack.h"
 
 namespace pipecast {
@@ -21,17 +7,12 @@ namespace pipecast {
 #ifdef PIPECAST_DEVICE_CODE
 namespace {
 
-constexpr int block_threads = 256;
+using namespace implicit_gemm;
+
 constexpr int step_depth = 16;  // products of a sum that are in shared memory at once
 constexpr int gap = 4;  // floats between its rows, so that a warp that writes to several rows of a narrow tile meets different banks
 
 using Four = Pack<float, 4>;
-
-template <class T>
-HD Four load_four(const T* from) {
-  const auto pack = load<4>(from);
-  return {{float(pack.v[0]), float(pack.v[1]), float(pack.v[2]), float(pack.v[3])}};
-}
 
 // A thread's 4 x 4 elements of a tile, or several such, one below the other.
 template <int Parts>
@@ -55,59 +36,15 @@ struct Corner {
   }
 };
 
-// ---------------------------------------------------------------------------------------------------------------------
-// forward and backward_input: out[row, column] = sum over taps and channels of source[row's place + tap, channel] * weight
-
-constexpr int most_taps = 64;
-
-struct Tap {
-  int16_t h, w;   // added to the row's place in the source
-  int16_t index;  // of the weights: r * kernel_w + s
-};
-
-template <class T>
-struct Gather {
-  const T* source;  // n x source_h x source_w x channels
-  int source_h, source_w, channels;
-  const float* weight;  // O x taps x I
-  int kernel_taps, inputs;
-  T* out;  // n x out_h x out_w x columns
-  int out_h, out_w, columns;
-  bool add;
-  // The rows: n x rows_h x rows_w. Row (n, i, j) begins at (i, j) * source_step in the source, and is pixel (i, j) * out_step + phase of
-  // out.
-  int rows, rows_h, rows_w, source_step, out_step, phase_h, phase_w;
-  int taps;
-  Tap tap[most_taps];
-
-  HD const float* weights_of(int column, int channel, int tap_index, bool backward) const {
-    const int o = backward ? channel : column, i = backward ? column : channel;
-    return weight + (int64_t(o) * kernel_taps + tap_index) * inputs + i;
-  }
-};
-
-// A row of a Gather as its threads need it.
-struct Place {
-  int image, h, w;  // image: n * source_h; h: out of every image where the row is none
-};
-
-template <class T>
-HD Place place_of(const Gather<T>& g, int row) {
-  if (row >= g.rows) return {0, INT32_MIN / 2, 0};
-  return {row / g.rows_w / g.rows_h * g.source_h, row / g.rows_w % g.rows_h * g.source_step, row % g.rows_w * g.source_step};
-}
-
 // Four channels of the source from `channel` on.
-template <class T>
-HD Four gather_four(const Gather<T>& g, Place at, Tap tap, int channel) {
+HD Four gather_four(const Gather<float>& g, Place at, Tap tap, int channel) {
   const int h = at.h + tap.h, w = at.w + tap.w;
   if (h < 0 || h >= g.source_h || w < 0 || w >= g.source_w) return {};
-  return load_four(g.source + (int64_t(at.image + h) * g.source_w + w) * g.channels + channel);
+  return load<4>(g.source + (int64_t(at.image + h) * g.source_w + w) * g.channels + channel);
 }
 
 // One product of the sum where channels do not come in fours: `k` counts taps x channels.
-template <class T>
-HD float gather_one(const Gather<T>& g, Place at, int k) {
+HD float gather_one(const Gather<float>& g, Place at, int k) {
   if (k >= g.taps * g.channels) return 0;
   const Tap tap = g.tap[k / g.channels];
   const int h = at.h + tap.h, w = at.w + tap.w;
@@ -116,8 +53,8 @@ HD float gather_one(const Gather<T>& g, Place at, int k) {
 }
 
 // Rows x Columns is a tile, of Parts * 16 elements for each thread. Whole: channels come in whole steps, columns in fours.
-template <bool backward, bool Whole, int Rows, int Columns, class T>
-__global__ void gather_kernel(Gather<T> g) {
+template <bool backward, bool Whole, int Rows, int Columns>
+__global__ void gather_kernel(Gather<float> g) {
   constexpr int Parts = Rows * Columns / (16 * block_threads), part_rows = Rows / Parts;
   constexpr int row_slots = Rows * step_depth / 4 / block_threads,
                 column_slots = (Columns * step_depth / 4 + block_threads - 1) / block_threads;
@@ -145,11 +82,11 @@ __global__ void gather_kernel(Gather<T> g) {
       if (v >= Columns * step_depth / 4) continue;
       if constexpr (Whole && backward) {  // four columns of one product
         const int column = first_column + v % (Columns / 4) * 4, k = v / (Columns / 4);
-        if (column < g.columns) right[slot] = load_four(g.weights_of(column, channel + k, g.tap[tap].index, true));
+        if (column < g.columns) right[slot] = load<4>(g.weights_of(column, channel + k, g.tap[tap].index, true));
       } else {
         const int column = first_column + v % Columns, quad = v / Columns * 4;
         if (column >= g.columns) continue;
-        if constexpr (Whole) right[slot] = load_four(g.weights_of(column, channel + quad, g.tap[tap].index, false));
+        if constexpr (Whole) right[slot] = load<4>(g.weights_of(column, channel + quad, g.tap[tap].index, false));
         else
           for (int e = 0; e < 4; ++e)
             if (const int k = step * step_depth + quad + e; k < g.taps * g.channels)
@@ -193,63 +130,27 @@ __global__ void gather_kernel(Gather<T> g) {
       const int row = first_row + part * part_rows + my_row + i, column = first_column + my_column;
       if (row >= g.rows || column >= g.columns) continue;
       const int h = row / g.rows_w % g.rows_h * g.out_step + g.phase_h, w = row % g.rows_w * g.out_step + g.phase_w;
-      T* out = g.out + ((int64_t(row / g.rows_w / g.rows_h) * g.out_h + h) * g.out_w + w) * g.columns + column;
+      float* out = g.out + ((int64_t(row / g.rows_w / g.rows_h) * g.out_h + h) * g.out_w + w) * g.columns + column;
       const float(&sum)[4] = corner.sum[part * 4 + i];
       if constexpr (Whole) {
         Four before{};
-        if (g.add) before = load_four(out);
-        store(out, Pack<T, 4>{{T(before.v[0] + sum[0]), T(before.v[1] + sum[1]), T(before.v[2] + sum[2]), T(before.v[3] + sum[3])}});
+        if (g.add) before = load<4>(out);
+        store(out, Four{{before.v[0] + sum[0], before.v[1] + sum[1], before.v[2] + sum[2], before.v[3] + sum[3]}});
       } else {
-        for (int j = 0; j < 4 && column + j < g.columns; ++j) out[j] = T((g.add ? float(out[j]) : 0.0f) + sum[j]);
+        for (int j = 0; j < 4 && column + j < g.columns; ++j) out[j] = (g.add ? out[j] : 0.0f) + sum[j];
       }
     }
 }
 
-template <bool backward, bool Whole, int Rows, int Columns, class T>
-void launch_gather(Device d, const Gather<T>& g) {
-  launch(gather_kernel<backward, Whole, Rows, Columns, T>,
+template <bool backward, bool Whole, int Rows, int Columns>
+void launch_gather(Device d, const Gather<float>& g) {
+  launch(gather_kernel<backward, Whole, Rows, Columns>,
          dim3(unsigned((g.rows + Rows - 1) / Rows), unsigned((g.columns + Columns - 1) / Columns)), dim3(block_threads), d.stream, g);
 }
 
-template <bool backward, class T>
-void gather(Device d, const Gather<T>& g) {
-  if (g.rows == 0) return;
-  if (g.channels % step_depth != 0 || g.columns % 4 != 0) return launch_gather<backward, false, 128, 32>(d, g);
-  if (g.columns <= 16) return launch_gather<backward, true, 256, 16>(d, g);
-  if (g.columns <= 32) return launch_gather<backward, true, 128, 32>(d, g);
-  // Large tiles read less; small ones are more, and keep more of the GPU's processors busy.
-  const int64_t large = int64_t(g.rows + 127) / 128 * ((g.columns + 63) / 64);
-  if (large < 256) return launch_gather<backward, true, 64, 64>(d, g);
-  launch_gather<backward, true, 128, 64>(d, g);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// backward_weight
-
-template <class T>
-struct Correlate {
-  const T* x;
-  const T* dy;
-  int in_h, in_w, inputs, out_h, out_w, outputs, kernel_w, taps, stride, padding_h, padding_w, dilation;
-  int pixels, chunk;  // of y; those of one split, a multiple of every tile's depth
-  float* sums;        // splits x weights
-};
-
-// Where four neighbouring columns, or one, are in the images of x.
-struct Column {
-  int h, w, channel;  // h, w: added to an output pixel's place; h out of every image where the column is none
-};
-
-template <class T>
-HD Column column_of(const Correlate<T>& c, int column) {
-  const int tap = column / c.inputs;
-  if (tap >= c.taps) return {INT32_MIN / 2, 0, 0};
-  return {tap / c.kernel_w * c.dilation - c.padding_h, tap % c.kernel_w * c.dilation - c.padding_w, column % c.inputs};
-}
-
 // Rows x 64 is a tile. `Slices` groups of threads share it: each adds other pixels of a step, and the first adds their sums in order.
-template <bool Whole, int Rows, class T>
-__global__ void correlate_kernel(Correlate<T> c) {
+template <bool Whole, int Rows>
+__global__ void correlate_kernel(Correlate<float> c) {
   constexpr int Columns = 64, group = Rows * Columns / 16, Slices = block_threads / group, depth = step_depth * Slices;
   constexpr int column_slots = depth * Columns / 4 / block_threads;
   constexpr int a_row = Rows + gap, b_row = Columns + gap;
@@ -281,9 +182,9 @@ __global__ void correlate_kernel(Correlate<T> c) {
     const int pixel = first + a_depth, row = first_row + a_quad;
     left = {};
     if (pixel < end) {
-      const T* from = c.dy + int64_t(pixel) * c.outputs + row;
+      const float* from = c.dy + int64_t(pixel) * c.outputs + row;
       if constexpr (Whole) {
-        if (row < c.outputs) left = load_four(from);
+        if (row < c.outputs) left = load<4>(from);
       } else {
         for (int e = 0; e < 4; ++e)
           if (row + e < c.outputs) left.v[e] = from[e];
@@ -297,8 +198,8 @@ __global__ void correlate_kernel(Correlate<T> c) {
           const Column column = columns[e];
           const int h = now.p * c.stride + column.h, w = now.q * c.stride + column.w;
           if (h < 0 || h >= c.in_h || w < 0 || w >= c.in_w) continue;
-          const T* from = c.x + (int64_t(now.n * c.in_h + h) * c.in_w + w) * c.inputs + column.channel;
-          if constexpr (Whole) right[slot] = load_four(from);
+          const float* from = c.x + (int64_t(now.n * c.in_h + h) * c.in_w + w) * c.inputs + column.channel;
+          if constexpr (Whole) right[slot] = load<4>(from);
           else right[slot].v[e] = *from;
         }
       now.q += advance.q;
@@ -347,126 +248,38 @@ __global__ void correlate_kernel(Correlate<T> c) {
     }
 }
 
-// dweight += the splits' sums.
-struct AddSplits {
-  const float* sums;
-  float* dweight;
-  int64_t weights;
-  HD Sums<1> operator()(int64_t split, int64_t weight) const { return {{sums[split * weights + weight]}}; }
-  HD void done(int64_t weight, const Sums<1>& sum) const { dweight[weight] += sum.v[0]; }
+struct Kernels {
+  static constexpr const char* name = "tiles";
+  static constexpr int group = 4, depth = 64;
+
+  template <bool backward>
+  static void gather(Device d, const Gather<float>& g) {
+    if (g.rows == 0) return;
+    if (g.channels % step_depth != 0 || g.columns % 4 != 0) return launch_gather<backward, false, 128, 32>(d, g);
+    if (g.columns <= 16) return launch_gather<backward, true, 256, 16>(d, g);
+    if (g.columns <= 32) return launch_gather<backward, true, 128, 32>(d, g);
+    // Large tiles read less; small ones are more, and keep more of the GPU's processors busy.
+    const int64_t large = int64_t(g.rows + 127) / 128 * ((g.columns + 63) / 64);
+    if (large < 256) return launch_gather<backward, true, 64, 64>(d, g);
+    launch_gather<backward, true, 128, 64>(d, g);
+  }
+
+  static void correlate(Device d, const Correlate<float>& c, bool whole, int64_t tile_rows, dim3 grid) {
+    const auto kernel = !whole            ? correlate_kernel<false, 16>
+                        : tile_rows == 16 ? correlate_kernel<true, 16>
+                        : tile_rows == 32 ? correlate_kernel<true, 32>
+                                          : correlate_kernel<true, 64>;
+    launch(kernel, grid, dim3(block_threads), d.stream, c);
+  }
 };
-
-template <class T>
-class TiledConvolution : public ConvolutionPlanOf<T> {
- public:
-  explicit TiledConvolution(const ConvolutionShape& shape) : shape_(shape) {
-    // Enough blocks for a large GPU, each with some steps to make.
-    const int64_t pixels = shape.out().rows(), depth = 64;
-    const int64_t tiles = (shape.out_channels + tile_rows() - 1) / tile_rows() * ((row_length() + 63) / 64);
-    splits_ = std::clamp<int64_t>(512 / tiles, 1, std::max<int64_t>(1, pixels / (4 * depth)));
-    chunk_ = ((pixels + splits_ - 1) / splits_ + depth - 1) / depth * depth;
-    splits_ = (pixels + chunk_ - 1) / chunk_;
-  }
-
-  int64_t workspace() const override { return splits_ * shape_.weight_count(); }
-
-  void forward(Device d, const T* x, const float* weight, T* y, float*) override {
-    Gather<T> g = make(x, shape_.in, weight, y, shape_.out(), false);
-    g.rows = int(shape_.out().rows()), g.rows_h = int(shape_.out_h()), g.rows_w = int(shape_.out_w());
-    g.source_step = int(shape_.stride), g.out_step = 1, g.phase_h = g.phase_w = 0;
-    for (int r = 0; r < shape_.kernel_h; ++r)
-      for (int s = 0; s < shape_.kernel_w; ++s)
-        add_tap(g, r * shape_.dilation - shape_.padding_h, s * shape_.dilation - shape_.padding_w, r, s);
-    gather<false>(d, g);
-  }
-
-  void backward_input(Device d, const T* dy, const float* weight, T* dx, bool add, float*) override {
-    const int stride = int(shape_.stride);
-    for (int phase_h = 0; phase_h < stride; ++phase_h)
-      for (int phase_w = 0; phase_w < stride; ++phase_w) {
-        Gather<T> g = make(dy, shape_.out(), weight, dx, shape_.in, add);
-        g.rows_h = (int(shape_.in.h) - phase_h + stride - 1) / stride, g.rows_w = (int(shape_.in.w) - phase_w + stride - 1) / stride;
-        if (g.rows_h <= 0 || g.rows_w <= 0) continue;
-        g.rows = int(shape_.in.n) * g.rows_h * g.rows_w;
-        g.source_step = 1, g.out_step = stride, g.phase_h = phase_h, g.phase_w = phase_w;
-        // Pixel h of x met pixel p of y where p * stride = h + padding - r * dilation.
-        for (int r = 0; r < shape_.kernel_h; ++r)
-          for (int s = 0; s < shape_.kernel_w; ++s) {
-            const int64_t h = phase_h + shape_.padding_h - r * shape_.dilation, w = phase_w + shape_.padding_w - s * shape_.dilation;
-            if (h % stride == 0 && w % stride == 0) add_tap(g, h / stride, w / stride, r, s);
-          }
-        gather<true>(d, g);
-      }
-  }
-
-  void backward_weight(Device d, const T* x, const T* dy, float* dweight, float* workspace) override {
-    Correlate<T> c;
-    c.x = x, c.dy = dy, c.sums = workspace;
-    c.in_h = int(shape_.in.h), c.in_w = int(shape_.in.w), c.inputs = int(shape_.in.c);
-    c.out_h = int(shape_.out_h()), c.out_w = int(shape_.out_w()), c.outputs = int(shape_.out_channels);
-    c.kernel_w = int(shape_.kernel_w), c.taps = int(shape_.kernel_h * shape_.kernel_w);
-    c.stride = int(shape_.stride), c.padding_h = int(shape_.padding_h), c.padding_w = int(shape_.padding_w),
-    c.dilation = int(shape_.dilation);
-    c.pixels = int(shape_.out().rows()), c.chunk = int(chunk_);
-    if (!fours()) correlate<false, 16>(d, c);
-    else if (tile_rows() == 16) correlate<true, 16>(d, c);
-    else if (tile_rows() == 32) correlate<true, 32>(d, c);
-    else correlate<true, 64>(d, c);
-    const int64_t weights = shape_.weight_count();
-    columns<1>(d, splits_, weights, AddSplits{workspace, dweight, weights});
-  }
-
-  std::string implementation() const override { return "tiles, tiles, tiles"; }
-
- private:
-  int64_t row_length() const { return shape_.kernel_h * shape_.kernel_w * shape_.in.c; }
-  bool fours() const { return shape_.in.c % 4 == 0 && shape_.out_channels % 4 == 0; }
-  int64_t tile_rows() const { return !fours() || shape_.out_channels <= 16 ? 16 : shape_.out_channels <= 32 ? 32 : 64; }
-
-  Gather<T> make(const T* source, const Shape& from, const float* weight, T* out, const Shape& to, bool add) const {
-    Gather<T> g;
-    g.source = source, g.source_h = int(from.h), g.source_w = int(from.w), g.channels = int(from.c);
-    g.weight = weight, g.kernel_taps = int(shape_.kernel_h * shape_.kernel_w), g.inputs = int(shape_.in.c);
-    g.out = out, g.out_h = int(to.h), g.out_w = int(to.w), g.columns = int(to.c), g.add = add, g.taps = 0;
-    return g;
-  }
-  void add_tap(Gather<T>& g, int64_t h, int64_t w, int r, int s) const {
-    g.tap[g.taps++] = {int16_t(h), int16_t(w), int16_t(r * shape_.kernel_w + s)};
-  }
-  template <bool Whole, int Rows>
-  void correlate(Device d, const Correlate<T>& c) const {
-    launch(correlate_kernel<Whole, Rows, T>,
-           dim3(unsigned((row_length() + 63) / 64), unsigned((c.outputs + Rows - 1) / Rows), unsigned(splits_)), dim3(block_threads),
-           d.stream, c);
-  }
-
-  ConvolutionShape shape_;
-  int64_t splits_, chunk_;  // of the pixels, for the gradient of the weights
-};
-
-// Places are counted in 32 bits, offsets of taps in 16, and a tap's place in the parameters of a kernel.
-bool fits(const ConvolutionShape& s) {
-  constexpr int64_t most = std::numeric_limits<int32_t>::max() / 4, most_offset = 1 << 14;
-  return s.groups == 1 && s.kernel_h * s.kernel_w <= most_taps && s.in.rows() < most && s.out().rows() < most && s.weight_count() < most &&
-         std::max(s.padding_h, s.padding_w) < most_offset && s.dilation * std::max(s.kernel_h, s.kernel_w) < most_offset &&
-         s.stride < most_offset;
-}
-
-template <class T>
-std::unique_ptr<ConvolutionPlanOf<T>> plan_tiles(Device d, const ConvolutionShape& shape) {
-  if (!d.gpu || shape.in.n == 0 || !fits(shape)) return nullptr;
-  return std::make_unique<TiledConvolution<T>>(shape);
-}
 
 }  // namespace
 
-std::unique_ptr<ConvolutionPlan> plan_convolution_tiles(Device d, const ConvolutionShape& shape) { return plan_tiles<float>(d, shape); }
-std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_tiles_bf16(Device d, const ConvolutionShape& shape) {
-  return plan_tiles<Bfloat16>(d, shape);
+std::unique_ptr<ConvolutionPlan> plan_convolution_tiles(Device d, const ConvolutionShape& shape) {
+  return implicit_gemm::plan<float, Kernels>(d, shape);
 }
 #else
 std::unique_ptr<ConvolutionPlan> plan_convolution_tiles(Device, const ConvolutionShape&) { return nullptr; }
-std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_tiles_bf16(Device, const ConvolutionShape&) { return nullptr; }
 #endif
 
 }  // namespace pipecast

@@ -5,6 +5,8 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -19,7 +21,8 @@ namespace pipecast {
 
 namespace {
 
-enum class State { ready, at_barrier, at_shuffle, ended };
+enum class State { ready, at_barrier, at_exchange, ended };  // an exchange: a shuffle or a multiplication by tensor cores
+using Words = std::array<uint32_t, 6>;
 
 // A place in a stack where work goes on later. swapcontext() asks the system for a mask of signals each time, so it is used only to enter
 // a stack, and under sanitizers, which refuse longjmp() here. The thread sanitizer takes all fibers for the host thread that they run in.
@@ -59,9 +62,8 @@ struct Thread {
   State state = State::ready;
   Fiber* fiber = nullptr;
   std::source_location where;  // it waits here
-  float value = 0;             // what it gives to a shuffle, then what it gets
-  unsigned lanes = 0;
-  int lane_mask = 0;
+  Words given = {};            // to the lanes of its warp
+  bool whole_warp = true;      // whether it named all of them
 };
 
 std::string line_of(std::source_location where) { return std::string(where.file_name()) + ":" + std::to_string(where.line()); }
@@ -98,6 +100,14 @@ class Block {
     self().state = state, self().where = where;
     go(self().fiber->place, scheduler_);
   }
+
+  // What all lanes of the running thread's warp gave, valid until the next exchange.
+  const std::array<Words, 32>& exchange(const Words& given, bool whole_warp, std::source_location where) {
+    self().given = given, self().whole_warp = whole_warp;
+    wait(State::at_exchange, where);
+    return exchanged_[running_ / 32];
+  }
+  int lane() const { return int(running_ % 32); }
 
   // A fiber takes threads that have not begun and runs them; without any, it is idle.
   void serve() {
@@ -142,27 +152,25 @@ class Block {
   // Called when no thread can go on: releases those whose partners have all arrived, or finds the fault.
   void release() {
     bool any = false;
-    for (size_t warp = 0; warp < threads_.size(); warp += 32) any |= release_shuffle(warp);
+    for (size_t warp = 0; warp < threads_.size(); warp += 32) any |= release_exchange(warp);
     if (!any) release_barrier();
   }
 
-  bool release_shuffle(size_t warp) {
+  bool release_exchange(size_t warp) {
     const auto begin = threads_.begin() + long(warp), end = threads_.begin() + long(std::min(warp + 32, threads_.size()));
-    const auto waits = [](const Thread& thread) { return thread.state == State::at_shuffle; };
+    const auto waits = [](const Thread& thread) { return thread.state == State::at_exchange; };
     const auto joined = std::count_if(begin, end, waits);
     if (joined == 0) return false;
     const Thread& one = *std::find_if(begin, end, waits);
     if (joined < 32)
       fault("the shuffle at " + line_of(one.where) + " is joined by " + std::to_string(joined) + " of the 32 lanes of a warp");
-    float given[32];
     for (auto lane = begin; lane != end; ++lane) {
       if (!same(lane->where, one.where))
         fault("lanes of a warp are at different shuffles, " + line_of(one.where) + ", " + line_of(lane->where));
-      if (lane->lanes != ~0u || lane->lane_mask < 0 || lane->lane_mask > 31)
-        fault("the shuffle at " + line_of(one.where) + " names no full warp");
-      given[lane - begin] = lane->value;
+      if (!lane->whole_warp) fault("the shuffle at " + line_of(one.where) + " names no full warp");
+      exchanged_[warp / 32][size_t(lane - begin)] = lane->given;
     }
-    for (auto lane = begin; lane != end; ++lane) lane->value = given[(lane - begin) ^ lane->lane_mask], lane->state = State::ready;
+    for (auto lane = begin; lane != end; ++lane) lane->state = State::ready;
     return true;
   }
 
@@ -181,7 +189,8 @@ class Block {
   Place scheduler_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
-  std::vector<Thread> threads_;  // x fastest
+  std::vector<Thread> threads_;                      // x fastest
+  std::array<std::array<Words, 32>, 32> exchanged_;  // by warp and lane
   dim3 numbered_{0, 0, 0};
   std::vector<dim3> indices_;  // of the threads of a block of that size
   const std::function<void()>* body_ = nullptr;
@@ -249,8 +258,24 @@ void emulate(dim3 grid, dim3 block_size, const std::function<void()>& thread) {
 void __syncthreads(std::source_location where) { pipecast::block->wait(pipecast::State::at_barrier, where); }
 
 float __shfl_xor_sync(unsigned lanes, float value, int lane_mask, std::source_location where) {
-  pipecast::Thread& self = pipecast::block->self();
-  self.value = value, self.lanes = lanes, self.lane_mask = lane_mask;
-  pipecast::block->wait(pipecast::State::at_shuffle, where);
-  return self.value;
+  const bool whole_warp = lanes == ~0u && lane_mask >= 0 && lane_mask < 32;
+  const auto& all = pipecast::block->exchange({std::bit_cast<uint32_t>(value)}, whole_warp, where);
+  return std::bit_cast<float>(all[size_t(pipecast::block->lane() ^ lane_mask)][0]);
+}
+
+// Of the 16 rows of `a` a lane has two, of the 8 columns of `b` one: it collects what it lacks from the others.
+void pipecast::emulated_multiply_add(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], std::source_location where) {
+  const auto& all = block->exchange({a[0], a[1], a[2], a[3], b[0], b[1]}, true, where);
+  const int g = block->lane() / 4, t = block->lane() % 4;
+  const auto element = [](uint32_t word, int k) { return std::bit_cast<float>(k % 2 ? word & 0xffff0000u : word << 16); };
+  for (int i = 0; i < 4; ++i) {
+    const int row = i / 2, column = 2 * t + i % 2;
+    double total = 0;
+    for (int k = 0; k < 16; ++k) {
+      const int half = k / 8, pair = k % 8 / 2;
+      total += double(element(all[size_t(4 * g + pair)][size_t(2 * half + row)], k)) *
+               double(element(all[size_t(4 * column + pair)][size_t(4 + half)], k));
+    }
+    sum[i] = float(double(sum[i]) + total);
+  }
 }

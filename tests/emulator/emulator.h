@@ -5,7 +5,7 @@
 // Blocks run one after another. The threads of a block are fibers that run one at a time and are switched only where CUDA
 // threads meet: at a barrier or a shuffle. So faults are found that real hardware may hide:
 //   - a barrier that some threads of the block never reach, or that they reach in different places;
-//   - a shuffle that not all 32 lanes of a warp join;
+//   - a shuffle, or a multiplication by tensor cores, that not all 32 lanes of a warp join;
 //   - a launch that exceeds CUDA's limits.
 // Each throws Error. Blocks whose coordinates add up to an odd number run their threads from last to first: a forgotten
 // barrier changes the result in one of the two orders. Shared memory keeps what the block before left there.
@@ -19,6 +19,7 @@
 
 #define __global__
 #define __device__
+#define __launch_bounds__(...)
 #define __shared__ static thread_local  // a host thread runs one block at a time
 
 struct dim3 {
@@ -31,6 +32,10 @@ void __syncthreads(std::source_location where = std::source_location::current())
 float __shfl_xor_sync(unsigned lanes, float value, int lane_mask, std::source_location where = std::source_location::current());
 
 namespace pipecast {
+
+// What tensor cores compute: see engine/tensor_core.h.
+void emulated_multiply_add(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                           std::source_location where = std::source_location::current());
 
 void emulate(dim3 grid, dim3 block, const std::function<void()>& thread);
 
