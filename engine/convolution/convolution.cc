@@ -105,13 +105,15 @@ bool worth_gathering(const ConvolutionShape& s) {
 
 // So few channels that kernels of our own are faster than cuDNN's (docs/gpu.md).
 bool has_few_channels(const ConvolutionShape& s) { return std::min(s.in.c, s.out_channels) < 64; }
+// The same for fp32 tiles in place of tensor cores.
+bool is_small(const ConvolutionShape& s) { return has_few_channels(s) && s.kernel_h * s.kernel_w <= 9; }
 
 std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& shape) {
 #ifdef PIPECAST_CUDA
   if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
 #endif
   std::unique_ptr<ConvolutionPlan> plan;
-  if (!d.tf32 || has_few_channels(shape)) plan = plan_convolution_tiles(d, shape);
+  if (!d.tf32 || is_small(shape)) plan = plan_convolution_tiles(d, shape);
   if (!plan) plan = plan_convolution_cudnn(d, shape);
   return plan ? std::move(plan) : plan_convolution_tiles(d, shape);
 }
