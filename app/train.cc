@@ -22,6 +22,7 @@ class TrainCommand : public Command {
                 "  pipecast train --data generated --stages 4\n"
                 "  pipecast train --data cifar10:DIR --stages 4 --method pipeoptim --epochs 100 --augment crop,flip --out runs/first\n"
                 "  pipecast train --config runs/first/config --seed 2 --out runs/second\n"
+                "  pipecast train --weights resnet18.safetensors --model resnet18 --data folder:DIR --freeze conv1,bn1,layer1 --head-lr 10\n"
                 "  pipecast train --resume runs/first") {}
 
   void declare(Options& o) override {

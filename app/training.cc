@@ -19,7 +19,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // What is trained on what.
-void describe(const TrainingOptions& options, const Dataset& dataset, const Graph& graph, const std::vector<StageSummary>& stages) {
+void describe(const TrainingOptions& options, const Dataset& dataset, const Graph& graph, const std::vector<StageSummary>& stages,
+              const std::string& start = "") {
   const std::vector<Part>& parts = graph.parts();
   int64_t parameters = 0;
   std::string table = "stage  parts                        parameters  copies  frames       memory\n";
@@ -36,11 +37,25 @@ void describe(const TrainingOptions& options, const Dataset& dataset, const Grap
   }
   std::cout << format("%s with %lld parameters on %s: %lld training and %lld test samples\n", options.model.c_str(), (long long)(parameters),
                       dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
-            << left_out_of(dataset)
+            << left_out_of(dataset) << start
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),
                       (unsigned long long)(options.trainer.seed), options.trainer.device.c_str(), options.trainer.threads)
             << table << std::endl;
+}
+
+// What of the weights that it starts from is not taken, and what stays as it is: a line each.
+std::string start_lines(const TrainingOptions& options, const TrainingInput& input, const Graph& graph) {
+  std::string lines;
+  if (input.start)
+    for (const RenewedLayer& layer : input.start->renewed)
+      lines += format("layer %s begins anew: the weights have it for %lld classes, the data set has %lld\n", layer.name.c_str(),
+                      (long long)(layer.outputs_in_file), (long long)(layer.outputs));
+  int64_t frozen = 0;
+  for (const ParameterSpec& spec : graph.parameters().specs)
+    if (is_named(spec.name, options.trainer.groups.frozen)) frozen += spec.count();
+  if (frozen > 0) lines += format("%lld parameters are frozen\n", (long long)(frozen));
+  return lines;
 }
 
 // The values of all options that say what a run is, by name.
@@ -174,7 +189,9 @@ RunOrigin Training::origin(const Options& options) const {
   origin.version = PIPECAST_VERSION;
   origin.options = option_values(options);
   origin.identity = identity(input_.dataset, options_).dump();
-  origin.notes = Json{{"bad_samples_skipped", input_.dataset.skipped}, {"data_notes", input_.dataset.notes}}.dump();
+  Json notes = {{"bad_samples_skipped", input_.dataset.skipped}, {"data_notes", input_.dataset.notes}};
+  if (input_.start && !input_.start->renewed.empty()) notes["layers_begun_anew"] = list_names(input_.start->renewed);
+  origin.notes = notes.dump();
   origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset));
   return origin;
 }
@@ -183,7 +200,7 @@ RunResult Training::run(const RunFolder& folder, const Options& options) {
   const std::string configuration = run_configuration(options);
   Shown shown(options_, configuration, trainer_, train_, test_, folder);
   shown.loop().begin(origin(options), configuration);
-  describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages());
+  describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages(), start_lines(options_, input_, trainer_.graph()));
   return shown.run();
 }
 

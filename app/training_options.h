@@ -29,7 +29,7 @@ struct TrainingOptions {
   TrainingInput resolve(bool resumed = false);
 
   std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore", partition = "balanced",
-              look_ahead = "paper", recompute = "never", non_finite = "stop", program;
+              look_ahead = "paper", recompute = "never", non_finite = "stop", program, freeze, no_decay;
   float label_smoothing = 0;
   bool allow_bad_values = false, drop_last = false, cut_layers = false;
   RunOptions run;  // its trace is declared by the command that trains a single run
@@ -40,6 +40,7 @@ struct TrainingOptions {
  private:
   void resolve_program();
   void resolve_partition(const Graph&, int pieces);
+  void resolve_groups(const Graph&, const ModelOptions&);
 };
 
 // What a model for this data set is made with; what does not apply stays as it is by itself.

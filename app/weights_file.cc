@@ -70,8 +70,12 @@ NamedWeights read_weights(const std::string& path, const std::string& model, int
   return name_weights(read_safetensors(path), path, model, classes, bad_values);
 }
 
-NamedWeights name_weights(const SafeTensors& file, const std::string& path, const std::string& model, int64_t classes,
-                          BadValues bad_values) {
+NamedWeights read_start(const std::string& path, const std::string& model, int64_t classes, BadValues bad_values, uint64_t seed) {
+  return name_weights(read_safetensors(path), path, model, classes, bad_values, seed);
+}
+
+NamedWeights name_weights(SafeTensors file, const std::string& path, const std::string& model, int64_t classes, BadValues bad_values,
+                          std::optional<uint64_t> seed) {
   NamedWeights named{model, {}, {}};
   const std::string own = said(file, "model");
   if (model.empty() && own.empty()) throw UsageError("weights '" + path + "' do not say which model they are of; give --model");
@@ -84,7 +88,9 @@ NamedWeights name_weights(const SafeTensors& file, const std::string& path, cons
   if (model.empty()) named.model = own;
   read_sizes(file, path, named.options);
   if (classes > 0) named.options.classes = classes;
-  named.weights = from_safetensors(make_model(named.model, named.options), file, path, bad_values);
+  const Graph graph = make_model(named.model, named.options);
+  if (seed) named.renewed = renew(file, graph, head_layers(named.model, named.options), *seed);
+  named.weights = from_safetensors(graph, file, path, bad_values);
   return named;
 }
 

@@ -891,6 +891,62 @@ class Weights(CommandTest):
         self.assertIn("allow-bad-values = true", (self.folder / "more" / "config").read_text())
         self.assertEqual(read_safetensors(self.folder / "more" / "weights.safetensors")[0]["conv1.weight"], good["conv1.weight"])
 
+    def test_fine_tuning_into_another_number_of_classes(self):
+        self.succeed("export", "--model", "resnet20", "--classes", 7, "--seed", 3, "--out", "seven.safetensors")
+        given, _ = read_safetensors(self.folder / "seven.safetensors")
+        write_safetensors(self.folder / "wrapped.safetensors", {"module." + name: tensor for name, tensor in given.items()})
+        tune = [*TRAIN, "--weights", "seven.safetensors", "--epochs", 1]
+        line = "layer fc begins anew: the weights have it for 7 classes, the data set has 10\n"
+        self.assertIn(line, self.succeed(*tune, "--lr", 0, "--out", "same"))
+        self.assertEqual(self.metrics("same")[0]["layers_begun_anew"], "fc")
+        same, _ = read_safetensors(self.folder / "same" / "weights.safetensors")
+        self.assertEqual(same["layer3.2.conv2.weight"], given["layer3.2.conv2.weight"])
+        self.succeed("export", "--model", "resnet20", "--seed", 1, "--out", "fresh.safetensors")
+        fresh, _ = read_safetensors(self.folder / "fresh.safetensors")
+        self.assertEqual(same["fc.weight"], fresh["fc.weight"])  # as a new model of the run's seed
+        self.assertEqual(same["fc.bias"], fresh["fc.bias"])
+        self.assertIn(line, self.succeed(*tune[:-4], "--weights", "wrapped.safetensors", "--epochs", 1, "--lr", 0, "--out", "wrapped"))
+        self.assertEqual(self.metrics("wrapped")[-1]["weights_digest"], self.metrics("same")[-1]["weights_digest"])
+
+        out = self.succeed(*tune, "--freeze", "conv1,bn1,layer1.", "--head-lr", 5, "--no-decay", "norms-and-biases", "--stages", 2,
+                           "--lr", .01, "--out", "tuned")
+        self.assertIn("14480 parameters are frozen\n", out)
+        tuned, _ = read_safetensors(self.folder / "tuned" / "weights.safetensors")
+        for name in ("conv1.weight", "bn1.weight", "layer1.2.conv2.weight", "layer1.2.bn2.bias"):
+            self.assertEqual(tuned[name], given[name])
+        self.assertNotEqual(tuned["bn1.running_mean"], given["bn1.running_mean"])  # as in PyTorch, they are no parameters
+        self.assertNotEqual(tuned["layer2.0.conv1.weight"], given["layer2.0.conv1.weight"])
+        self.assertNotEqual(tuned["fc.weight"], fresh["fc.weight"])
+        # Without changed options the file's own head is taken, and no line says otherwise.
+        self.assertNotIn("begins anew", self.succeed(*TRAIN, "--weights", "fresh.safetensors", "--epochs", 1, "--out", "own"))
+
+        self.refuse([*tune, "--freeze", "layer9", "--out", "x"], "unknown parameter, layer or block 'layer9'")
+        self.refuse([*tune, "--freeze", "conv1,,fc", "--out", "x"], "unknown parameter, layer or block ''")
+        self.refuse([*tune, "--freeze", "conv1,bn1,layer1,layer2,layer3,fc", "--out", "x"], "nothing is left to train")
+        self.refuse([*tune, "--head-lr", 0, "--out", "x"], "above 0", "freeze it")
+        self.refuse([*tune, "--no-decay", "biases", "--out", "x"], "'biases'", "norms-and-biases")
+        self.refuse([*tune, "--no-decay", "norms-and-biases", "--weight-decay", 0, "--out", "x"], "has no effect")
+        self.refuse([*tune, "--ema", 1, "--out", "x"], "below 1")
+        # Another model stays another model.
+        self.refuse([*TRAIN, "--model", "resnet32", "--weights", "seven.safetensors", "--out", "x"], "are of model 'resnet20'")
+
+    def test_moving_average_is_evaluated_and_exported(self):
+        self.train("plain", "--lr", .01)
+        digest = self.train("averaged", "--lr", .01, "--ema", .9)
+        lines = [self.metrics(run) for run in ("plain", "averaged")]
+        self.assertNotEqual(digest, lines[0][-1]["weights_digest"])
+        losses = [[line["train_loss"] for line in run if line["event"] == "epoch"] for run in lines]
+        self.assertEqual(losses[0], losses[1])  # training does not read it
+        self.assertNotEqual(lines[0][-1]["test_loss"], lines[1][-1]["test_loss"])
+        out = json.loads(self.succeed("eval", "--run", "averaged", "--json", "--threads", 1, "--batch", 25))
+        self.assertEqual(out["weights_digest"], digest)
+        self.assertAlmostEqual(out["test_loss"], lines[1][-1]["test_loss"], 5)
+        # Resumed half-way, it ends as it would have.
+        self.train("half", "--lr", .01, "--ema", .9, "--lr-schedule", "constant", "--epochs", 1)
+        self.succeed("train", "--resume", "half", "--epochs", 2)
+        whole = self.train("whole", "--lr", .01, "--ema", .9, "--lr-schedule", "constant", "--epochs", 2)
+        self.assertEqual(self.metrics("half")[-1]["weights_digest"], whole)
+
     def test_initial_weights_are_those_of_training(self):
         out = self.succeed("export", "--model", "resnet20", "--seed", 4, "--out", "a.safetensors")
         self.assertNotIn(out.split()[-1], self.succeed("export", "--model", "resnet20", "--seed", 5, "--out", "b.safetensors"))

@@ -231,7 +231,7 @@ Weights Trainer::weights() const {
   p.each_piece([&](const Stage& stage, int chunk) {
     const Device d = stage.device();
     each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t from, int64_t to, int64_t count) {
-      copy(d, w.parameter_values.data() + to, stage.latest(chunk) + from, size_t(count) * sizeof(float));
+      copy(d, w.parameter_values.data() + to, stage.evaluated(chunk) + from, size_t(count) * sizeof(float));
     });
     each_segment(stage.section(chunk).statistics(), w.statistics, statistic, [&](int64_t from, int64_t to, int64_t count) {
       copy(d, w.statistic_values.data() + to, stage.statistics(chunk) + from, size_t(count) * sizeof(float));
