@@ -2,6 +2,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "app/class_results.h"
 #include "app/commands.h"
 #include "app/config_file.h"
 #include "app/output_file.h"
@@ -80,23 +81,31 @@ class EvalCommand : public Command {
     trainer.set_weights(named.weights);
 
     std::vector<float> logits;
-    const Outcome outcome = trainer.evaluate(batches, logits_.empty() ? nullptr : &logits);
+    std::optional<Classification> classes;
+    if (classifies(trainer.graph(), batches)) classes.emplace(batches);
+    const Outcome outcome = trainer.evaluate(batches, [&](const Tensor& of_pass) {
+      if (classes) classes->add(of_pass);
+      if (!logits_.empty()) logits.insert(logits.end(), of_pass.as<float>(), of_pass.as<float>() + of_pass.shape.count());
+    });
     if (!logits_.empty()) write_logits(logits_, logits, batches, {"label", {{1, 1, 1, 1}, Storage::int32}});
-    if (json_)
-      std::cout << nlohmann::ordered_json{{"model", named.model},
-                                          {"data", data_},
-                                          {"data_notes", dataset.notes},
-                                          {"images", outcome.samples},
-                                          {"test_loss", outcome.loss},
-                                          {"test_accuracy", outcome.accuracy},
-                                          {"images_per_second", double(outcome.samples) / outcome.seconds},
-                                          {"weights_digest", weights_digest(named.weights)}}
-                       .dump()
-                << "\n";
-    else
-      std::cout << left_out_of(dataset)
-                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %s\n", named.model.c_str(), data_.c_str(),
-                          (long long)(outcome.samples), 100 * outcome.accuracy, decimal(outcome.loss, 4).c_str());
+    if (json_) {
+      nlohmann::ordered_json json = {{"model", named.model},
+                                     {"data", data_},
+                                     {"data_notes", dataset.notes},
+                                     {"images", outcome.samples},
+                                     {"test_loss", outcome.loss},
+                                     {"test_accuracy", outcome.accuracy},
+                                     {"images_per_second", double(outcome.samples) / outcome.seconds},
+                                     {"weights_digest", weights_digest(named.weights)}};
+      if (classes) json.update(class_results(*classes, dataset.class_names));
+      std::cout << json.dump() << "\n";
+      return;
+    }
+    std::cout << left_out_of(dataset)
+              << format("%s on %s, %lld test samples: accuracy %.2f %%, ", named.model.c_str(), data_.c_str(), (long long)(outcome.samples),
+                        100 * outcome.accuracy)
+              << (classes && classes->classes() > 5 ? format("among the top 5 %.2f %%, ", 100 * classes->top5()) : "")
+              << format("loss %s\n", decimal(outcome.loss, 4).c_str());
   }
 
  private:

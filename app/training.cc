@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "app/class_results.h"
 #include "app/progress.h"
 #include "app/report.h"
 #include "app/signals.h"
@@ -96,10 +97,11 @@ std::vector<PassShape> shapes_of(const Batches& train, const Batches& test) {
 class Shown {
  public:
   Shown(const TrainingOptions& options, const std::string& configuration, Trainer& trainer, const Batches& train, const Batches& test,
-        const RunFolder& folder)
+        const std::vector<std::string>& class_names, const RunFolder& folder)
       : options_(options),
         folder_(folder),
         configuration_(configuration),
+        class_names_(class_names),
         trainer_(trainer),
         per_epoch_(train.per_epoch()),
         loop_(trainer, train, test, options.run, observer(), folder) {}
@@ -122,7 +124,9 @@ class Shown {
     };
     o.on_epoch = [this](const EpochRow& row) { show(row); };
     o.before_done = [this](const std::vector<Json>& lines) {
-      write_file(folder_.report(), report_html(options_.model + ", " + options_.trained_by(), configuration_, lines));
+      const std::optional<Classification> classes = loop_.classification();
+      write_file(folder_.report(), report_html(options_.model + ", " + options_.trained_by(), configuration_, lines,
+                                               classes ? class_tables(*classes, class_names_) : ""));
     };
     return o;
   }
@@ -143,6 +147,7 @@ class Shown {
     std::cout << format("epoch %3lld/%lld  train loss ", (long long)(row.epoch), (long long)(options_.run.epochs)) << decimal(row.train_loss, 4);
     if (row.test_loss) std::cout << "  test loss " << decimal(*row.test_loss, 4);
     if (row.test_accuracy) std::cout << format("  test accuracy %6.2f %%", 100 * *row.test_accuracy);
+    if (row.test_top5_accuracy) std::cout << format(" (top 5 %6.2f %%)", 100 * *row.test_top5_accuracy);
     int64_t skipped = 0;  // on the stage that left out most
     for (const EvaluatedStage& stage : row.stages) skipped = std::max(skipped, stage.skipped_updates);
     std::cout << format("  %.0f samples/s  learning rate %.4g", row.samples_per_second, double(row.learning_rate))
@@ -160,6 +165,7 @@ class Shown {
   const TrainingOptions& options_;
   const RunFolder& folder_;
   const std::string& configuration_;
+  const std::vector<std::string>& class_names_;
   Trainer& trainer_;
   int64_t per_epoch_;
   Progress progress_;
@@ -198,7 +204,7 @@ RunOrigin Training::origin(const Options& options) const {
 
 RunResult Training::run(const RunFolder& folder, const Options& options) {
   const std::string configuration = run_configuration(options);
-  Shown shown(options_, configuration, trainer_, train_, test_, folder);
+  Shown shown(options_, configuration, trainer_, train_, test_, input_.dataset.class_names, folder);
   shown.loop().begin(origin(options), configuration);
   describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages(), start_lines(options_, input_, trainer_.graph()));
   return shown.run();
@@ -206,7 +212,7 @@ RunResult Training::run(const RunFolder& folder, const Options& options) {
 
 RunResult Training::resume(const RunFolder& folder, const Options& options, const Checkpoint& checkpoint) {
   const std::string configuration = run_configuration(options);
-  Shown shown(options_, configuration, trainer_, train_, test_, folder);
+  Shown shown(options_, configuration, trainer_, train_, test_, input_.dataset.class_names, folder);
   const Resumed resumed = shown.loop().resume(origin(options), checkpoint, configuration);
   describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages());
   std::cout << format("goes on after mini-batch %lld of %lld\n", (long long)(checkpoint.minibatch), (long long)(shown.loop().end()));

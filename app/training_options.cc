@@ -95,6 +95,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end", 0, most_rate);
   o.group("Run");
   o.number("eval-every", run.eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", 1, most_epochs);
+  o.number("patience", run.patience, "EPOCHS", "end at an evaluation so many epochs after the one with the best test accuracy; 0: never", 0, most_epochs);
   o.number("log-every", run.log_every, "N", "mini-batches from one line of metrics.jsonl to the next", 1, most_minibatches);
   o.number("checkpoint-every", run.checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", 0, most_minibatches);
   o.number("checkpoint-keep", run.checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1, 1000000);

@@ -54,6 +54,7 @@ struct Dataset {
   Shape image;             // n = 1
   int64_t classes = 0;     // of the label
   int64_t vocabulary = 0;  // of the tokens
+  std::vector<std::string> class_names = {};  // in their order; empty where the data set names none
   std::shared_ptr<const Samples> train, test;
   int64_t skipped = 0;  // bad samples left out
   std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read

@@ -408,7 +408,7 @@ class Training(CommandTest):
                 self.assertEqual(done["updates"], 8)
                 self.assertIn(done["weights_digest"], out)
                 self.assertEqual(sorted(p.name for p in (self.folder / run).iterdir()),
-                                 ["checkpoints", "config", "metrics.jsonl", "report.html", "weights.safetensors"])
+                                 ["checkpoints", "config", "metrics.jsonl", "report.html", "weights-best.safetensors", "weights.safetensors"])
                 report = (self.folder / run / "report.html").read_text()
                 self.assertEqual(report.count("<svg"), 7)
                 self.assertEqual(report.count("<title>norm, epoch"), 2 if stages == 1 else 1)
@@ -929,6 +929,45 @@ class Weights(CommandTest):
         self.refuse([*tune, "--ema", 1, "--out", "x"], "below 1")
         # Another model stays another model.
         self.refuse([*TRAIN, "--model", "resnet32", "--weights", "seven.safetensors", "--out", "x"], "are of model 'resnet20'")
+
+    def test_top_five_and_classes(self):
+        self.train("run", "--lr", .01, "--epochs", 2)
+        options = ["--run", "run", "--threads", 1]
+        out = json.loads(self.succeed("eval", *options, "--json", "--logits", "logits.safetensors"))
+        values, _ = read_safetensors(self.folder / "logits.safetensors")
+        count = values["labels"][1][0]
+        logits, labels = struct.unpack(f"<{10 * count}f", values["logits"][2]), struct.unpack(f"<{count}q", values["labels"][2])
+        confusion, top5 = [[0] * 10 for _ in range(10)], 0
+        for i, label in enumerate(labels):
+            order = sorted(range(10), key=lambda c: -logits[10 * i + c])
+            confusion[label][order[0]] += 1
+            top5 += label in order[:5]
+        self.assertEqual(out["confusion"], confusion)
+        self.assertAlmostEqual(out["test_top5_accuracy"], top5 / count)
+        for label, row in enumerate(out["classes"]):
+            self.assertEqual(row["samples"], labels.count(label))
+            self.assertAlmostEqual(row["accuracy"], confusion[label][label] / labels.count(label))
+        self.assertAlmostEqual(sum(confusion[c][c] for c in range(10)) / count, out["test_accuracy"])
+        epochs = [line for line in self.metrics("run") if line["event"] == "epoch"]
+        self.assertAlmostEqual(epochs[-1]["test_top5_accuracy"], top5 / count)
+        self.assertIn(f"among the top 5 {100 * top5 / count:.2f} %", self.succeed("eval", *options))
+        report = (self.folder / "run" / "report.html").read_text()
+        self.assertIn(f"Top-5 accuracy {100 * top5 / count:.2f} %", report)
+        self.assertIn("Confusion matrix", report)
+        self.assertIn("test, among the top 5", report)
+
+    def test_early_stopping(self):
+        out = self.succeed(*TRAIN, "--lr", 0, "--lr-schedule", "constant", "--momentum", 0, "--epochs", 9, "--patience", 2, "--out", "run")
+        done = self.metrics("run")[-1]
+        self.assertTrue(done["stopped_early"])
+        self.assertEqual(done["epochs"], done["best_epoch"] + 2)
+        self.assertIn("ended early: no better test accuracy in the last 2 epochs\n", out)
+        self.assertIn(f"after {done['epochs']} epochs", out)
+        self.assertEqual(read_safetensors(self.folder / "run" / "weights-best.safetensors")[1]["epoch"], str(done["best_epoch"]))
+        self.succeed("eval", "--weights", "run/weights-best.safetensors", "--data", "generated:100")
+        self.succeed("train", "--resume", "run", "--patience", 4)  # it may be changed
+        self.assertEqual(self.metrics("run")[-1]["epochs"], min(9, done["best_epoch"] + 4))
+        self.refuse([*TRAIN, "--patience", -1, "--out", "x"], "patience")
 
     def test_moving_average_is_evaluated_and_exported(self):
         self.train("plain", "--lr", .01)

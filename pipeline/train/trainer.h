@@ -68,6 +68,8 @@ class Trainer {
   // prediction, if given, gets the model's outputs that the loss
   // reads, such as logits, sample after sample in the order of `data`.
   Outcome evaluate(const Batches& data, std::vector<float>* prediction = nullptr);
+  // The same; on_prediction is called with the outputs of one micro-batch after another, on the host, in the last stage's thread.
+  Outcome evaluate(const Batches& data, const std::function<void(const Tensor&)>& on_prediction);
 
   Weights weights() const;  // that evaluate() reads
   void set_weights(const Weights&);  // throws UsageError for those of another model
