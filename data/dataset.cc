@@ -12,7 +12,17 @@ namespace {
 Registry<DatasetFormat>& registry() {
   static Registry<DatasetFormat> formats = registry_of<DatasetFormat>("data set", {
       {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)",
-       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_cifar10(argument, options.bad_samples)); }},
+       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_cifar(Cifar::ten, argument, options.bad_samples)); }},
+      {"cifar100", "cifar100:DIR, the binary version of CIFAR-100, its 100 classes ('data/download cifar100 DIR' fetches it)",
+       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_cifar(Cifar::hundred, argument, options.bad_samples)); }},
+      {"cifar100-coarse", "cifar100-coarse:DIR, the same with its 20 superclasses",
+       [](const std::string& argument, const DataOptions& options) {
+         return dataset_of(load_cifar(Cifar::hundred_coarse, argument, options.bad_samples));
+       }},
+      {"mnist", "mnist:DIR, the four idx files of MNIST, unpacked ('data/download mnist DIR' fetches them)",
+       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_mnist(argument, options.bad_samples)); }},
+      {"fashion-mnist", "fashion-mnist:DIR, the same of Fashion-MNIST ('data/download fashion-mnist DIR' fetches them)",
+       [](const std::string& argument, const DataOptions& options) { return dataset_of(load_fashion_mnist(argument, options.bad_samples)); }},
       {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG, all of one size",
        [](const std::string& argument, const DataOptions& options) { return dataset_of(load_folder(argument, options)); }},
       {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},

@@ -6,19 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "data/augmentation.h"
 #include "engine/tensor.h"
 
 namespace pipecast {
 
 class Sha256;
-
-// What training does to pictures.
-struct Augmentation {
-  bool crop = false;  // pad by 4 black pixels on every side (before normalising), then cut out the old size at a random place
-  bool flip = false;  // left to right, half of the time
-  bool any() const { return crop || flip; }
-};
-Augmentation parse_augmentation(const std::string&);  // "crop,flip", "crop", "none" or ""; throws UsageError
 
 // How samples of one mini-batch are read.
 struct Reading {
@@ -73,7 +66,7 @@ struct DataOptions {
   Orientation orientation = Orientation::ignore;
 };
 
-// "cifar10:DIR", "folder:DIR", "text:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing,
+// "cifar10:DIR" and so on: a name of dataset_formats(), a colon, its argument. Throws UsageError naming the file and the defect: missing,
 // truncated, a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
 Dataset load_dataset(const std::string& format_and_path, const DataOptions& = {});
 

@@ -10,20 +10,6 @@
 
 namespace pipecast {
 
-Augmentation parse_augmentation(const std::string& list) {
-  Augmentation augmentation;
-  if (list.empty() || list == "none") return augmentation;
-  for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
-    end = list.find(',', begin);
-    const std::string name = list.substr(begin, end - begin);
-    if (name == "crop") augmentation.crop = true;
-    else if (name == "flip") augmentation.flip = true;
-    else if (name == "none") throw UsageError("augmentation '" + list + "': 'none' excludes all others; leave it out or write it alone");
-    else throw UsageError(unknown_name("augmentation", name, {"crop", "flip", "none"}));
-  }
-  return augmentation;
-}
-
 namespace {
 
 class PictureSamples : public Samples {
@@ -58,7 +44,7 @@ class PictureSamples : public Samples {
 
  private:
   void read_images(const int32_t* samples, int64_t count, const Reading& reading, float* images) const {
-    const Random random{reading.seed, purpose("augment"), uint64_t(reading.epoch)};
+    const Random random{reading.seed, purpose("augment"), uint64_t(reading.epoch)};  // of crops and flips
     const Augmentation& augmentation = reading.augmentation;
     for (int64_t i = 0; i < count; ++i, images += image_.count()) {
       const uint64_t element = 4 * uint64_t(reading.place + i);
@@ -66,6 +52,7 @@ class PictureSamples : public Samples {
       const int64_t right = augmentation.crop ? int64_t(random.below(element + 1, 9)) - 4 : 0;
       const bool mirrored = augmentation.flip && random.below(element + 2, 2) == 1;
       read_image(pictures_->pixels.data() + samples[i] * image_.count(), down, right, mirrored, images);
+      if (augmentation.cutout > 0) cut_out(augmentation.cutout, {reading.seed, reading.epoch, reading.place + i}, image_, images);
     }
   }
 

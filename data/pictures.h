@@ -30,12 +30,18 @@ Dataset dataset_of(PictureSet);
 std::shared_ptr<const Samples> picture_samples(const PictureSet&, const Pictures&);
 
 // One per file:
-PictureSet load_cifar10(const std::string& directory, BadSamples);  // data_batch_*.bin, test_batch.bin: label byte, 3072 bytes RGB planar
+enum class Cifar { ten, hundred, hundred_coarse };  // coarse: CIFAR-100 with the labels of its 20 superclasses
+PictureSet load_cifar(Cifar, const std::string& directory, BadSamples);  // records: a label byte, or a coarse and a fine one; 3072 bytes
+PictureSet load_mnist(const std::string& directory, BadSamples);          // idx files
+PictureSet load_fashion_mnist(const std::string& directory, BadSamples);
 PictureSet load_folder(const std::string& directory, const DataOptions&);  // train/CLASS/*.png or *.jpg, and val or test the same
 PictureSet generate_shapes(const std::string& train_size);          // 10 kinds of shape, place, size, colours at random; "" = 2000
 
 // Their readers over memory. `file` stands for the file in messages.
-int64_t append_cifar10(std::string_view bytes, const std::string& file, BadSamples, Pictures&);  // returns how many were skipped
+int64_t append_cifar(std::string_view bytes, const std::string& file, Cifar, BadSamples, Pictures&);  // returns how many were skipped
+// Returns the shape of a picture, adds to `skipped`.
+Shape append_idx(std::string_view images, const std::string& images_file, std::string_view labels, const std::string& labels_file, BadSamples,
+                 int64_t& skipped, Pictures&);
 std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file);  // class by picture, both names
 
 }  // namespace pipecast

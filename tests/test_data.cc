@@ -17,6 +17,7 @@
 #include <numeric>
 #include <set>
 
+#include "data_files.h"
 #include "picture_batches.h"
 #include "data/loader.h"
 #include "data/picture.h"
@@ -27,31 +28,10 @@
 #include "engine/random.h"
 
 using namespace pipecast;
-using testing::PictureBatches;
+using namespace pipecast::testing;
 namespace fs = std::filesystem;
 
 namespace {
-
-using Bytes = std::vector<uint8_t>;
-
-// A folder of its own that is gone at the end.
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "pipecast_data_XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
-
-void write(const fs::path& path, const Bytes& bytes) {
-  std::ofstream stream(path, std::ios::binary | std::ios::trunc);
-  stream.write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
-  REQUIRE(stream.good());
-}
-
-uint8_t random_byte(uint64_t stream, uint64_t element) { return uint8_t(Random{7, purpose("test bytes"), stream}.bits(element)); }
 
 constexpr size_t record = 3073;
 
@@ -70,17 +50,6 @@ void write_cifar10(const fs::path& folder) {
   for (size_t f = 0; f < files.size(); ++f) write(folder / files[f], records(f + 1, f));
 }
 
-std::string in_quotes(const std::string& text) { return std::string("'").append(text).append("'"); }
-
-template <class F>
-std::string usage_error(const F& f) {
-  try {
-    f();
-  } catch (const UsageError& error) {
-    return error.what();
-  }
-  return "no UsageError";
-}
 std::string load_error(const fs::path& folder) {
   return usage_error([&] { load_dataset("cifar10:" + folder.string()); });
 }
@@ -125,19 +94,12 @@ void write_folder(const fs::path& folder) {
   REQUIRE(stbi_write_jpg((folder / "val/dog/1.jpg").c_str(), 8, 6, 3, smooth_pixels().data(), 100) != 0);
 }
 
-void check_has(const std::string& text, std::initializer_list<std::string> parts) {
-  for (const std::string& part : parts) {
-    INFO(text);
-    CHECK_MESSAGE(text.find(part) != std::string::npos, part);
-  }
-}
-
 // What the format yields before it becomes columns.
 PictureSet load_pictures(const std::string& format_and_path, BadSamples bad_samples = BadSamples::fail) {
   const size_t colon = format_and_path.find(':');
   const std::string format = format_and_path.substr(0, colon);
   const std::string argument = colon == std::string::npos ? "" : format_and_path.substr(colon + 1);
-  if (format == "cifar10") return load_cifar10(argument, bad_samples);
+  if (format == "cifar10") return load_cifar(Cifar::ten, argument, bad_samples);
   return format == "folder" ? load_folder(argument, {.bad_samples = bad_samples}) : generate_shapes(argument);
 }
 
@@ -752,7 +714,7 @@ TEST_CASE("dataset: every pixel and every label is in the digest") {
 TEST_CASE("dataset: unknown formats and the table") {
   check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
   check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});
-  CHECK(dataset_formats().size() == 4);
+  CHECK(dataset_formats().size() == 8);
   CHECK(load_dataset("generated:40").name == "generated");
 }
 
@@ -1139,4 +1101,37 @@ TEST_CASE("download_cifar10: all or nothing") {
   const fs::path other = folder.path / "other";
   CHECK(shell(lenient + in_quotes(other) + url, output) != 0);
   CHECK(!fs::exists(other));
+}
+
+TEST_CASE("download: several files, each checked and unpacked, and names") {
+  std::string output;
+  if (shell("command -v bash && command -v curl && command -v gzip && command -v sha256sum", output) != 0) {
+    MESSAGE("skipped: needs bash, curl, gzip and sha256sum");
+    return;
+  }
+  TemporaryFolder folder;
+  const std::string run = "bash " + in_quotes(script.parent_path() / "download") + " ";
+  CHECK(shell(run + "--help", output) == 0);
+  check_has(output, {"cifar10", "cifar100", "mnist", "fashion-mnist", "tiny-imagenet"});
+  CHECK(shell(run + "mnist", output) == 2);
+  CHECK(shell(run + "minst " + in_quotes(folder.path), output) == 1);
+  check_has(output, {"no data set 'minst'"});
+  const fs::path source = folder.path / "source", dest = folder.path / "dest", bin = folder.path / "bin";
+  fs::create_directory(source), fs::create_directory(bin);
+  for (const char* name : {"train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"})
+    write(source / name, {1, 2, 3});
+  REQUIRE(shell("gzip " + in_quotes(source) + "/t*", output) == 0);
+  const std::string arguments = " " + in_quotes(dest) + " file://" + in_quotes(source);
+  for (const char* name : {"mnist", "fashion-mnist"}) {
+    CHECK(shell(run + name + arguments, output) == 1);
+    check_has(output, {"train-images-idx3-ubyte.gz is damaged"});
+    CHECK(!fs::exists(dest));
+  }
+  std::ofstream(bin / "sha256sum") << "#!/bin/sh\nexit 0\n";
+  fs::permissions(bin / "sha256sum", fs::perms::owner_all);
+  CHECK(shell("PATH=" + in_quotes(bin) + ":\"$PATH\" " + run + "mnist" + arguments, output) == 0);
+  CHECK(std::distance(fs::directory_iterator(dest), fs::directory_iterator()) == 4);
+  CHECK(read_file((dest / "t10k-labels-idx1-ubyte").string()) == Bytes{1, 2, 3});
+  CHECK(shell(run + "mnist" + arguments, output) == 0);
+  check_has(output, {"already there"});
 }
