@@ -37,6 +37,8 @@ class Samples {
   virtual void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const = 0;
   // Throws UsageError for an augmentation that does not apply.
   virtual void check(const Augmentation&) const {}
+  // Whether reading this column takes long, as decoding pictures does: a loader gives it several threads.
+  virtual bool takes_long(size_t /*column*/) const { return false; }
   // Adds all of the samples to the hash: data sets that differ in anything a model sees have different digests.
   virtual void add_to(Sha256&) const = 0;
 };
@@ -50,6 +52,8 @@ struct Dataset {
   std::shared_ptr<const Samples> train, test;
   int64_t skipped = 0;  // bad samples left out
   std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
+  // Of pictures, per channel of pixel / 255: what normalising subtracts and divides by. Empty where there are none.
+  std::vector<float> mean = {}, deviation = {};
 };
 
 // What to do with a damaged sample, such as a label out of range or a picture that cannot be decoded.
@@ -64,6 +68,10 @@ Orientation orientation_mode(const std::string& name);  // "ignore" or "apply"; 
 struct DataOptions {
   BadSamples bad_samples = BadSamples::fail;
   Orientation orientation = Orientation::ignore;
+  // Images of so many pixels a side are made of pictures of any size: the shorter side becomes `resize` pixels (0: as many as the image
+  // has), and the middle is taken. 0: as the pictures are.
+  int64_t image_size = 0, resize = 0;
+  int64_t cache = int64_t(2) << 30;  // bytes of decoded pictures that are kept in memory, of a data set whose pictures are files
 };
 
 // "cifar10:DIR" and so on: a name of dataset_formats(), a colon, its argument. Throws UsageError naming the file and the defect: missing,
