@@ -49,7 +49,7 @@ void TrainingOptions::declare(Options& o) {
   o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
   o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
   o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
-  o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
+  o.text("augment", augment, "LIST", "of pictures in training: crop, flip, cutout, as in crop,flip,cutout:8, or none (docs/data.md)");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short, unless it is all there is");
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0, 1);
   o.group("Pipeline");

@@ -34,7 +34,8 @@ fs::path real(const fs::path& folder, const std::string& layout) {
 
 }  // namespace
 
-ClassFolders::ClassFolders(std::vector<std::string> endings, std::string layout) : endings_(std::move(endings)), layout_(std::move(layout)) {}
+ClassFolders::ClassFolders(std::vector<std::string> endings, std::string layout, std::vector<std::string> known)
+    : endings_(std::move(endings)), known_(std::move(known)), layout_(std::move(layout)) {}
 
 bool ClassFolders::is_sample(const fs::path& path) const {
   return std::find(endings_.begin(), endings_.end(), ending_of(path)) != endings_.end();
@@ -89,7 +90,7 @@ void ClassFolders::collect(const fs::path& folder, const std::string& list, Path
   for (const fs::path& path : entries(folder)) {
     if (is_folder(path, around)) collect(path, list, around, files);
     else if (is_sample(path)) files.push_back(path);
-    else if (path.filename() != list) ++other_types_[ending_of(path)];
+    else if (path.filename() != list && std::find(known_.begin(), known_.end(), ending_of(path)) == known_.end()) ++other_types_[ending_of(path)];
   }
 }
 

@@ -52,6 +52,18 @@ write("weights", "other_tool", safetensors({"n_averaged": ("I64", [1], bytes(8))
 
 write("cifar10", "two", b"\0" + b"".join(bytes([label]) + bytes(3072) for label in (3, 9)))
 write("cifar10", "bad_label", b"\1\x0a" + bytes(3072))
+write("cifar100", "two", b"\0" + b"".join(bytes(labels) + bytes(3072) for labels in ((3, 9), (19, 99))))
+write("cifar100", "coarse", b"\2" + bytes([19, 99]) + bytes(3072))
+write("cifar100", "bad_label", b"\1\x0a\x64" + bytes(3072))
+
+
+def idx(labels, height, width):
+    pictures = struct.pack(">IIII", 0x803, len(labels), height, width) + bytes(range(len(labels) * height * width))
+    return bytes([8 + len(labels)]) + struct.pack(">II", 0x801, len(labels)) + bytes(labels) + pictures
+
+
+write("idx", "three", b"\0" + idx((3, 9, 0), 4, 5))
+write("idx", "bad_label", b"\1" + idx((3, 10), 2, 2))
 
 colours = Image.new("RGB", (9, 7))
 colours.putdata([(x * 20, y * 30, 255 - x * y) for y in range(7) for x in range(9)])
