@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "app/class_results.h"
+#include "app/preparation.h"
 #include "app/progress.h"
 #include "app/report.h"
 #include "app/signals.h"
@@ -198,7 +199,7 @@ RunOrigin Training::origin(const Options& options) const {
   Json notes = {{"bad_samples_skipped", input_.dataset.skipped}, {"data_notes", input_.dataset.notes}};
   if (input_.start && !input_.start->renewed.empty()) notes["layers_begun_anew"] = list_names(input_.start->renewed);
   origin.notes = notes.dump();
-  origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset));
+  origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset), to_text(preparation_of(input_.dataset)));
   return origin;
 }
 

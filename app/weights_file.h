@@ -14,6 +14,7 @@ struct NamedWeights {
   std::string model;
   ModelOptions options;
   Weights weights;
+  std::string preparation = {};            // of the pictures that they are for, see app/preparation.h; "" where the file does not say
   std::vector<RenewedLayer> renewed = {};  // what begins anew, as the file has it for another number of classes
 };
 
@@ -22,7 +23,7 @@ inline constexpr const char* bad_values_help = "take weights that are not finite
 inline BadValues bad_values(bool allowed) { return allowed ? BadValues::take : BadValues::refuse; }
 
 // What a weights file says of its model, as safetensors metadata.
-std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions&);
+std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions&, const std::string& preparation);
 void write_weights(const std::string& path, const NamedWeights&);
 // A file of pipecast or of torchvision's tensors. `model` and `classes`: what the caller knows of it, "" and 0 for nothing; what
 // a file of pipecast says of itself fills the rest. Throws UsageError where both do not agree or do not suffice.

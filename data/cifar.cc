@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/class_folders.h"
 #include "data/pictures.h"
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
@@ -20,6 +21,7 @@ struct Layout {
   std::string name, title, folder, script;
   std::vector<std::string> train, test;  // files
   std::vector<int> classes;              // per label byte
+  std::string names;                     // the file with the classes' names
   size_t label;                          // which of those the model learns
   std::vector<float> mean, deviation;
 };
@@ -33,6 +35,7 @@ const Layout& layout_of(Cifar kind) {
                           .train = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
                           .test = {"test_batch.bin"},
                           .classes = {10},
+                          .names = "batches.meta.txt",
                           .label = 0,
                           .mean = {.4914f, .4822f, .4465f},
                           .deviation = {.2023f, .1994f, .2010f}};
@@ -43,12 +46,13 @@ const Layout& layout_of(Cifar kind) {
                               .train = {"train.bin"},
                               .test = {"test.bin"},
                               .classes = {20, 100},
+                              .names = "fine_label_names.txt",
                               .label = 1,
                               .mean = mean,
                               .deviation = deviation};
   static const Layout coarse = [] {
     Layout layout = hundred;
-    layout.name = "cifar100-coarse", layout.label = 0;
+    layout.name = "cifar100-coarse", layout.label = 0, layout.names = "coarse_label_names.txt";
     return layout;
   }();
   return kind == Cifar::ten ? ten : kind == Cifar::hundred ? hundred : coarse;
@@ -120,7 +124,8 @@ PictureSet load_cifar(Cifar kind, const std::string& directory, BadSamples bad_s
                      .test = {},
                      .mean = layout.mean,
                      .deviation = layout.deviation,
-                     .skipped = 0};
+                     .skipped = 0,
+                     .class_names = names_in(folder / layout.names, layout.classes[layout.label])};
   for (const std::string& file : layout.train) append_file(folder / file, kind, bad_samples, dataset, dataset.train);
   for (const std::string& file : layout.test) append_file(folder / file, kind, bad_samples, dataset, dataset.test);
   return dataset;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <fstream>
 #include <set>
 #include <utility>
 
@@ -116,6 +117,17 @@ std::vector<std::string> empty_classes(const std::vector<ClassFile>& files, cons
   for (size_t k = 0; k < classes.size(); ++k)
     if (!labels.contains(int32_t(k))) empty.push_back(classes[k]);
   return empty;
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& file, int64_t classes) {
+  std::vector<std::string> names;
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) {
+    line.erase(line.find_last_not_of(" \t\r") + 1);
+    if (!line.empty()) names.push_back(line);
+  }
+  if (int64_t(names.size()) != classes) names.clear();
+  return names;
 }
 
 std::string counted(const std::vector<std::string>& names) {

@@ -37,6 +37,9 @@ class ClassFolders {
   int64_t beside_ = 0;                          // the folders
 };
 
+// The lines of a file that names the classes in their order; none where it is not there or has not so many lines.
+std::vector<std::string> names_in(const std::filesystem::path& file, int64_t classes);
+
 struct ClassFile {
   std::string path;
   int32_t label;

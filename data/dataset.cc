@@ -61,6 +61,7 @@ Dataset load_dataset(const std::string& format_and_path, const DataOptions& opti
   if (options.resize > 0 && options.image_size == 0)
     throw UsageError("--resize " + std::to_string(options.resize) + " needs --image-size, the size of the images that are taken from the middle");
   Dataset dataset = format.load(argument, options);
+  dataset.loaded_with = options;
   if (options.image_size > 0 && dataset.image.h != options.image_size)
     throw UsageError("--image-size " + std::to_string(options.image_size) + " is for pictures, and " + name + " has none to scale: leave it out");
   return dataset;

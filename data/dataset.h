@@ -43,20 +43,6 @@ class Samples {
   virtual void add_to(Sha256&) const = 0;
 };
 
-struct Dataset {
-  std::string name;
-  // Sizes that a model for this data set is built with; 0, or 1 x 1 x 1 for the image, where a size does not apply.
-  Shape image;             // n = 1
-  int64_t classes = 0;     // of the label
-  int64_t vocabulary = 0;  // of the tokens
-  std::vector<std::string> class_names = {};  // in their order; empty where the data set names none
-  std::shared_ptr<const Samples> train, test;
-  int64_t skipped = 0;  // bad samples left out
-  std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
-  // Of pictures, per channel of pixel / 255: what normalising subtracts and divides by. Empty where there are none.
-  std::vector<float> mean = {}, deviation = {};
-};
-
 // What to do with a damaged sample, such as a label out of range or a picture that cannot be decoded.
 enum class BadSamples { fail, skip };
 BadSamples bad_samples_mode(const std::string& name);  // "fail" or "skip"; throws UsageError
@@ -73,6 +59,21 @@ struct DataOptions {
   // has), and the middle is taken. 0: as the pictures are.
   int64_t image_size = 0, resize = 0;
   int64_t cache = int64_t(2) << 30;  // bytes of decoded pictures that are kept in memory, of a data set whose pictures are files
+};
+
+struct Dataset {
+  std::string name;
+  // Sizes that a model for this data set is built with; 0, or 1 x 1 x 1 for the image, where a size does not apply.
+  Shape image;             // n = 1
+  int64_t classes = 0;     // of the label
+  int64_t vocabulary = 0;  // of the tokens
+  std::vector<std::string> class_names = {};  // in their order; empty where the data set names none
+  std::shared_ptr<const Samples> train, test;
+  int64_t skipped = 0;  // bad samples left out
+  std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
+  // Of pictures, per channel of pixel / 255: what normalising subtracts and divides by. Empty where there are none.
+  std::vector<float> mean = {}, deviation = {};
+  DataOptions loaded_with = {};  // by load_dataset()
 };
 
 // "cifar10:DIR" and so on: a name of dataset_formats(), a colon, its argument. Throws UsageError naming the file and the defect: missing,

@@ -97,7 +97,9 @@ Shape append_idx(std::string_view images, const std::string& images_name, std::s
 
 PictureSet load_mnist(const std::string& directory, BadSamples bad_samples) { return load("mnist", directory, bad_samples, .1307f, .3081f); }
 PictureSet load_fashion_mnist(const std::string& directory, BadSamples bad_samples) {
-  return load("fashion-mnist", directory, bad_samples, .2860f, .3530f);
+  PictureSet dataset = load("fashion-mnist", directory, bad_samples, .2860f, .3530f);
+  dataset.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
+  return dataset;
 }
 
 }  // namespace pipecast

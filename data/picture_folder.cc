@@ -169,7 +169,7 @@ Dataset load(const fs::path& root, const DataOptions& options, Dataset of, const
   if (const auto empty = empty_classes(testing, classes); !empty.empty())
     of.notes.push_back("classes without pictures in '" + test.string() + "': " + counted(empty));
   for (const std::string& sentence : reader.left_out()) of.notes.push_back(sentence);
-  of.classes = int64_t(classes.size());
+  of.classes = int64_t(classes.size()), of.class_names = classes;
   return dataset_of(std::move(training), std::move(testing), options, std::move(of));
 }
 
@@ -193,7 +193,13 @@ Dataset load_tiny_imagenet(const std::string& directory, const DataOptions& opti
     throw UsageError("'" + (root / "val" / annotations).string() + "', which names the classes of the pictures in val, is not there; fetch it again");
   Dataset dataset;
   dataset.name = "tiny-imagenet", dataset.mean = {.485f, .456f, .406f}, dataset.deviation = {.229f, .224f, .225f};
-  return load(root, options, std::move(dataset), {".txt"});
+  dataset = load(root, options, std::move(dataset), {".txt"});
+  if (fs::exists(root / "words.txt", ignored)) {
+    const std::map<std::string, std::string> words = parse_annotations(text_of(read_file((root / "words.txt").string())), "words.txt");
+    for (std::string& name : dataset.class_names)
+      if (const auto word = words.find(name); word != words.end()) name = word->second;
+  }
+  return dataset;
 }
 
 }  // namespace pipecast

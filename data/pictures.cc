@@ -159,6 +159,7 @@ Dataset dataset_of(PictureSet set, const DataOptions& options) {
   return {.name = set.name,
           .image = image,
           .classes = set.classes,
+          .class_names = set.class_names,
           .train = samples(set.train),
           .test = samples(set.test),
           .skipped = set.skipped,

@@ -39,7 +39,7 @@ struct PictureSet {
   // Per channel, of pixel / 255: what normalising subtracts and divides by.
   std::vector<float> mean, deviation;
   int64_t skipped = 0;  // bad samples left out
-  std::vector<std::string> notes = {};  // see Dataset
+  std::vector<std::string> notes = {}, class_names = {};  // see Dataset
 };
 
 Dataset dataset_of(PictureSet, const DataOptions& = {});

@@ -1,5 +1,6 @@
 """Black-box tests of the pipecast command. Usage: python3 test_command.py path/to/pipecast [unittest arguments]"""
 import json
+import math
 import os
 import pathlib
 import re
@@ -36,6 +37,15 @@ def png(width, height, value, orientation=None):
     rows = (b"\0" + bytes([value]) * width) * height
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) +
             (chunk(b"eXIf", exif) if orientation else b"") + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def rgb_png(width, height, pixels):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + pixels[3 * width * y:3 * width * (y + 1)] for y in range(height))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) +
+            chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def write_safetensors(path, tensors, metadata={}):
@@ -992,6 +1002,113 @@ class Weights(CommandTest):
         from_scratch = self.train("first", "--seed", 4)
         self.assertEqual(self.train("second", "--seed", 4, "--weights", "a.safetensors"), from_scratch)
         self.assertNotEqual(self.train("third", "--seed", 4, "--weights", "b.safetensors"), from_scratch)
+
+
+class Predict(CommandTest):
+    """Folders of pictures in noise, each class a little brighter than the one before."""
+    SIDE = 8
+
+    def setUp(self):
+        super().setUp()
+        random = __import__("random").Random(5)
+        for part, count in (("train", 12), ("val", 3)):
+            for number, name in enumerate(("ash", "birch", "cedar")):
+                (self.folder / "data" / part / name).mkdir(parents=True)
+                for i in range(count):
+                    rows = bytes(random.randrange(70 * number, 70 * number + 110) for _ in range(self.SIDE * self.SIDE * 3))
+                    (self.folder / "data" / part / name / f"{i}.png").write_bytes(rgb_png(self.SIDE, self.SIDE, rows))
+        self.options = ["--model", "resnet20", "--data", "folder:data", "--batch", 9, "--epochs", 3, "--lr", .02, "--threads", 1]
+
+    def test_predicts_what_evaluation_sees(self):
+        self.succeed("train", *self.options, "--out", "run")
+        self.succeed("eval", "--run", "run", "--logits", "logits", "--threads", 1)
+        values, _ = read_safetensors(self.folder / "logits")
+        logits = struct.unpack("<27f", values["logits"][2])
+        out = json.loads(self.succeed("predict", "--run", "run", "data/val", "--json", "--threads", 1))
+        self.assertEqual([p["picture"] for p in out["pictures"]],
+                         [f"data/val/{name}/{i}.png" for name in ("ash", "birch", "cedar") for i in range(3)])
+        self.assertEqual(out["failed"], [])
+        self.assertEqual(out["weights_digest"], self.metrics("run")[-1]["weights_digest"])
+        for i, picture in enumerate(out["pictures"]):
+            row = logits[3 * i:3 * i + 3]
+            total = sum(math.exp(z) for z in row)
+            order = sorted(range(3), key=lambda c: -row[c])
+            self.assertEqual([t["class"] for t in picture["top"]], order)
+            self.assertEqual([t["name"] for t in picture["top"]], [("ash", "birch", "cedar")[c] for c in order])
+            for t in picture["top"]:
+                self.assertAlmostEqual(t["probability"], math.exp(row[t["class"]]) / total, 5)
+        # One picture, in other batches, by an exported file, and by a file that does not say how pictures are prepared.
+        one = out["pictures"][4]
+        text = self.succeed("predict", "--run", "run", one["picture"], "--top", 1)
+        self.assertEqual(text, f"{one['picture']}\n  {100 * one['top'][0]['probability']:6.2f} %  {one['top'][0]['name']}\n")
+        self.succeed("export", "--run", "run", "--out", "exported")
+        self.succeed("import", "--weights", "exported", "--out", "imported")
+        tensors, metadata = read_safetensors(self.folder / "exported")
+        write_safetensors(self.folder / "plain", tensors)
+        for weights in (["--weights", "imported"], ["--weights", "run/weights-best.safetensors"],
+                        ["--weights", "plain", "--model", "resnet20", "--data", "folder:data"]):
+            again = json.loads(self.succeed("predict", *weights, "data/val", "--json", "--batch", 4, "--threads", 1))
+            self.assertEqual([p["picture"] for p in again["pictures"]], [p["picture"] for p in out["pictures"]])
+            if "best" not in weights[1]:
+                for a, b in zip(again["pictures"], out["pictures"]):
+                    self.assertAlmostEqual(a["top"][0]["probability"], b["top"][0]["probability"], 5)
+        self.refuse(["predict", "--weights", "plain", "--model", "resnet20", "data/val"], "fc.bias")
+        self.refuse(["predict", "data/val"], "either --run RUN or --weights FILE")
+        self.refuse(["predict", "--run", "run", "data/vale"], "'data/vale' is not there")
+        for damage in ("{", "[]", metadata["preparation"].replace('"mean":[', '"mean":[1,'), metadata["preparation"].replace("cedar", "cedar\",\"fir"),
+                       metadata["preparation"].replace('"resize":0', '"resize":-1')):
+            write_safetensors(self.folder / "damaged", tensors, {**metadata, "preparation": damage})
+            self.refuse(["predict", "--weights", "damaged", "data/val"], "the file is damaged", "give --data")
+        del metadata["preparation"]
+        write_safetensors(self.folder / "silent", tensors, metadata)
+        self.refuse(["predict", "--weights", "silent", "data/val"], "do not say how pictures are prepared", "--data")
+
+    def test_grey_pictures(self):
+        """A model of one channel, by pictures that are stored in three."""
+        random = __import__("random").Random(6)
+        pixels = [bytes(random.randrange(256) for _ in range(64)) for _ in range(20)]
+        (self.folder / "idx").mkdir()
+        for part in ("train", "t10k"):
+            (self.folder / "idx" / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 20, 8, 8) + b"".join(pixels))
+            (self.folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 20) + bytes(i % 10 for i in range(20)))
+        self.succeed("train", "--data", "mnist:idx", "--model", "resnet20", "--batch", 10, "--epochs", 1, "--threads", 1, "--out", "run")
+        self.succeed("eval", "--run", "run", "--logits", "logits", "--threads", 1)
+        logits = struct.unpack("<200f", read_safetensors(self.folder / "logits")[0]["logits"][2])
+        (self.folder / "pictures").mkdir()
+        for i, picture in enumerate(pixels):
+            (self.folder / "pictures" / f"{i:02}.png").write_bytes(rgb_png(8, 8, bytes(value for value in picture for _ in range(3))))
+        out = json.loads(self.succeed("predict", "--run", "run", "pictures", "--json", "--threads", 1))
+        for i, picture in enumerate(out["pictures"]):
+            row = logits[10 * i:10 * i + 10]
+            self.assertEqual(len(picture["top"]), 5)
+            for t in picture["top"]:
+                self.assertAlmostEqual(t["probability"], math.exp(row[t["class"]]) / sum(map(math.exp, row)), 5)
+                self.assertEqual(t["name"], str(t["class"]))
+
+    def test_bad_pictures_are_named_and_the_others_predicted(self):
+        self.succeed("train", *self.options[:-6], "--epochs", 1, "--threads", 1, "--out", "run")
+        photos = self.folder / "photos"
+        (photos / "deeper").mkdir(parents=True)
+        whole = rgb_png(24, 16, bytes(range(256)) * 4 + bytes(128))  # of another size: scaled, and the middle taken
+        (photos / "a.png").write_bytes(whole)
+        (photos / "b.png").write_bytes(whole[:len(whole) // 2])
+        (photos / "deeper" / "c.jpg").write_bytes(b"no picture at all")
+        (photos / "deeper" / "d.png").write_bytes(rgb_png(8, 8, bytes(192)))
+        (photos / "notes.txt").write_text("no picture")
+        result = self.run_command("predict", "--run", "run", "photos", "--json")
+        self.assertEqual(result.returncode, 1)
+        out = json.loads(result.stdout)
+        self.assertEqual([p["picture"] for p in out["pictures"]], ["photos/a.png", "photos/deeper/d.png"])
+        self.assertEqual([p["picture"] for p in out["failed"]], ["photos/b.png", "photos/deeper/c.jpg"])
+        self.assertIn("files of other types left out: 1", out["notes"][0])
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), 2)
+        for line, name in zip(lines, ("b.png", "c.jpg")):
+            self.assertTrue(line.startswith("pipecast: "))
+            self.assertIn(name, line)
+        self.refuse(["predict", "--run", "run", "photos/b.png"], "b.png")  # nothing was predicted
+        (self.folder / "empty").mkdir()
+        self.refuse(["predict", "--run", "run", "empty"], "holds no pictures")
 
 
 class Audit(CommandTest):
