@@ -649,6 +649,39 @@ TEST_CASE("tiny-imagenet: its layout") {
   }
 }
 
+TEST_CASE("food101: its layout, and what is wrong") {
+  TemporaryFolder folder;
+  const fs::path root = folder.path / "food-101";
+  for (const char* path : {"images/soup", "images/cake", "meta"}) fs::create_directories(root / path);
+  for (int i = 0; i < 3; ++i)
+    for (const char* name : {"soup", "cake"}) write_jpeg(root / "images" / name / (std::to_string(i) + ".jpg"), 50 + i, 40, i);
+  const auto list = [&](const char* name, const std::string& text) { write(root / "meta" / name, Bytes(text.begin(), text.end())); };
+  list("train.txt", "soup/1\ncake/0\ncake/2\n"), list("test.txt", "cake/1\r\nsoup/0\r\n");
+  for (const fs::path& path : {folder.path, root}) {
+    const Dataset dataset = load_dataset("food101:" + path.string(), {.image_size = 32});
+    CHECK((dataset.name == "food101" && dataset.classes == 2 && dataset.train->size() == 3 && dataset.test->size() == 2));
+    int32_t labels[3];
+    const int32_t all[] = {0, 1, 2};
+    dataset.train->read(1, all, 3, {.augmentation = {}}, labels);
+    CHECK((labels[0] == 1 && labels[1] == 0 && labels[2] == 0));
+    dataset.test->read(1, all, 2, {.augmentation = {}}, labels);
+    CHECK((labels[0] == 0 && labels[1] == 1));
+  }
+  const std::string data = "food101:" + folder.path.string();
+  check_has(load_error("food101"), {"food101:DIR"});
+  check_has(load_error("food101:" + (folder.path / "none").string()), {"is not there", "data/download food101"});
+  list("test.txt", "cake/1\nsoup\n");
+  check_has(load_error(data), {"test.txt' line 2 is not CLASS/NAME"});
+  list("test.txt", "cake/1\npie/1\n");
+  check_has(load_error(data), {"test.txt' has a class 'pie'"});
+  list("test.txt", "cake/7\n");
+  check_has(load_error(data), {"cake/7.jpg'", "No such file"});
+  list("test.txt", "\n");
+  check_has(load_error(data), {"lists no pictures"});
+  fs::remove(root / "meta/test.txt");
+  check_has(load_error(data), {"test.txt'", "No such file"});
+}
+
 namespace {
 
 constexpr const char* pillow_script = R"(
