@@ -48,6 +48,9 @@ class EvalCommand : public Command {
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
     o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
+    o.number("image-size", image_size_, "PIXELS", std::string(image_size_help) + "; unless given: as the run did", 0, most_image_size);
+    o.number("resize", resize_, "PIXELS", std::string(resize_help) + "; unless given: as the run did", 0, most_resize);
+    o.number("cache", cache_, "MEBIBYTES", cache_help, 0, most_cache);
     o.number("batch", trainer_.batch, "N", "images at a time; sets time and memory, and may change the last digits", 1, most_batch);
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
@@ -67,7 +70,13 @@ class EvalCommand : public Command {
     if (bad_samples_.empty()) bad_samples_ = "fail";
     if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
-    const auto load = [&] { return load_dataset(data_, {bad_samples_mode(bad_samples_), orientation_mode(orientation_)}); };
+    const auto load = [&] {
+      return load_dataset(data_, {.bad_samples = bad_samples_mode(bad_samples_),
+                                  .orientation = orientation_mode(orientation_),
+                                  .image_size = image_size_,
+                                  .resize = resize_,
+                                  .cache = cache_ << 20});
+    };
     if (!data_.empty()) mistakes.check([&] { dataset = load(); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes, bad_values(allow_bad_values_)); });
     mistakes.report();
@@ -117,10 +126,13 @@ class EvalCommand : public Command {
       if (line.name == "data" && data_.empty()) data_ = line.value;
       if (line.name == "bad-samples" && bad_samples_.empty()) bad_samples_ = line.value;
       if (line.name == "orientation" && orientation_.empty()) orientation_ = line.value;
+      if (line.name == "image-size" && image_size_ == 0) image_size_ = std::stoll(line.value);
+      if (line.name == "resize" && resize_ == 0) resize_ = std::stoll(line.value);
     }
   }
 
   std::string run_, weights_, model_, data_, bad_samples_, orientation_, logits_;
+  int64_t image_size_ = 0, resize_ = 0, cache_ = DataOptions{}.cache >> 20;
   TrainerOptions trainer_;
   bool allow_bad_values_ = false, json_ = false;
 };

@@ -47,9 +47,12 @@ void TrainingOptions::declare(Options& o) {
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
+  o.number("image-size", image_size, "PIXELS", image_size_help, 0, most_image_size);
+  o.number("resize", resize, "PIXELS", resize_help, 0, most_resize);
+  o.number("cache", cache, "MEBIBYTES", cache_help, 0, most_cache);
   o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
   o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
-  o.text("augment", augment, "LIST", "of pictures in training: crop, flip, cutout, as in crop,flip,cutout:8, or none (docs/data.md)");
+  o.text("augment", augment, "LIST", "of pictures in training: " + list(augmentation_names()) + "; as in crop,flip,cutout:8");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short, unless it is all there is");
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0, 1);
   o.group("Pipeline");
@@ -132,7 +135,11 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
     mistakes.add(unknown_name("executor", trainer.executor, executors));
   mistakes.check([&] {
-    input.dataset = load_dataset(data, {bad_samples_mode(bad_samples), orientation_mode(orientation)});
+    input.dataset = load_dataset(data, {.bad_samples = bad_samples_mode(bad_samples),
+                                        .orientation = orientation_mode(orientation),
+                                        .image_size = image_size,
+                                        .resize = resize,
+                                        .cache = cache << 20});
     model_options = model_options_of(input.dataset);
     model_options.label_smoothing = label_smoothing;
     trainer.length = input.dataset.train->lengths().back();

@@ -37,6 +37,8 @@ int64_t whole_number_of(const std::string& entry, double usual, double least, do
 
 }  // namespace
 
+const std::vector<std::string>& augmentation_names() { return names; }
+
 Augmentation parse_augmentation(const std::string& list) {
   Augmentation augmentation;
   if (list.empty() || list == "none") return augmentation;

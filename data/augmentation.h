@@ -27,6 +27,7 @@ struct Augmentation {
 
 // "crop,flip,cutout:8", "none" or "": names in any order, some followed by a colon and a number. Throws UsageError.
 Augmentation parse_augmentation(const std::string&);
+const std::vector<std::string>& augmentation_names();
 
 // Which sample of which epoch random numbers are for.
 struct Draw {

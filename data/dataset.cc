@@ -25,6 +25,7 @@ Registry<DatasetFormat>& registry() {
        [](const std::string& argument, const DataOptions& options) { return dataset_of(load_fashion_mnist(argument, options.bad_samples), options); }},
       {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG", load_folder},
       {"tiny-imagenet", "tiny-imagenet:DIR, Tiny-ImageNet as it is unpacked ('data/download tiny-imagenet DIR' fetches it)", load_tiny_imagenet},
+      {"food101", "food101:DIR, Food-101 as it is unpacked ('data/download food101 DIR' fetches it)", load_food101},
       {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
       {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
        [](const std::string& argument, const DataOptions& options) { return dataset_of(generate_shapes(argument), options); }},

@@ -60,4 +60,8 @@ class PictureFiles : public PictureSource {
   mutable std::vector<std::atomic<const uint8_t*>> kept_;  // pixels, by picture; nothing where they are not kept
 };
 
+// The data set of these files. `dataset` has its name, the number of its classes, notes, and its mean and deviation where it is known by
+// some; otherwise they are those of the training pictures.
+Dataset dataset_of(std::vector<ClassFile> training, std::vector<ClassFile> testing, const DataOptions&, Dataset dataset);
+
 }  // namespace pipecast

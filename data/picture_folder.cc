@@ -2,15 +2,12 @@
 // JPEG, in a class's folder or deeper. The classes are the folders of train in the order of their names. Tiny-ImageNet as it is unpacked is
 // understood, too: val/images/ with the classes in val/val_annotations.txt.
 #include <algorithm>
-#include <cmath>
-#include <exception>
 #include <set>
 
 #include "data/class_folders.h"
 #include "data/picture_files.h"
 #include "engine/files/durable_file.h"
 #include "engine/error.h"
-#include "engine/launch.h"
 #include "engine/utf8.h"
 
 namespace pipecast {
@@ -52,77 +49,6 @@ std::vector<ClassFile> samples(const std::vector<fs::path>& folders, const std::
     for (const fs::path& path : reader.files(folder))
       all.push_back({path.string(), label_of(folder.filename().string(), classes, "'" + folder.string() + "'")});
   return all;
-}
-
-// All of one size, or it says what to do.
-void check_shapes(const PictureFiles& files, const Shape& shape, const std::string& first) {
-  for (int64_t i = 0; i < files.size(); ++i)
-    if (const Shape& own = files.shape(i); own != shape)
-      throw UsageError("picture '" + files.path(i) + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) + ", and the first one '" +
-                       first + "' is " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
-                       "; make all pictures of one size, or have them scaled with --image-size");
-}
-
-// Per channel, of pixel / 255, over at most so many pictures, evenly spaced. The sums are whole numbers: the same bits in whatever order.
-constexpr int64_t most_described = 5000;
-void describe(const PictureFiles& files, Dataset& dataset) {
-  struct Sums {
-    uint64_t pixels = 0, values[3] = {}, squares[3] = {};
-    std::exception_ptr failure;
-  };
-  const int64_t count = std::min(files.size(), most_described);
-  std::vector<Sums> sums(static_cast<size_t>(count));
-  parallel(count, 16, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> room;
-    for (int64_t i = begin; i < end; ++i) try {
-        const PictureView picture = files.picture(i * files.size() / count, room);
-        Sums& of = sums[size_t(i)];
-        of.pixels = uint64_t(picture.shape.count() / 3);
-        for (int64_t j = 0; j < picture.shape.count(); ++j) {
-          const uint64_t value = picture.pixels[j];
-          of.values[j % 3] += value, of.squares[j % 3] += value * value;
-        }
-      } catch (...) {
-        sums[size_t(i)].failure = std::current_exception();
-      }
-  });
-  Sums all;
-  for (const Sums& of : sums) {
-    if (of.failure) std::rethrow_exception(of.failure);
-    all.pixels += of.pixels;
-    for (int c = 0; c < 3; ++c) all.values[c] += of.values[c], all.squares[c] += of.squares[c];
-  }
-  for (int c = 0; c < 3; ++c) {
-    const double count_of = double(all.pixels), mean = double(all.values[c]) / count_of;
-    const double variance = double(all.squares[c]) / count_of - mean * mean;
-    dataset.mean.push_back(float(mean / 255));
-    // A channel that never changes becomes 0, not something divided by nothing.
-    dataset.deviation.push_back(variance > 1e-6 ? float(std::sqrt(variance) / 255) : 1);
-  }
-}
-
-// The data set of these files, whose notes and number of classes are known. Where a mean is, it is that of the data set.
-Dataset dataset_of(std::vector<ClassFile> training, std::vector<ClassFile> testing, const DataOptions& options, Dataset dataset) {
-  const int64_t size = options.image_size, resize = options.resize > 0 ? options.resize : size;
-  // Scaling that halves a picture at least hides what a decoder does that makes it smaller.
-  const Decoding decoding{options.orientation, 2 * resize};
-  const auto room = std::make_shared<CacheRoom>(options.cache);
-  const auto train = std::make_shared<PictureFiles>(std::move(training), decoding, options.bad_samples, room);
-  const auto test = std::make_shared<PictureFiles>(std::move(testing), decoding, options.bad_samples, room);
-  dataset.image = size > 0 ? Shape{1, size, size, 3} : train->shape(0);
-  if (size == 0) check_shapes(*train, dataset.image, train->path(0)), check_shapes(*test, dataset.image, train->path(0));
-  // What is kept may as well be decoded now, so that damage is found; what is to be left out must be.
-  const bool fits = train->decoded_bytes() + test->decoded_bytes() <= options.cache;
-  if (fits || options.bad_samples == BadSamples::skip) train->check_all(), test->check_all();
-  dataset.skipped = train->skipped() + test->skipped();
-  if (const int64_t turned = train->turned() + test->turned(); turned > 0)
-    dataset.notes.push_back("pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
-                            (options.orientation == Orientation::apply ? ", turned upright"
-                                                                       : ", taken as stored; --orientation apply turns them upright"));
-  if (dataset.mean.empty()) describe(*train, dataset);
-  dataset.train = picture_samples(train, dataset.image, resize, dataset.mean, dataset.deviation);
-  dataset.test = picture_samples(test, dataset.image, resize, dataset.mean, dataset.deviation);
-  return dataset;
 }
 
 }  // namespace

@@ -56,6 +56,7 @@ PictureSet load_mnist(const std::string& directory, BadSamples);         // idx 
 PictureSet load_fashion_mnist(const std::string& directory, BadSamples);
 Dataset load_folder(const std::string& directory, const DataOptions&);         // train/CLASS/*.png or *.jpg, and val or test the same
 Dataset load_tiny_imagenet(const std::string& directory, const DataOptions&);  // the same, as it is unpacked
+Dataset load_food101(const std::string& directory, const DataOptions&);        // images/CLASS/*.jpg, meta/train.txt, meta/test.txt
 PictureSet generate_shapes(const std::string& train_size);  // 10 kinds of shape, place, size, colours at random; "" = 2000
 
 // Their readers over memory. `file` stands for the file in messages.
@@ -64,5 +65,6 @@ int64_t append_cifar(std::string_view bytes, const std::string& file, Cifar, Bad
 Shape append_idx(std::string_view images, const std::string& images_file, std::string_view labels, const std::string& labels_file, BadSamples,
                  int64_t& skipped, Pictures&);
 std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file);  // class by picture, both names
+std::vector<std::pair<std::string, std::string>> parse_food101_list(std::string_view text, const std::string& file);  // class and name
 
 }  // namespace pipecast

@@ -304,6 +304,39 @@ class Folders(CommandTest):
         (self.folder / "data" / "train" / "medium").mkdir()
         self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
 
+    def test_images_of_a_size(self):
+        """Pictures of any size become images of one; eval takes them as the run did, and a run goes on with another cache."""
+        for part in ("train", "val"):
+            for name, value in (("dark", 20), ("light", 220)):
+                folder = self.folder / "data" / part / name
+                folder.mkdir(parents=True)
+                for k in range(4):
+                    (folder / f"{k}.png").write_bytes(png(20 + 3 * k, 32 - k, value + k))
+        options = ["--data", "folder:data", "--batch", 4, "--threads", 1, "--lr", ".001"]
+        self.refuse(["train", *options], "make all pictures of one size", "--image-size")
+        self.refuse(["train", *options, "--resize", 20], "--resize 20 needs --image-size")
+        sized = [*options, "--image-size", 16, "--resize", 18, "--augment", "random-resized-crop,flip,random-erasing:.5"]
+        self.succeed("train", *sized, "--epochs", 2, "--cache", 0, "--out", "whole")
+        self.succeed("train", *sized, "--epochs", 1, "--lr-schedule", "constant", "--out", "part")
+        self.succeed("train", "--resume", "part", "--epochs", 2, "--cache", 0)
+        self.succeed("train", *sized, "--epochs", 2, "--lr-schedule", "constant", "--out", "at-once")
+        self.assertEqual((self.folder / "part" / "weights.safetensors").read_bytes(), (self.folder / "at-once" / "weights.safetensors").read_bytes())
+        _, metadata = read_safetensors(self.folder / "whole" / "weights.safetensors")
+        self.assertEqual((metadata["height"], metadata["width"]), ("16", "16"))
+        as_the_run = json.loads(self.succeed("eval", "--run", "whole", "--threads", 1, "--json"))
+        again = json.loads(self.succeed("eval", "--weights", "whole/weights.safetensors", "--data", "folder:data", "--image-size", 16, "--resize", 18,
+                                        "--threads", 1, "--json"))
+        self.assertEqual(as_the_run["test_loss"], again["test_loss"])
+        self.refuse(["train", *self.texts(), "--image-size", 16], "--image-size 16 is for pictures")
+
+    def texts(self):
+        for part in ("train", "test"):
+            for name in ("good", "bad"):
+                folder = self.folder / "texts" / part / name
+                folder.mkdir(parents=True)
+                (folder / "1.txt").write_text(name)
+        return ["--data", "text:texts", "--model", "bag-of-embeddings"]
+
 
 class Output(CommandTest):
     def test_files_to_write_are_looked_at_first(self):

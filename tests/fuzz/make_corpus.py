@@ -115,6 +115,8 @@ write("png", "deep", png_rows(16, 4, 0, unfiltered(36)))
 write("png", "interlaced", png_rows(8, 0, 1, bytes(100)))
 
 write("annotations", "two", "val_0.JPEG\tn03444034\t0\t32\t44\t62\nval_1.JPEG\tn04067472\n")
+write("food101", "two", "apple_pie/1005649\nbaby_back_ribs/1014775\n")
+write("food101", "windows", "a/1\r\n\r\nb/2\r\n")
 write("annotations", "windows", "a.png\tcat\r\n\r\nb.png\tdog\r\n")
 
 fields = "stage,operation,minibatch,micro,chunk,reads,ahead,age,slot,scale,keep"
