@@ -55,6 +55,7 @@ int run_command(int count, char** arguments) {
     commands.push_back(train_command());
     commands.push_back(compare_command());
     commands.push_back(eval_command());
+    commands.push_back(predict_command());
     commands.push_back(audit_command());
     commands.push_back(draw_command());
     commands.push_back(plan_command());

@@ -9,6 +9,7 @@ namespace pipecast {
 std::unique_ptr<Command> train_command();
 std::unique_ptr<Command> compare_command();
 std::unique_ptr<Command> eval_command();
+std::unique_ptr<Command> predict_command();
 std::unique_ptr<Command> audit_command();
 std::unique_ptr<Command> draw_command();
 std::unique_ptr<Command> plan_command();

@@ -2,6 +2,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "app/class_results.h"
 #include "app/commands.h"
 #include "app/config_file.h"
 #include "app/output_file.h"
@@ -47,6 +48,9 @@ class EvalCommand : public Command {
     o.text("data", data_, "FORMAT:DIR", "data set: " + list_names(dataset_formats()));
     o.text("bad-samples", bad_samples_, "WHAT", "fail or skip damaged samples; unless given: as the run did, else fail");
     o.text("orientation", orientation_, "WHAT", "ignore or apply the orientation in EXIF data; unless given: as the run did, else ignore");
+    o.number("image-size", image_size_, "PIXELS", std::string(image_size_help) + "; unless given: as the run did", 0, most_image_size);
+    o.number("resize", resize_, "PIXELS", std::string(resize_help) + "; unless given: as the run did", 0, most_resize);
+    o.number("cache", cache_, "MEBIBYTES", cache_help, 0, most_cache);
     o.number("batch", trainer_.batch, "N", "images at a time; sets time and memory, and may change the last digits", 1, most_batch);
     o.text("logits", logits_, "FILE", "write the logits and labels as safetensors");
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
@@ -66,7 +70,13 @@ class EvalCommand : public Command {
     if (bad_samples_.empty()) bad_samples_ = "fail";
     if (orientation_.empty()) orientation_ = "ignore";
     if (data_.empty()) mistakes.add("eval needs a data set; give --data, for example --data cifar10:DIR");
-    const auto load = [&] { return load_dataset(data_, {bad_samples_mode(bad_samples_), orientation_mode(orientation_)}); };
+    const auto load = [&] {
+      return load_dataset(data_, {.bad_samples = bad_samples_mode(bad_samples_),
+                                  .orientation = orientation_mode(orientation_),
+                                  .image_size = image_size_,
+                                  .resize = resize_,
+                                  .cache = cache_ << 20});
+    };
     if (!data_.empty()) mistakes.check([&] { dataset = load(); });
     if (!weights_.empty()) mistakes.check([&] { named = read_weights(weights_, model_, dataset.classes, bad_values(allow_bad_values_)); });
     mistakes.report();
@@ -80,23 +90,31 @@ class EvalCommand : public Command {
     trainer.set_weights(named.weights);
 
     std::vector<float> logits;
-    const Outcome outcome = trainer.evaluate(batches, logits_.empty() ? nullptr : &logits);
+    std::optional<Classification> classes;
+    if (classifies(trainer.graph(), batches)) classes.emplace(batches);
+    const Outcome outcome = trainer.evaluate(batches, [&](const Tensor& of_pass) {
+      if (classes) classes->add(of_pass);
+      if (!logits_.empty()) logits.insert(logits.end(), of_pass.as<float>(), of_pass.as<float>() + of_pass.shape.count());
+    });
     if (!logits_.empty()) write_logits(logits_, logits, batches, {"label", {{1, 1, 1, 1}, Storage::int32}});
-    if (json_)
-      std::cout << nlohmann::ordered_json{{"model", named.model},
-                                          {"data", data_},
-                                          {"data_notes", dataset.notes},
-                                          {"images", outcome.samples},
-                                          {"test_loss", outcome.loss},
-                                          {"test_accuracy", outcome.accuracy},
-                                          {"images_per_second", double(outcome.samples) / outcome.seconds},
-                                          {"weights_digest", weights_digest(named.weights)}}
-                       .dump()
-                << "\n";
-    else
-      std::cout << left_out_of(dataset)
-                << format("%s on %s, %lld test samples: accuracy %.2f %%, loss %s\n", named.model.c_str(), data_.c_str(),
-                          (long long)(outcome.samples), 100 * outcome.accuracy, decimal(outcome.loss, 4).c_str());
+    if (json_) {
+      nlohmann::ordered_json json = {{"model", named.model},
+                                     {"data", data_},
+                                     {"data_notes", dataset.notes},
+                                     {"images", outcome.samples},
+                                     {"test_loss", outcome.loss},
+                                     {"test_accuracy", outcome.accuracy},
+                                     {"images_per_second", double(outcome.samples) / outcome.seconds},
+                                     {"weights_digest", weights_digest(named.weights)}};
+      if (classes) json.update(class_results(*classes, dataset.class_names));
+      std::cout << json.dump() << "\n";
+      return;
+    }
+    std::cout << left_out_of(dataset)
+              << format("%s on %s, %lld test samples: accuracy %.2f %%, ", named.model.c_str(), data_.c_str(), (long long)(outcome.samples),
+                        100 * outcome.accuracy)
+              << (classes && classes->classes() > 5 ? format("among the top 5 %.2f %%, ", 100 * classes->top5()) : "")
+              << format("loss %s\n", decimal(outcome.loss, 4).c_str());
   }
 
  private:
@@ -108,10 +126,13 @@ class EvalCommand : public Command {
       if (line.name == "data" && data_.empty()) data_ = line.value;
       if (line.name == "bad-samples" && bad_samples_.empty()) bad_samples_ = line.value;
       if (line.name == "orientation" && orientation_.empty()) orientation_ = line.value;
+      if (line.name == "image-size" && image_size_ == 0) image_size_ = std::stoll(line.value);
+      if (line.name == "resize" && resize_ == 0) resize_ = std::stoll(line.value);
     }
   }
 
   std::string run_, weights_, model_, data_, bad_samples_, orientation_, logits_;
+  int64_t image_size_ = 0, resize_ = 0, cache_ = DataOptions{}.cache >> 20;
   TrainerOptions trainer_;
   bool allow_bad_values_ = false, json_ = false;
 };

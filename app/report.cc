@@ -115,7 +115,8 @@ std::string page(const std::string& title, const std::string& body, const std::s
          escaped(title) + "</h1>\n" + body + "<h2>Configuration</h2>\n<pre>" + escaped(configuration) + "</pre></body></html>\n";
 }
 
-std::string report_html(const std::string& title, const std::string& configuration, const std::vector<Json>& metrics) {
+std::string report_html(const std::string& title, const std::string& configuration, const std::vector<Json>& metrics,
+                        const std::string& more) {
   std::vector<Json> epochs, steps;
   std::string summary;
   for (const Json& line : metrics) {
@@ -128,12 +129,13 @@ std::string report_html(const std::string& title, const std::string& configurati
   return page(title,
               "<p>" + escaped(summary) + "</p>\n" +
                   chart("Loss", {curve("train", epochs, "train_loss"), curve("test", epochs, "test_loss")}) +
-                  chart("Accuracy, %", {curve("train", epochs, "train_accuracy", 100), curve("test", epochs, "test_accuracy", 100)}) +
+                  chart("Accuracy, %", {curve("train", epochs, "train_accuracy", 100), curve("test", epochs, "test_accuracy", 100),
+                                       curve("test, among the top 5", epochs, "test_top5_accuracy", 100)}) +
                   chart("Learning rate", {curve("learning rate", epochs, "learning_rate")}) +
                   chart("Norm of the gradient", {thinned(curve("norm", steps, "gradient_norm"))}) +
                   chart("Training images per second", {curve("images per second", epochs, "images_per_second")}) +
                   chart("Busy, % of the time", stage_curves(epochs, "busy", 100)) +
-                  chart("Prediction error (1: as far off as no prediction)", stage_curves(epochs, "prediction_error", 1)),
+                  chart("Prediction error (1: as far off as no prediction)", stage_curves(epochs, "prediction_error", 1)) + more,
               configuration);
 }
 

@@ -21,6 +21,8 @@ std::string chart(const std::string& title, const std::vector<Curve>& curves);
 std::string page(const std::string& title, const std::string& body, const std::string& configuration);
 
 // `metrics`: the lines of metrics.jsonl.
-std::string report_html(const std::string& title, const std::string& configuration, const std::vector<nlohmann::ordered_json>& metrics);
+// more: HTML behind the curves.
+std::string report_html(const std::string& title, const std::string& configuration, const std::vector<nlohmann::ordered_json>& metrics,
+                        const std::string& more);
 
 }  // namespace pipecast

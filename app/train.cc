@@ -22,6 +22,7 @@ class TrainCommand : public Command {
                 "  pipecast train --data generated --stages 4\n"
                 "  pipecast train --data cifar10:DIR --stages 4 --method pipeoptim --epochs 100 --augment crop,flip --out runs/first\n"
                 "  pipecast train --config runs/first/config --seed 2 --out runs/second\n"
+                "  pipecast train --weights resnet18.safetensors --model resnet18 --data folder:DIR --freeze conv1,bn1,layer1 --head-lr 10\n"
                 "  pipecast train --resume runs/first") {}
 
   void declare(Options& o) override {
@@ -42,9 +43,11 @@ class TrainCommand : public Command {
     if (out_.empty()) out_ = "runs/" + options_.model + "-" + options_.trainer.method + "-" + std::to_string(options_.trainer.seed);
     const RunFolder folder(resumes ? resume_ : out_);
     const RunResult result = resumes ? resume(folder, options) : begin(folder, options);
-    std::cout << format("\ntest accuracy %.2f %% after %lld epochs in %.0f s\n", 100 * result.test_accuracy, (long long)(options_.run.epochs),
-                        result.seconds)
-              << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, config"
+    std::cout << (result.epochs_done < double(options_.run.epochs)
+                      ? format("\nended early: no better test accuracy in the last %lld epochs\n", (long long)(options_.run.patience))
+                      : "\n")
+              << format("test accuracy %.2f %% after %g epochs in %.0f s\n", 100 * result.test_accuracy, result.epochs_done, result.seconds)
+              << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, weights-best.safetensors, config"
               << (options_.run.trace > 0 ? ", trace.json (open it in ui.perfetto.dev)" : "") << "\nweights sha256 "
               << result.digest << std::endl;
   }

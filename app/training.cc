@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "app/class_results.h"
+#include "app/preparation.h"
 #include "app/progress.h"
 #include "app/report.h"
 #include "app/signals.h"
@@ -19,7 +21,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // What is trained on what.
-void describe(const TrainingOptions& options, const Dataset& dataset, const Graph& graph, const std::vector<StageSummary>& stages) {
+void describe(const TrainingOptions& options, const Dataset& dataset, const Graph& graph, const std::vector<StageSummary>& stages,
+              const std::string& start = "") {
   const std::vector<Part>& parts = graph.parts();
   int64_t parameters = 0;
   std::string table = "stage  parts                        parameters  copies  frames       memory\n";
@@ -36,11 +39,25 @@ void describe(const TrainingOptions& options, const Dataset& dataset, const Grap
   }
   std::cout << format("%s with %lld parameters on %s: %lld training and %lld test samples\n", options.model.c_str(), (long long)(parameters),
                       dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
-            << left_out_of(dataset)
+            << left_out_of(dataset) << start
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),
                       (unsigned long long)(options.trainer.seed), options.trainer.device.c_str(), options.trainer.threads)
             << table << std::endl;
+}
+
+// What of the weights that it starts from is not taken, and what stays as it is: a line each.
+std::string start_lines(const TrainingOptions& options, const TrainingInput& input, const Graph& graph) {
+  std::string lines;
+  if (input.start)
+    for (const RenewedLayer& layer : input.start->renewed)
+      lines += format("layer %s begins anew: the weights have it for %lld classes, the data set has %lld\n", layer.name.c_str(),
+                      (long long)(layer.outputs_in_file), (long long)(layer.outputs));
+  int64_t frozen = 0;
+  for (const ParameterSpec& spec : graph.parameters().specs)
+    if (is_named(spec.name, options.trainer.groups.frozen)) frozen += spec.count();
+  if (frozen > 0) lines += format("%lld parameters are frozen\n", (long long)(frozen));
+  return lines;
 }
 
 // The values of all options that say what a run is, by name.
@@ -81,10 +98,11 @@ std::vector<PassShape> shapes_of(const Batches& train, const Batches& test) {
 class Shown {
  public:
   Shown(const TrainingOptions& options, const std::string& configuration, Trainer& trainer, const Batches& train, const Batches& test,
-        const RunFolder& folder)
+        const std::vector<std::string>& class_names, const RunFolder& folder)
       : options_(options),
         folder_(folder),
         configuration_(configuration),
+        class_names_(class_names),
         trainer_(trainer),
         per_epoch_(train.per_epoch()),
         loop_(trainer, train, test, options.run, observer(), folder) {}
@@ -107,7 +125,9 @@ class Shown {
     };
     o.on_epoch = [this](const EpochRow& row) { show(row); };
     o.before_done = [this](const std::vector<Json>& lines) {
-      write_file(folder_.report(), report_html(options_.model + ", " + options_.trained_by(), configuration_, lines));
+      const std::optional<Classification> classes = loop_.classification();
+      write_file(folder_.report(), report_html(options_.model + ", " + options_.trained_by(), configuration_, lines,
+                                               classes ? class_tables(*classes, class_names_) : ""));
     };
     return o;
   }
@@ -128,6 +148,7 @@ class Shown {
     std::cout << format("epoch %3lld/%lld  train loss ", (long long)(row.epoch), (long long)(options_.run.epochs)) << decimal(row.train_loss, 4);
     if (row.test_loss) std::cout << "  test loss " << decimal(*row.test_loss, 4);
     if (row.test_accuracy) std::cout << format("  test accuracy %6.2f %%", 100 * *row.test_accuracy);
+    if (row.test_top5_accuracy) std::cout << format(" (top 5 %6.2f %%)", 100 * *row.test_top5_accuracy);
     int64_t skipped = 0;  // on the stage that left out most
     for (const EvaluatedStage& stage : row.stages) skipped = std::max(skipped, stage.skipped_updates);
     std::cout << format("  %.0f samples/s  learning rate %.4g", row.samples_per_second, double(row.learning_rate))
@@ -145,6 +166,7 @@ class Shown {
   const TrainingOptions& options_;
   const RunFolder& folder_;
   const std::string& configuration_;
+  const std::vector<std::string>& class_names_;
   Trainer& trainer_;
   int64_t per_epoch_;
   Progress progress_;
@@ -174,22 +196,24 @@ RunOrigin Training::origin(const Options& options) const {
   origin.version = PIPECAST_VERSION;
   origin.options = option_values(options);
   origin.identity = identity(input_.dataset, options_).dump();
-  origin.notes = Json{{"bad_samples_skipped", input_.dataset.skipped}, {"data_notes", input_.dataset.notes}}.dump();
-  origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset));
+  Json notes = {{"bad_samples_skipped", input_.dataset.skipped}, {"data_notes", input_.dataset.notes}};
+  if (input_.start && !input_.start->renewed.empty()) notes["layers_begun_anew"] = list_names(input_.start->renewed);
+  origin.notes = notes.dump();
+  origin.weights_metadata = weights_metadata(options_.model, model_options_of(input_.dataset), to_text(preparation_of(input_.dataset)));
   return origin;
 }
 
 RunResult Training::run(const RunFolder& folder, const Options& options) {
   const std::string configuration = run_configuration(options);
-  Shown shown(options_, configuration, trainer_, train_, test_, folder);
+  Shown shown(options_, configuration, trainer_, train_, test_, input_.dataset.class_names, folder);
   shown.loop().begin(origin(options), configuration);
-  describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages());
+  describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages(), start_lines(options_, input_, trainer_.graph()));
   return shown.run();
 }
 
 RunResult Training::resume(const RunFolder& folder, const Options& options, const Checkpoint& checkpoint) {
   const std::string configuration = run_configuration(options);
-  Shown shown(options_, configuration, trainer_, train_, test_, folder);
+  Shown shown(options_, configuration, trainer_, train_, test_, input_.dataset.class_names, folder);
   const Resumed resumed = shown.loop().resume(origin(options), checkpoint, configuration);
   describe(options_, input_.dataset, trainer_.graph(), shown.loop().stages());
   std::cout << format("goes on after mini-batch %lld of %lld\n", (long long)(checkpoint.minibatch), (long long)(shown.loop().end()));

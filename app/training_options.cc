@@ -15,6 +15,19 @@ namespace {
 // Beyond these there is nothing but overflow: a run that is to diverge does so with less.
 constexpr float most_rate = 1e10f, most_factor = 1000, most_value = 1e30f;
 
+// "conv1,layer1." as conv1 and layer1
+std::vector<std::string> names_of(const std::string& list) {
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin < list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    std::string name = list.substr(begin, end - begin);
+    if (name.ends_with('.')) name.pop_back();
+    names.push_back(name);
+    begin = end + 1;
+  }
+  return names;
+}
+
 }  // namespace
 
 TrainingOptions::TrainingOptions() {
@@ -30,12 +43,16 @@ void TrainingOptions::declare(Options& o) {
   o.text("model", model, "NAME", list_names(model_entries()));
   o.text("weights", weights, "FILE", "start from these weights (safetensors), not from random ones");
   o.flag("allow-bad-values", allow_bad_values, bad_values_help);
+  o.text("freeze", freeze, "LIST", "parameters that stay as they are: blocks or layers by name, as in conv1,layer1");
   o.text("data", data, "FORMAT:DIR", list_names(dataset_formats()) + "; pipecast info says what follows the colon");
   o.text("bad-samples", bad_samples, "WHAT", "fail: refuse a data set with damaged samples; skip: leave those out and count them");
   o.text("orientation", orientation, "WHAT", "of pictures whose EXIF data say that they are stored turned: ignore it, or apply it");
+  o.number("image-size", image_size, "PIXELS", image_size_help, 0, most_image_size);
+  o.number("resize", resize, "PIXELS", resize_help, 0, most_resize);
+  o.number("cache", cache, "MEBIBYTES", cache_help, 0, most_cache);
   o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
   o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
-  o.text("augment", augment, "LIST", "crop, flip, both as crop,flip, or none");
+  o.text("augment", augment, "LIST", "of pictures in training: " + list(augmentation_names()) + "; as in crop,flip,cutout:8");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short, unless it is all there is");
   o.number("label-smoothing", label_smoothing, "SHARE", "share of the target spread over all classes", 0, 1);
   o.group("Pipeline");
@@ -60,6 +77,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("dampening", optimizer.dampening, "D", "sgd: share of the gradient that momentum leaves out", 0, 1);
   o.flag("nesterov", optimizer.nesterov, "sgd: Nesterov momentum");
   o.number("weight-decay", optimizer.weight_decay, "C", "L2 for sgd, adam and rmsprop, decoupled for adamw, nadam and muon", 0, most_factor);
+  o.text("no-decay", no_decay, "WHAT", "norms-and-biases: no weight decay for parameters of one dimension");
   o.number("beta1", optimizer.beta1, "B", "adam, adamw, nadam, muon's vectors: decay of the mean", 0, 1);
   o.number("beta2", optimizer.beta2, "B", "adam, adamw, nadam, muon's vectors: decay of the mean square", 0, 1);
   o.number("epsilon", optimizer.epsilon, "E", "added to the root of the mean square", 0, most_factor);
@@ -67,7 +85,10 @@ void TrainingOptions::declare(Options& o) {
   o.number("alpha", optimizer.alpha, "A", "rmsprop: decay of the mean square", 0, 1);
   o.number("clip-norm", trainer.clip_norm, "NORM", "scale gradients above this norm down to it (asynchronous: per stage); 0: none", 0,
            most_value);
+  o.number("ema", trainer.moving_average, "DECAY", "test and export a moving average of the weights; its decay an update, as 0.999; 0: none", 0, 1);
   o.group("Learning rate");
+  o.number("head-lr", trainer.groups.head_rate, "FACTOR", "learning rate of the layers that depend on the number of classes, times this", 0,
+           most_factor);
   o.text("lr-schedule", schedule.name, "NAME", list(schedule_names()));
   o.number("warmup-epochs", schedule.warmup_epochs, "N", "linear warm-up, may be a fraction", 0, most_epochs);
   o.number("lr-step-epochs", schedule.step_epochs, "N", "step: epochs from one drop to the next", 0, most_epochs);
@@ -77,6 +98,7 @@ void TrainingOptions::declare(Options& o) {
   o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end", 0, most_rate);
   o.group("Run");
   o.number("eval-every", run.eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", 1, most_epochs);
+  o.number("patience", run.patience, "EPOCHS", "end at an evaluation so many epochs after the one with the best test accuracy; 0: never", 0, most_epochs);
   o.number("log-every", run.log_every, "N", "mini-batches from one line of metrics.jsonl to the next", 1, most_minibatches);
   o.number("checkpoint-every", run.checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", 0, most_minibatches);
   o.number("checkpoint-keep", run.checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1, 1000000);
@@ -113,7 +135,11 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
     mistakes.add(unknown_name("executor", trainer.executor, executors));
   mistakes.check([&] {
-    input.dataset = load_dataset(data, {bad_samples_mode(bad_samples), orientation_mode(orientation)});
+    input.dataset = load_dataset(data, {.bad_samples = bad_samples_mode(bad_samples),
+                                        .orientation = orientation_mode(orientation),
+                                        .image_size = image_size,
+                                        .resize = resize,
+                                        .cache = cache << 20});
     model_options = model_options_of(input.dataset);
     model_options.label_smoothing = label_smoothing;
     trainer.length = input.dataset.train->lengths().back();
@@ -121,13 +147,14 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   mistakes.check([&] { input.graph = make_model(model, model_options); });
   if (input.graph && input.dataset.train) mistakes.check([&] { check_columns(*input.graph, input.dataset); });
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();
+  if (input.graph) mistakes.check([&] { resolve_groups(*input.graph, model_options); });
   if (input.graph && method) {
     const int chunks = !program.empty() ? pipecast::chunks(trainer.programs) : chunks_of(*method, trainer.chunks);
     mistakes.check([&] { resolve_partition(*input.graph, chunks * trainer.stages); });
   }
   if (input.graph && !weights.empty() && !resumed)
     mistakes.check([&] {
-      input.start = read_weights(weights, model, input.dataset.classes, bad_values(allow_bad_values));
+      input.start = read_start(weights, model, input.dataset.classes, bad_values(allow_bad_values), trainer.seed);
       check_tokens(*input.start, input.dataset);
     });
   mistakes.report();
@@ -175,6 +202,19 @@ void resolve_optimizer(OptimizerOptions& optimizer, const Method& method) {
   if (!method.optimizer.empty() && optimizer.name != method.optimizer)
     throw UsageError("method " + method.name + " is defined with the optimizer " + method.optimizer + ", not " + optimizer.name +
                      ": leave --optimizer out, or choose another method");
+}
+
+void TrainingOptions::resolve_groups(const Graph& graph, const ModelOptions& options) {
+  GroupOptions& groups = trainer.groups;
+  if (!no_decay.empty() && no_decay != "norms-and-biases") throw UsageError(unknown_name("exception from weight decay", no_decay, {"norms-and-biases"}));
+  groups.decays_vectors = no_decay.empty();
+  groups.frozen = names_of(freeze);
+  if (groups.head_rate != 1) {
+    groups.head = head_layers(model, options);
+    if (groups.head.empty())
+      throw UsageError("model " + model + " has no layer that depends on the number of classes: leave --head-lr out");
+  }
+  check_groups(graph.parameters(), groups);
 }
 
 void TrainingOptions::resolve_partition(const Graph& graph, int pieces) {

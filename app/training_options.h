@@ -29,8 +29,9 @@ struct TrainingOptions {
   TrainingInput resolve(bool resumed = false);
 
   std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore", partition = "balanced",
-              look_ahead = "paper", recompute = "never", non_finite = "stop", program;
+              look_ahead = "paper", recompute = "never", non_finite = "stop", program, freeze, no_decay;
   float label_smoothing = 0;
+  int64_t image_size = 0, resize = 0, cache = DataOptions{}.cache >> 20;  // pixels, pixels, mebibytes
   bool allow_bad_values = false, drop_last = false, cut_layers = false;
   RunOptions run;  // its trace is declared by the command that trains a single run
   TrainerOptions trainer;
@@ -40,6 +41,7 @@ struct TrainingOptions {
  private:
   void resolve_program();
   void resolve_partition(const Graph&, int pieces);
+  void resolve_groups(const Graph&, const ModelOptions&);
 };
 
 // What a model for this data set is made with; what does not apply stays as it is by itself.
@@ -54,6 +56,14 @@ void check_tokens(const NamedWeights&, const Dataset&);
 // The parts per piece that --partition lists. Throws UsageError where it is no list, or one that does not fit.
 // The optimizer where none was named: the method's own, else sgd. Throws UsageError for one that the method is not defined with.
 void resolve_optimizer(OptimizerOptions&, const Method&);
+
+// Of pictures; both are in pixels.
+constexpr int64_t most_image_size = 2048, most_resize = 4096;
+constexpr const char* image_size_help = "side of the images that pictures of any size are scaled to and cut from; 0: images as the pictures are";
+constexpr const char* resize_help = "what the shorter side of a picture becomes before the image is cut from the middle; 0: the image's side";
+// Mebibytes.
+constexpr int64_t most_cache = int64_t(1) << 24;
+constexpr const char* cache_help = "memory for decoded pictures of folders; what has no room is decoded again in each epoch";
 
 constexpr const char* partition_help =
     "balanced, measured, or the number of parts of each stage (of each of its chunks, in the model's order), as in 3,3,3,2";

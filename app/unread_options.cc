@@ -57,6 +57,7 @@ std::vector<UnreadOption> unread_options(const Options& options, const TrainingO
   const TrainerOptions& trainer = resolved.trainer;
   add_all(of_optimizers, own_optimizers, "optimizer", trainer.optimizer.name);
   add_all(of_schedules, own_schedules, "schedule", trainer.schedule.name);
+  if (trainer.optimizer.weight_decay == 0) add("no-decay", "a weight decay of 0", "another");
   const bool has_file = !trainer.programs.empty();
   const std::string who = has_file ? "this program file" : "method " + trainer.method;
   if (!any_predicts(has_file ? trainer.programs : example(trainer.method, 0))) add("lookahead", who, "methods that predict");

@@ -50,19 +50,21 @@ void read_sizes(const SafeTensors& file, const std::string& path, ModelOptions& 
 
 }  // namespace
 
-std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions& options) {
-  return {{"format", "pt"},
-          {"model", model},
-          {"classes", std::to_string(options.classes)},
-          {"height", std::to_string(options.image.h)},
-          {"width", std::to_string(options.image.w)},
-          {"channels", std::to_string(options.image.c)},
-          {"vocabulary", std::to_string(options.vocabulary)}};
+std::map<std::string, std::string> weights_metadata(const std::string& model, const ModelOptions& options, const std::string& preparation) {
+  std::map<std::string, std::string> metadata = {{"format", "pt"},
+                                                 {"model", model},
+                                                 {"classes", std::to_string(options.classes)},
+                                                 {"height", std::to_string(options.image.h)},
+                                                 {"width", std::to_string(options.image.w)},
+                                                 {"channels", std::to_string(options.image.c)},
+                                                 {"vocabulary", std::to_string(options.vocabulary)}};
+  if (!preparation.empty()) metadata["preparation"] = preparation;
+  return metadata;
 }
 
 void write_weights(const std::string& path, const NamedWeights& named) {
   SafeTensors file = to_safetensors(named.weights);
-  file.metadata = weights_metadata(named.model, named.options);
+  file.metadata = weights_metadata(named.model, named.options, named.preparation);
   write_safetensors(path, file);
 }
 
@@ -70,8 +72,12 @@ NamedWeights read_weights(const std::string& path, const std::string& model, int
   return name_weights(read_safetensors(path), path, model, classes, bad_values);
 }
 
-NamedWeights name_weights(const SafeTensors& file, const std::string& path, const std::string& model, int64_t classes,
-                          BadValues bad_values) {
+NamedWeights read_start(const std::string& path, const std::string& model, int64_t classes, BadValues bad_values, uint64_t seed) {
+  return name_weights(read_safetensors(path), path, model, classes, bad_values, seed);
+}
+
+NamedWeights name_weights(SafeTensors file, const std::string& path, const std::string& model, int64_t classes, BadValues bad_values,
+                          std::optional<uint64_t> seed) {
   NamedWeights named{model, {}, {}};
   const std::string own = said(file, "model");
   if (model.empty() && own.empty()) throw UsageError("weights '" + path + "' do not say which model they are of; give --model");
@@ -83,8 +89,11 @@ NamedWeights name_weights(const SafeTensors& file, const std::string& path, cons
   }
   if (model.empty()) named.model = own;
   read_sizes(file, path, named.options);
+  if (is_model(own)) named.preparation = said(file, "preparation");
   if (classes > 0) named.options.classes = classes;
-  named.weights = from_safetensors(make_model(named.model, named.options), file, path, bad_values);
+  const Graph graph = make_model(named.model, named.options);
+  if (seed) named.renewed = renew(file, graph, head_layers(named.model, named.options), *seed);
+  named.weights = from_safetensors(graph, file, path, bad_values);
   return named;
 }
 

@@ -95,11 +95,13 @@ size_t Batches::column(const InputSpec& wanted) const {
                    ": choose a data set or a model of the other kind");
 }
 
-void Batches::read(int64_t index, size_t column, void* to) const {
+void Batches::read(int64_t index, size_t column, int64_t begin, int64_t end, void* to) const {
   begin_epoch(index);
   const Batch& of = batch(index);
-  samples_->read(column, order_.data() + of.begin, of.shape.samples,
-                 {of.shape.length, options_.augmentation, options_.seed, epoch_, of.begin}, to);
+  // Every type has elements of 4 bytes on the host.
+  const int64_t bytes = 4 * samples_->columns()[column].of({1, of.shape.length}).shape.count();
+  samples_->read(column, order_.data() + of.begin + begin, end - begin,
+                 {of.shape.length, options_.augmentation, options_.seed, epoch_, of.begin + begin}, static_cast<char*>(to) + begin * bytes);
 }
 
 }  // namespace pipecast

@@ -33,7 +33,9 @@ class Batches {
   // The column that a model's input asks for. Throws UsageError where there is none, or one of another shape or type.
   size_t column(const InputSpec&) const;
   // Assigns a column of mini-batch `index`: samples().columns()[column].of(shape(index)).
-  void read(int64_t index, size_t column, void* to) const;
+  void read(int64_t index, size_t column, void* to) const { read(index, column, 0, size(index), to); }
+  // Of its samples begin ... end - 1 only: `to` is where all of them begin.
+  void read(int64_t index, size_t column, int64_t begin, int64_t end, void* to) const;
 
  private:
   struct Batch {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <fstream>
 #include <set>
 #include <utility>
 
@@ -34,7 +35,8 @@ fs::path real(const fs::path& folder, const std::string& layout) {
 
 }  // namespace
 
-ClassFolders::ClassFolders(std::vector<std::string> endings, std::string layout) : endings_(std::move(endings)), layout_(std::move(layout)) {}
+ClassFolders::ClassFolders(std::vector<std::string> endings, std::string layout, std::vector<std::string> known)
+    : endings_(std::move(endings)), known_(std::move(known)), layout_(std::move(layout)) {}
 
 bool ClassFolders::is_sample(const fs::path& path) const {
   return std::find(endings_.begin(), endings_.end(), ending_of(path)) != endings_.end();
@@ -89,7 +91,7 @@ void ClassFolders::collect(const fs::path& folder, const std::string& list, Path
   for (const fs::path& path : entries(folder)) {
     if (is_folder(path, around)) collect(path, list, around, files);
     else if (is_sample(path)) files.push_back(path);
-    else if (path.filename() != list) ++other_types_[ending_of(path)];
+    else if (path.filename() != list && std::find(known_.begin(), known_.end(), ending_of(path)) == known_.end()) ++other_types_[ending_of(path)];
   }
 }
 
@@ -115,6 +117,17 @@ std::vector<std::string> empty_classes(const std::vector<ClassFile>& files, cons
   for (size_t k = 0; k < classes.size(); ++k)
     if (!labels.contains(int32_t(k))) empty.push_back(classes[k]);
   return empty;
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& file, int64_t classes) {
+  std::vector<std::string> names;
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) {
+    line.erase(line.find_last_not_of(" \t\r") + 1);
+    if (!line.empty()) names.push_back(line);
+  }
+  if (int64_t(names.size()) != classes) names.clear();
+  return names;
 }
 
 std::string counted(const std::vector<std::string>& names) {

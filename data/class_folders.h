@@ -11,8 +11,9 @@ namespace pipecast {
 
 class ClassFolders {
  public:
-  // endings: of the files that are samples, in lower case. layout: continues the sentence that refuses a folder.
-  ClassFolders(std::vector<std::string> endings, std::string layout);
+  // endings: of the files that are samples, in lower case. layout: continues the sentence that refuses a folder. known: endings of files
+  // that are no samples and belong to the data set; they are not counted.
+  ClassFolders(std::vector<std::string> endings, std::string layout, std::vector<std::string> known = {});
 
   // Both throw UsageError for a folder that cannot be read, and for a symbolic link that leads nowhere or back to a folder around it.
   std::vector<std::filesystem::path> folders(const std::filesystem::path& part);  // in this part, by name
@@ -30,11 +31,14 @@ class ClassFolders {
   bool is_folder(const std::filesystem::path&, const Paths& around) const;
   void collect(const std::filesystem::path& folder, const std::string& list, Paths around, Paths& files);
 
-  std::vector<std::string> endings_;
+  std::vector<std::string> endings_, known_;
   std::string layout_;
   std::map<std::string, int64_t> other_types_;  // by ending
   int64_t beside_ = 0;                          // the folders
 };
+
+// The lines of a file that names the classes in their order; none where it is not there or has not so many lines.
+std::vector<std::string> names_in(const std::filesystem::path& file, int64_t classes);
 
 struct ClassFile {
   std::string path;

@@ -6,19 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "data/augmentation.h"
 #include "engine/tensor.h"
 
 namespace pipecast {
 
 class Sha256;
-
-// What training does to pictures.
-struct Augmentation {
-  bool crop = false;  // pad by 4 black pixels on every side (before normalising), then cut out the old size at a random place
-  bool flip = false;  // left to right, half of the time
-  bool any() const { return crop || flip; }
-};
-Augmentation parse_augmentation(const std::string&);  // "crop,flip", "crop", "none" or ""; throws UsageError
 
 // How samples of one mini-batch are read.
 struct Reading {
@@ -44,19 +37,10 @@ class Samples {
   virtual void read(size_t column, const int32_t* samples, int64_t count, const Reading&, void* to) const = 0;
   // Throws UsageError for an augmentation that does not apply.
   virtual void check(const Augmentation&) const {}
+  // Whether reading this column takes long, as decoding pictures does: a loader gives it several threads.
+  virtual bool takes_long(size_t /*column*/) const { return false; }
   // Adds all of the samples to the hash: data sets that differ in anything a model sees have different digests.
   virtual void add_to(Sha256&) const = 0;
-};
-
-struct Dataset {
-  std::string name;
-  // Sizes that a model for this data set is built with; 0, or 1 x 1 x 1 for the image, where a size does not apply.
-  Shape image;             // n = 1
-  int64_t classes = 0;     // of the label
-  int64_t vocabulary = 0;  // of the tokens
-  std::shared_ptr<const Samples> train, test;
-  int64_t skipped = 0;  // bad samples left out
-  std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
 };
 
 // What to do with a damaged sample, such as a label out of range or a picture that cannot be decoded.
@@ -71,9 +55,28 @@ Orientation orientation_mode(const std::string& name);  // "ignore" or "apply"; 
 struct DataOptions {
   BadSamples bad_samples = BadSamples::fail;
   Orientation orientation = Orientation::ignore;
+  // Images of so many pixels a side are made of pictures of any size: the shorter side becomes `resize` pixels (0: as many as the image
+  // has), and the middle is taken. 0: as the pictures are.
+  int64_t image_size = 0, resize = 0;
+  int64_t cache = int64_t(2) << 30;  // bytes of decoded pictures that are kept in memory, of a data set whose pictures are files
 };
 
-// "cifar10:DIR", "folder:DIR", "text:DIR", "generated" or "generated:SIZE". Throws UsageError naming the file and the defect: missing,
+struct Dataset {
+  std::string name;
+  // Sizes that a model for this data set is built with; 0, or 1 x 1 x 1 for the image, where a size does not apply.
+  Shape image;             // n = 1
+  int64_t classes = 0;     // of the label
+  int64_t vocabulary = 0;  // of the tokens
+  std::vector<std::string> class_names = {};  // in their order; empty where the data set names none
+  std::shared_ptr<const Samples> train, test;
+  int64_t skipped = 0;  // bad samples left out
+  std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
+  // Of pictures, per channel of pixel / 255: what normalising subtracts and divides by. Empty where there are none.
+  std::vector<float> mean = {}, deviation = {};
+  DataOptions loaded_with = {};  // by load_dataset()
+};
+
+// "cifar10:DIR" and so on: a name of dataset_formats(), a colon, its argument. Throws UsageError naming the file and the defect: missing,
 // truncated, a bad sample unless those are to be skipped, an unknown format (with the nearest known name).
 Dataset load_dataset(const std::string& format_and_path, const DataOptions& = {});
 

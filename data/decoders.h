@@ -29,10 +29,19 @@ inline bool is_jpeg(std::string_view file) { return file.starts_with("\xff"); }
 // gigabytes otherwise. To be set before each call.
 inline thread_local size_t most_allocated = 0;
 
-PictureHeader png_header(std::string_view file, const std::string& name);
+// cut: only the beginning of the file is given. Where that ends within the header, it is refused.
+PictureHeader png_header(std::string_view file, const std::string& name, bool cut);
 PictureHeader jpeg_header(std::string_view file, const std::string& name);
 DecodedPicture decode_png(std::string_view file, const std::string& name, const PictureHeader&);
-DecodedPicture decode_jpeg(std::string_view file);
+DecodedPicture decode_jpeg(std::string_view file);  // by stb_image
+
+#ifdef PIPECAST_LIBJPEG
+constexpr bool have_libjpeg = true;
+#else
+constexpr bool have_libjpeg = false;
+#endif
+// By libjpeg, each side divided by 1, 2, 4 or 8 and rounded up. Not in builds without it.
+DecodedPicture decode_jpeg(std::string_view file, int divisor);
 
 // Byte `at`; 0 beyond the end.
 inline size_t byte_of(std::string_view file, size_t at) { return at < file.size() ? size_t(static_cast<unsigned char>(file[at])) : 0; }

@@ -93,7 +93,9 @@ PictureSet generate_shapes(const std::string& train_size) {
           .test = draw_all(size / 4, purpose("generated test")),
           .mean = {.5f, .5f, .5f},
           .deviation = {.31f, .31f, .31f},
-          .skipped = 0};
+          .skipped = 0,
+          .class_names = {"disc", "ring", "square", "frame", "triangle", "cross", "horizontal bars", "vertical bars", "diagonal bars",
+                          "checkerboard"}};
 }
 
 }  // namespace pipecast

@@ -66,8 +66,8 @@ bool has_few_codes(std::string_view file, size_t begin, size_t end) {
 }
 
 // The segments as the decoder finds them; nothing for a file that it must not see: one of its segments goes beyond the file or has too many
-// codes.
-std::optional<Segments> segments_of(std::string_view file) {
+// codes. header: only those up to the first scan.
+std::optional<Segments> segments_of(std::string_view file, bool header = false) {
   Segments segments;
   bool in_scan = false;
   for (size_t at = 0; at < file.size();) {
@@ -86,6 +86,7 @@ std::optional<Segments> segments_of(std::string_view file) {
     if (in_scan && segments.first_scan == 0) segments.first_scan = start;
     if (segments.first_scan == 0) note(marker, content, segments);
     if (marker == 0xc4 && !has_few_codes(file, at + 2, at + length)) return {};
+    if (in_scan && header) return segments;
     at += length;
   }
   return segments;
@@ -130,7 +131,7 @@ struct JpegSource {
 }  // namespace
 
 PictureHeader jpeg_header(std::string_view file, const std::string& name) {
-  const std::optional<Segments> segments = segments_of(file);
+  const std::optional<Segments> segments = segments_of(file, true);
   if (segments && segments->kind)
     refuse_picture(name, std::string("is a JPEG with ") + segments->kind + ", a kind that pipecast does not read");
   int width = 0, height = 0, channels = 0;
@@ -145,6 +146,7 @@ PictureHeader jpeg_header(std::string_view file, const std::string& name) {
 DecodedPicture decode_jpeg(std::string_view file) {
   std::string named;
   std::optional<Segments> segments = segments_of(file);
+  if (!segments) return {{nullptr, std::free}};
   if (segments->components.size() == 4) {
     named = with_ink_named(file, *segments);
     file = named, segments = segments_of(file);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/resize.h"
 #include "engine/error.h"
 #include "engine/files/checksum.h"
 #include "engine/files/sha256.h"
@@ -9,45 +10,22 @@
 #include "engine/random.h"
 
 namespace pipecast {
-
-Augmentation parse_augmentation(const std::string& list) {
-  Augmentation augmentation;
-  if (list.empty() || list == "none") return augmentation;
-  for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
-    end = list.find(',', begin);
-    const std::string name = list.substr(begin, end - begin);
-    if (name == "crop") augmentation.crop = true;
-    else if (name == "flip") augmentation.flip = true;
-    else if (name == "none") throw UsageError("augmentation '" + list + "': 'none' excludes all others; leave it out or write it alone");
-    else throw UsageError(unknown_name("augmentation", name, {"crop", "flip", "none"}));
-  }
-  return augmentation;
-}
-
 namespace {
 
-class PictureSamples : public Samples {
+class PicturesInMemory : public PictureSource {
  public:
-  PictureSamples(const PictureSet& set, std::shared_ptr<const Pictures> pictures)
-      : image_(set.image),
-        pictures_(std::move(pictures)),
-        columns_{{"image", image_}, {"label", {{1, 1, 1, 1}, Storage::int32}}} {
-    for (int64_t c = 0; c < image_.c; ++c)
-      for (int byte = 0; byte < 256; ++byte)
-        normalised_.push_back((float(byte) / 255 - set.mean[size_t(c)]) / set.deviation[size_t(c)]);
-  }
+  PicturesInMemory(const Shape& shape, std::shared_ptr<const Pictures> pictures) : shape_(shape), pictures_(std::move(pictures)) {}
 
   int64_t size() const override { return pictures_->size(); }
-  const std::vector<InputSpec>& columns() const override { return columns_; }
-
-  void read(size_t column, const int32_t* samples, int64_t count, const Reading& reading, void* to) const override {
-    if (column == 0) return read_images(samples, count, reading, static_cast<float*>(to));
-    for (int64_t i = 0; i < count; ++i) static_cast<int32_t*>(to)[i] = pictures_->labels[size_t(samples[i])];
+  int32_t label(int64_t picture) const override { return pictures_->labels[size_t(picture)]; }
+  PictureView picture(int64_t picture, std::vector<uint8_t>&) const override {
+    return {pictures_->pixels.data() + picture * shape_.count(), shape_};
   }
+  bool decodes() const override { return false; }
 
   // SHA-256 of all pixels would take seconds: it takes a hash of each picture's.
   void add_to(Sha256& digest) const override {
-    const size_t bytes = size_t(image_.count());
+    const size_t bytes = size_t(shape_.count());
     std::vector<uint64_t> hashes(static_cast<size_t>(size()));
     parallel(size(), 64, [&](int64_t begin, int64_t end) {
       for (size_t i = size_t(begin); i < size_t(end); ++i) hashes[i] = hash64(pictures_->pixels.data() + i * bytes, bytes);
@@ -57,16 +35,80 @@ class PictureSamples : public Samples {
   }
 
  private:
+  Shape shape_;
+  std::shared_ptr<const Pictures> pictures_;
+};
+
+// What a thread needs to make images.
+struct Room {
+  std::vector<uint8_t> decoded, scaled;
+};
+
+class PictureSamples : public Samples {
+ public:
+  PictureSamples(std::shared_ptr<const PictureSource> source, const Shape& image, int64_t resize, const std::vector<float>& mean,
+                 const std::vector<float>& deviation)
+      : source_(std::move(source)),
+        image_(image),
+        resize_(resize),
+        columns_{{"image", image_}, {"label", {{1, 1, 1, 1}, Storage::int32}}} {
+    for (int64_t c = 0; c < image_.c; ++c)
+      for (int byte = 0; byte < 256; ++byte) normalised_.push_back((float(byte) / 255 - mean[size_t(c)]) / deviation[size_t(c)]);
+  }
+
+  int64_t size() const override { return source_->size(); }
+  const std::vector<InputSpec>& columns() const override { return columns_; }
+  bool takes_long(size_t column) const override { return column == 0 && (resize_ > 0 || source_->decodes()); }
+
+  void check(const Augmentation& augmentation) const override {
+    if ((augmentation.colours > 0 || augmentation.hue > 0) && image_.c != 3 && image_.c != 1)
+      throw UsageError("colour-jitter and hue-jitter are for pictures of 1 or 3 channels, and these have " + std::to_string(image_.c) +
+                       ": leave them out of --augment");
+  }
+
+  void read(size_t column, const int32_t* samples, int64_t count, const Reading& reading, void* to) const override {
+    if (column == 0) return read_images(samples, count, reading, static_cast<float*>(to));
+    for (int64_t i = 0; i < count; ++i) static_cast<int32_t*>(to)[i] = source_->label(samples[i]);
+  }
+
+  void add_to(Sha256& digest) const override {
+    source_->add_to(digest);
+    if (resize_ == 0) return;
+    const int64_t sizes[] = {image_.h, resize_};
+    digest.add(sizes, sizeof sizes);
+  }
+
+ private:
   void read_images(const int32_t* samples, int64_t count, const Reading& reading, float* images) const {
-    const Random random{reading.seed, purpose("augment"), uint64_t(reading.epoch)};
+    const Random random{reading.seed, purpose("augment"), uint64_t(reading.epoch)};  // of crops and flips
     const Augmentation& augmentation = reading.augmentation;
+    Room room;
     for (int64_t i = 0; i < count; ++i, images += image_.count()) {
-      const uint64_t element = 4 * uint64_t(reading.place + i);
+      const Draw draw{reading.seed, reading.epoch, reading.place + i};
+      const uint64_t element = 4 * uint64_t(draw.position);
       const int64_t down = augmentation.crop ? int64_t(random.below(element, 9)) - 4 : 0;
       const int64_t right = augmentation.crop ? int64_t(random.below(element + 1, 9)) - 4 : 0;
       const bool mirrored = augmentation.flip && random.below(element + 2, 2) == 1;
-      read_image(pictures_->pixels.data() + samples[i] * image_.count(), down, right, mirrored, images);
+      read_image(picture_of_size(samples[i], augmentation, draw, room), down, right, mirrored, images);
+      if (augmentation.erasing > 0) erase(augmentation.erasing, draw, image_, images);
+      if (augmentation.cutout > 0) cut_out(augmentation.cutout, draw, image_, images);
     }
+  }
+
+  // Pixels of the image's shape, with other colours where that is asked for.
+  const uint8_t* picture_of_size(int64_t sample, const Augmentation& augmentation, const Draw& draw, Room& room) const {
+    const PictureView picture = source_->picture(sample, room.decoded);
+    const bool coloured = augmentation.colours > 0 || augmentation.hue > 0;
+    if (augmentation.resized_crop > 0) {
+      const Box box = random_box(augmentation.resized_crop, draw, picture.shape.h, picture.shape.w);
+      resize(picture.pixels, picture.shape, box, image_.h, image_.w, {0, 0, image_.h, image_.w}, room.scaled);
+    } else if (resize_ > 0 && !(picture.shape == image_ && resize_ == image_.h)) {
+      resize_and_crop(picture.pixels, picture.shape, resize_, image_.h, room.scaled);
+    } else if (coloured) {
+      room.scaled.assign(picture.pixels, picture.pixels + image_.count());
+    } else return picture.pixels;
+    if (coloured) change_colours(augmentation.colours, augmentation.hue, draw, image_, room.scaled.data());
+    return room.scaled.data();
   }
 
   // Pixel (y, x) of the image is (y + down, x + right) of the picture, or black where that is outside.
@@ -88,24 +130,42 @@ class PictureSamples : public Samples {
     }
   }
 
+  std::shared_ptr<const PictureSource> source_;
   Shape image_;
-  std::shared_ptr<const Pictures> pictures_;
+  int64_t resize_;
   std::vector<InputSpec> columns_;
   std::vector<float> normalised_;  // channel x 256: what a byte becomes
 };
 
 }  // namespace
 
-std::shared_ptr<const Samples> picture_samples(const PictureSet& set, const Pictures& pictures) {
-  return std::make_shared<PictureSamples>(set, std::shared_ptr<const Pictures>(std::shared_ptr<void>(), &pictures));
+std::shared_ptr<const Samples> picture_samples(std::shared_ptr<const PictureSource> source, const Shape& image, int64_t resize,
+                                               const std::vector<float>& mean, const std::vector<float>& deviation) {
+  return std::make_shared<PictureSamples>(std::move(source), image, resize, mean, deviation);
 }
 
-Dataset dataset_of(PictureSet set) {
-  Dataset dataset{.name = set.name, .image = set.image, .classes = set.classes, .train = {}, .test = {}, .skipped = set.skipped, .notes = set.notes};
-  auto train = std::make_shared<const Pictures>(std::move(set.train)), test = std::make_shared<const Pictures>(std::move(set.test));
-  dataset.train = std::make_shared<PictureSamples>(set, train);
-  dataset.test = std::make_shared<PictureSamples>(set, test);
-  return dataset;
+std::shared_ptr<const Samples> picture_samples(const PictureSet& set, const Pictures& pictures) {
+  auto source = std::make_shared<PicturesInMemory>(set.image, std::shared_ptr<const Pictures>(std::shared_ptr<void>(), &pictures));
+  return picture_samples(std::move(source), set.image, 0, set.mean, set.deviation);
+}
+
+Dataset dataset_of(PictureSet set, const DataOptions& options) {
+  const int64_t size = options.image_size, resize = options.resize > 0 ? options.resize : size;
+  const Shape image = size > 0 ? Shape{1, size, size, set.image.c} : set.image;
+  const auto samples = [&](Pictures& pictures) {
+    auto source = std::make_shared<PicturesInMemory>(set.image, std::make_shared<const Pictures>(std::move(pictures)));
+    return picture_samples(std::move(source), image, resize, set.mean, set.deviation);
+  };
+  return {.name = set.name,
+          .image = image,
+          .classes = set.classes,
+          .class_names = set.class_names,
+          .train = samples(set.train),
+          .test = samples(set.test),
+          .skipped = set.skipped,
+          .notes = set.notes,
+          .mean = set.mean,
+          .deviation = set.deviation};
 }
 
 }  // namespace pipecast

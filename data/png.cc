@@ -92,14 +92,14 @@ void append_data(std::string& file, std::string_view data) {
 
 }  // namespace
 
-PictureHeader png_header(std::string_view file, const std::string& name) {
+PictureHeader png_header(std::string_view file, const std::string& name, bool cut) {
   PictureHeader header;
   const bool whole = each_chunk(file, [&](const Chunk& chunk) {
     if (chunk.name == "IHDR") check(chunk, name);
     if (chunk.name == "eXIf" && chunk.intact()) header.orientation = exif_orientation(chunk.content);
   });
   int width = 0, height = 0, channels = 0;
-  if (!whole || !stbi_info_from_memory(reinterpret_cast<const stbi_uc*>(file.data()), int(file.size()), &width, &height, &channels))
+  if (!(whole || cut) || !stbi_info_from_memory(reinterpret_cast<const stbi_uc*>(file.data()), int(file.size()), &width, &height, &channels))
     refuse_picture(name, "is neither a whole PNG nor a whole JPEG");
   header.height = height, header.width = width;
   return header;

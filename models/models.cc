@@ -1,5 +1,7 @@
 #include "models/models.h"
 
+#include <algorithm>
+
 #include "engine/registry.h"
 #include "layers/layers.h"
 
@@ -33,6 +35,18 @@ void register_model(ModelEntry entry) { registry().add(std::move(entry)); }
 const std::vector<ModelEntry>& model_entries() { return registry().entries(); }
 
 Graph make_model(const std::string& name, const ModelOptions& options) { return registry().find(name).make(options); }
+
+std::vector<std::string> head_layers(const std::string& name, ModelOptions options) {
+  const std::vector<ParameterSpec> specs = make_model(name, options).parameters().specs;
+  ++options.classes;
+  const std::vector<ParameterSpec> with_another = make_model(name, options).parameters().specs;
+  std::vector<std::string> layers;
+  for (size_t i = 0; i < std::min(specs.size(), with_another.size()); ++i) {
+    const std::string layer = specs[i].name.substr(0, specs[i].name.rfind('.'));
+    if (specs[i].shape != with_another[i].shape && (layers.empty() || layers.back() != layer)) layers.push_back(layer);
+  }
+  return layers;
+}
 
 void add_classifier_loss(Graph& graph, int logits, float label_smoothing) {
   const int label = graph.input({"label", {{1, 1, 1, 1}, Storage::int32}});

@@ -28,6 +28,8 @@ struct ModelEntry {
   Graph (*make)(const ModelOptions&);
 };
 const std::vector<ModelEntry>& model_entries();
+// The layers of such a model whose parameters depend on the number of classes: its head, and heads beside it.
+std::vector<std::string> head_layers(const std::string& name, ModelOptions);
 // Adds a model that make_model() then finds by its name. Throws UsageError for a name that is taken.
 void register_model(ModelEntry);
 

@@ -198,6 +198,31 @@ SafeTensors to_safetensors(const Weights& weights) {
   return file;
 }
 
+std::vector<RenewedLayer> renew(SafeTensors& file, const Graph& graph, const std::vector<std::string>& layers, uint64_t seed) {
+  const Weights weights = initial_weights(graph, seed);
+  const std::string prefix = wrapper_of(file, names_of(weights));
+  std::vector<RenewedLayer> renewed;
+  for (const std::string& layer : layers) {
+    const auto each_of_layer = [&](auto f) {
+      each_tensor(weights, [&](const ParameterSpec& spec, const float* values) {
+        if (spec.name.substr(0, spec.name.rfind('.')) == layer) f(prefix + spec.name, spec, values);
+      });
+    };
+    RenewedLayer differs;
+    each_of_layer([&](const std::string& name, const ParameterSpec& spec, const float*) {
+      const auto found = file.tensors.find(name);
+      if (found == file.tensors.end() || found->second.shape.empty() || found->second.shape[0] == spec.shape[0]) return;
+      differs = {layer, found->second.shape[0], spec.shape[0]};
+    });
+    if (differs.name.empty()) continue;
+    each_of_layer([&](const std::string& name, const ParameterSpec& spec, const float* values) {
+      file.tensors[name] = to_file(spec, values);
+    });
+    renewed.push_back(differs);
+  }
+  return renewed;
+}
+
 Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin, BadValues bad_values) {
   Weights weights{graph.parameters(), graph.statistics(), {}, {}};
   const std::set<std::string> names = names_of(weights);

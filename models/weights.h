@@ -27,6 +27,15 @@ enum class BadValues { refuse, take };
 // Throws UsageError that lists what is missing, what is unknown, what has another type or shape, and, unless they are accepted, which
 // tensors have how many bad values.
 Weights from_safetensors(const Graph&, const SafeTensors&, const std::string& origin, BadValues = BadValues::refuse);
+// A layer that a file has for another number of outputs (classes) than the model.
+struct RenewedLayer {
+  std::string name;
+  int64_t outputs_in_file = 0, outputs = 0;
+};
+// In the file, gives those of the layers that it has for another number of outputs the values that a model with this seed begins with, so
+// that the file fits. Returns them.
+std::vector<RenewedLayer> renew(SafeTensors&, const Graph&, const std::vector<std::string>& layers, uint64_t seed);
+
 // SHA-256 over the parameters and statistics in the order of their names.
 std::string weights_digest(const Weights&);
 

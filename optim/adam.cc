@@ -110,15 +110,15 @@ class Adam : public Optimizer {
     if (kind_ == nadam) rate = u.rate, along_mean = float(nadam_mean(u.t)), along_gradient = float((1 - mu(u.t)) / (1 - mu_product(u.t)));
     auto run = [&](auto look_ahead) {
       map(d, b.n,
-          AdamStep<decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, u.gradient_scale, keep(u.rate),
-                                         kind_ == adam ? o_.weight_decay : 0, o_.beta1, 1 - o_.beta1, o_.beta2, 1 - o_.beta2, rate,
+          AdamStep<decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, u.gradient_scale, keep(u.rate, u.decay),
+                                         kind_ == adam ? u.decay * o_.weight_decay : 0, o_.beta1, 1 - o_.beta1, o_.beta2, 1 - o_.beta2, rate,
                                          root(u.t), o_.epsilon, along_mean, along_gradient, look_ahead});
     };
     if (b.predicted) with_look_ahead(u.t, ahead, run);
     else run(AdamNoLookAhead{});
   }
 
-  float keep(double rate) const { return kind_ == adam ? 1 : float(1 - rate * o_.weight_decay); }
+  float keep(double rate, float decay) const { return kind_ == adam ? 1 : float(1 - rate * (decay * o_.weight_decay)); }
   float corrected(double rate, int64_t t) const { return float(rate / (1 - std::pow(double(o_.beta1), double(t)))); }
   float root(int64_t t) const { return float(1 / std::sqrt(1 - std::pow(double(o_.beta2), double(t)))); }
 
@@ -140,12 +140,12 @@ class Adam : public Optimizer {
       return run(AdamLine{corrected(ahead.distance(), t), root(t), released ? 1e-8f : o_.epsilon});
     }
     ahead.check_reach("Adam");
-    const float coupled = kind_ == adam ? float((1 - double(o_.beta1)) * o_.weight_decay) : 0;
+    const float coupled = kind_ == adam ? float((1 - double(o_.beta1)) * (ahead.decay * o_.weight_decay)) : 0;
     AdamDecayed rule{o_.beta1, coupled, o_.epsilon, int(ahead.rates.size()), {}};
     for (int j = 0; j < rule.updates; ++j) {
       const float rate = ahead.rates[j];
       const int64_t number = t + 1 + j;
-      rule.update[j] = {keep(rate), kind_ == nadam ? float(rate * nadam_mean(number)) : corrected(rate, number), root(number)};
+      rule.update[j] = {keep(rate, ahead.decay), kind_ == nadam ? float(rate * nadam_mean(number)) : corrected(rate, number), root(number)};
     }
     run(rule);
   }

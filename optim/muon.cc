@@ -140,7 +140,7 @@ class Muon : public Optimizer {
           square_sum(d, part.n, x, sums);
           map(d, part.n, MuonNormalize{x, sums});
           orthogonalise(d, matrix, x, o, b.scratch + places.gram, b.scratch + places.polynomial);
-          const MuonMove move{keep(u.rate), float(u.rate * scale(matrix))};
+          const MuonMove move{keep(u.rate, u.decay), float(u.rate * scale(matrix))};
           if (part.predicted) map(d, part.n, MuonStep<true>{part.w, o, part.predicted, move, look_ahead(matrix, u.t, ahead)});
           else map(d, part.n, MuonStep<false>{part.w, o, nullptr, move, {}});
         });
@@ -182,14 +182,14 @@ class Muon : public Optimizer {
   }
 
   static double scale(const Matrix& m) { return std::sqrt(std::max(1.0, double(m.rows) / double(m.columns))); }
-  float keep(double rate) const { return float(1 - rate * o_.weight_decay); }
+  float keep(double rate, float decay) const { return float(1 - rate * (decay * o_.weight_decay)); }
 
   MuonMove look_ahead(const Matrix& matrix, int64_t t, const LookAhead& ahead) const {
     if (t == 0) return {};
     if (ahead.mode != LookAheadMode::decayed) return {1, float(ahead.distance() * scale(matrix))};
     double of_weight = 1, along = 0;
     for (double rate : ahead.rates) {
-      const double kept = 1 - rate * o_.weight_decay;
+      const double kept = 1 - rate * (ahead.decay * o_.weight_decay);
       of_weight *= kept, along = kept * along + rate * scale(matrix);
     }
     return {float(of_weight), float(along)};

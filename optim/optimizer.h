@@ -19,6 +19,7 @@ struct LookAhead {
   LookAheadMode mode = LookAheadMode::paper;
   std::span<const float> rates;
   float gradient_scale = 1;  // predict() only: the gradient scale of the last update, whose gradient it may read
+  float decay = 1;           // factor of the weight decay of those updates
 
   // The factor of the direction: s r_1 in paper and released, r_1 + ... + r_s in exact. Not for decayed.
   double distance() const;
@@ -34,6 +35,7 @@ struct Update {
   // would have made in those. Only the update changes; look-aheads use the same state as without it.
   int late = 0;
   float gradient_scale = 1;  // every element of the gradient is multiplied by it where it is read (clipping by norm)
+  float decay = 1;           // factor of the weight decay
 };
 
 // A parameter that is a matrix, row-major, `offset` floats into the flat buffers.

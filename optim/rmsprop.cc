@@ -116,7 +116,7 @@ class RmsProp : public Optimizer {
     auto run = [&](auto look_ahead) {
       map(d, b.n,
           RmsPropStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, u.gradient_scale, u.rate,
-                                                      o_.weight_decay, o_.alpha, 1 - o_.alpha, o_.epsilon, o_.momentum, float(kept),
+                                                      u.decay * o_.weight_decay, o_.alpha, 1 - o_.alpha, o_.epsilon, o_.momentum, float(kept),
                                                       float((1 - kept) / (1 - momentum)), look_ahead});
     };
     if (b.predicted) with_look_ahead(u.t, ahead, run);
@@ -140,7 +140,7 @@ class RmsProp : public Optimizer {
       return run(RmsPropAlongMean{float(ahead.distance())});
     }
     ahead.check_reach("RMSprop");
-    RmsPropDecayed rule{o_.momentum, o_.weight_decay, o_.epsilon, int(ahead.rates.size()), {}};
+    RmsPropDecayed rule{o_.momentum, ahead.decay * o_.weight_decay, o_.epsilon, int(ahead.rates.size()), {}};
     std::copy(ahead.rates.begin(), ahead.rates.end(), rule.rate);
     run(rule);
   }

@@ -105,7 +105,7 @@ class Sgd : public Optimizer {
     if (o_.nesterov) along_gradient = 1, along_velocity = o_.momentum;
     auto run = [&](auto look_ahead) {
       map(d, b.n,
-          SgdStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.predicted, b.g, u.gradient_scale, u.rate, o_.weight_decay, o_.momentum,
+          SgdStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.predicted, b.g, u.gradient_scale, u.rate, u.decay * o_.weight_decay, o_.momentum,
                                                   fresh, along_gradient, along_velocity, look_ahead});
     };
     auto c = coefficients(u.t, ahead);
@@ -138,7 +138,7 @@ class Sgd : public Optimizer {
     struct {
       double w, v;
     } w{1, 0}, v{0, 1};
-    const double c = o_.weight_decay;
+    const double c = ahead.decay * o_.weight_decay;
     for (double rate : ahead.rates) {
       v = {u * v.w + fresh * c * w.w, u * v.v + fresh * c * w.v};
       if (o_.nesterov) w = {w.w - rate * (c * w.w + u * v.w), w.v - rate * (c * w.v + u * v.v)};

@@ -1,5 +1,6 @@
 """Black-box tests of the pipecast command. Usage: python3 test_command.py path/to/pipecast [unittest arguments]"""
 import json
+import math
 import os
 import pathlib
 import re
@@ -36,6 +37,15 @@ def png(width, height, value, orientation=None):
     rows = (b"\0" + bytes([value]) * width) * height
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) +
             (chunk(b"eXIf", exif) if orientation else b"") + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def rgb_png(width, height, pixels):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + pixels[3 * width * y:3 * width * (y + 1)] for y in range(height))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) +
+            chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def write_safetensors(path, tensors, metadata={}):
@@ -294,6 +304,39 @@ class Folders(CommandTest):
         (self.folder / "data" / "train" / "medium").mkdir()
         self.refuse(["train", *options], "class folder 'data/train/medium' holds no pictures")
 
+    def test_images_of_a_size(self):
+        """Pictures of any size become images of one; eval takes them as the run did, and a run goes on with another cache."""
+        for part in ("train", "val"):
+            for name, value in (("dark", 20), ("light", 220)):
+                folder = self.folder / "data" / part / name
+                folder.mkdir(parents=True)
+                for k in range(4):
+                    (folder / f"{k}.png").write_bytes(png(20 + 3 * k, 32 - k, value + k))
+        options = ["--data", "folder:data", "--batch", 4, "--threads", 1, "--lr", ".001"]
+        self.refuse(["train", *options], "make all pictures of one size", "--image-size")
+        self.refuse(["train", *options, "--resize", 20], "--resize 20 needs --image-size")
+        sized = [*options, "--image-size", 16, "--resize", 18, "--augment", "random-resized-crop,flip,random-erasing:.5"]
+        self.succeed("train", *sized, "--epochs", 2, "--cache", 0, "--out", "whole")
+        self.succeed("train", *sized, "--epochs", 1, "--lr-schedule", "constant", "--out", "part")
+        self.succeed("train", "--resume", "part", "--epochs", 2, "--cache", 0)
+        self.succeed("train", *sized, "--epochs", 2, "--lr-schedule", "constant", "--out", "at-once")
+        self.assertEqual((self.folder / "part" / "weights.safetensors").read_bytes(), (self.folder / "at-once" / "weights.safetensors").read_bytes())
+        _, metadata = read_safetensors(self.folder / "whole" / "weights.safetensors")
+        self.assertEqual((metadata["height"], metadata["width"]), ("16", "16"))
+        as_the_run = json.loads(self.succeed("eval", "--run", "whole", "--threads", 1, "--json"))
+        again = json.loads(self.succeed("eval", "--weights", "whole/weights.safetensors", "--data", "folder:data", "--image-size", 16, "--resize", 18,
+                                        "--threads", 1, "--json"))
+        self.assertEqual(as_the_run["test_loss"], again["test_loss"])
+        self.refuse(["train", *self.texts(), "--image-size", 16], "--image-size 16 is for pictures")
+
+    def texts(self):
+        for part in ("train", "test"):
+            for name in ("good", "bad"):
+                folder = self.folder / "texts" / part / name
+                folder.mkdir(parents=True)
+                (folder / "1.txt").write_text(name)
+        return ["--data", "text:texts", "--model", "bag-of-embeddings"]
+
 
 class Output(CommandTest):
     def test_files_to_write_are_looked_at_first(self):
@@ -408,7 +451,7 @@ class Training(CommandTest):
                 self.assertEqual(done["updates"], 8)
                 self.assertIn(done["weights_digest"], out)
                 self.assertEqual(sorted(p.name for p in (self.folder / run).iterdir()),
-                                 ["checkpoints", "config", "metrics.jsonl", "report.html", "weights.safetensors"])
+                                 ["checkpoints", "config", "metrics.jsonl", "report.html", "weights-best.safetensors", "weights.safetensors"])
                 report = (self.folder / run / "report.html").read_text()
                 self.assertEqual(report.count("<svg"), 7)
                 self.assertEqual(report.count("<title>norm, epoch"), 2 if stages == 1 else 1)
@@ -891,12 +934,214 @@ class Weights(CommandTest):
         self.assertIn("allow-bad-values = true", (self.folder / "more" / "config").read_text())
         self.assertEqual(read_safetensors(self.folder / "more" / "weights.safetensors")[0]["conv1.weight"], good["conv1.weight"])
 
+    def test_fine_tuning_into_another_number_of_classes(self):
+        self.succeed("export", "--model", "resnet20", "--classes", 7, "--seed", 3, "--out", "seven.safetensors")
+        given, _ = read_safetensors(self.folder / "seven.safetensors")
+        write_safetensors(self.folder / "wrapped.safetensors", {"module." + name: tensor for name, tensor in given.items()})
+        tune = [*TRAIN, "--weights", "seven.safetensors", "--epochs", 1]
+        line = "layer fc begins anew: the weights have it for 7 classes, the data set has 10\n"
+        self.assertIn(line, self.succeed(*tune, "--lr", 0, "--out", "same"))
+        self.assertEqual(self.metrics("same")[0]["layers_begun_anew"], "fc")
+        same, _ = read_safetensors(self.folder / "same" / "weights.safetensors")
+        self.assertEqual(same["layer3.2.conv2.weight"], given["layer3.2.conv2.weight"])
+        self.succeed("export", "--model", "resnet20", "--seed", 1, "--out", "fresh.safetensors")
+        fresh, _ = read_safetensors(self.folder / "fresh.safetensors")
+        self.assertEqual(same["fc.weight"], fresh["fc.weight"])  # as a new model of the run's seed
+        self.assertEqual(same["fc.bias"], fresh["fc.bias"])
+        self.assertIn(line, self.succeed(*tune[:-4], "--weights", "wrapped.safetensors", "--epochs", 1, "--lr", 0, "--out", "wrapped"))
+        self.assertEqual(self.metrics("wrapped")[-1]["weights_digest"], self.metrics("same")[-1]["weights_digest"])
+
+        out = self.succeed(*tune, "--freeze", "conv1,bn1,layer1.", "--head-lr", 5, "--no-decay", "norms-and-biases", "--stages", 2,
+                           "--lr", .01, "--out", "tuned")
+        self.assertIn("14480 parameters are frozen\n", out)
+        tuned, _ = read_safetensors(self.folder / "tuned" / "weights.safetensors")
+        for name in ("conv1.weight", "bn1.weight", "layer1.2.conv2.weight", "layer1.2.bn2.bias"):
+            self.assertEqual(tuned[name], given[name])
+        self.assertNotEqual(tuned["bn1.running_mean"], given["bn1.running_mean"])  # as in PyTorch, they are no parameters
+        self.assertNotEqual(tuned["layer2.0.conv1.weight"], given["layer2.0.conv1.weight"])
+        self.assertNotEqual(tuned["fc.weight"], fresh["fc.weight"])
+        # Without changed options the file's own head is taken, and no line says otherwise.
+        self.assertNotIn("begins anew", self.succeed(*TRAIN, "--weights", "fresh.safetensors", "--epochs", 1, "--out", "own"))
+
+        self.refuse([*tune, "--freeze", "layer9", "--out", "x"], "unknown parameter, layer or block 'layer9'")
+        self.refuse([*tune, "--freeze", "conv1,,fc", "--out", "x"], "unknown parameter, layer or block ''")
+        self.refuse([*tune, "--freeze", "conv1,bn1,layer1,layer2,layer3,fc", "--out", "x"], "nothing is left to train")
+        self.refuse([*tune, "--head-lr", 0, "--out", "x"], "above 0", "freeze it")
+        self.refuse([*tune, "--no-decay", "biases", "--out", "x"], "'biases'", "norms-and-biases")
+        self.refuse([*tune, "--no-decay", "norms-and-biases", "--weight-decay", 0, "--out", "x"], "has no effect")
+        self.refuse([*tune, "--ema", 1, "--out", "x"], "below 1")
+        # Another model stays another model.
+        self.refuse([*TRAIN, "--model", "resnet32", "--weights", "seven.safetensors", "--out", "x"], "are of model 'resnet20'")
+
+    def test_top_five_and_classes(self):
+        self.train("run", "--lr", .01, "--epochs", 2)
+        options = ["--run", "run", "--threads", 1]
+        out = json.loads(self.succeed("eval", *options, "--json", "--logits", "logits.safetensors"))
+        values, _ = read_safetensors(self.folder / "logits.safetensors")
+        count = values["labels"][1][0]
+        logits, labels = struct.unpack(f"<{10 * count}f", values["logits"][2]), struct.unpack(f"<{count}q", values["labels"][2])
+        confusion, top5 = [[0] * 10 for _ in range(10)], 0
+        for i, label in enumerate(labels):
+            order = sorted(range(10), key=lambda c: -logits[10 * i + c])
+            confusion[label][order[0]] += 1
+            top5 += label in order[:5]
+        self.assertEqual(out["confusion"], confusion)
+        self.assertAlmostEqual(out["test_top5_accuracy"], top5 / count)
+        for label, row in enumerate(out["classes"]):
+            self.assertEqual(row["samples"], labels.count(label))
+            self.assertAlmostEqual(row["accuracy"], confusion[label][label] / labels.count(label))
+        self.assertAlmostEqual(sum(confusion[c][c] for c in range(10)) / count, out["test_accuracy"])
+        epochs = [line for line in self.metrics("run") if line["event"] == "epoch"]
+        self.assertAlmostEqual(epochs[-1]["test_top5_accuracy"], top5 / count)
+        self.assertIn(f"among the top 5 {100 * top5 / count:.2f} %", self.succeed("eval", *options))
+        report = (self.folder / "run" / "report.html").read_text()
+        self.assertIn(f"Top-5 accuracy {100 * top5 / count:.2f} %", report)
+        self.assertIn("Confusion matrix", report)
+        self.assertIn("test, among the top 5", report)
+
+    def test_early_stopping(self):
+        out = self.succeed(*TRAIN, "--lr", 0, "--lr-schedule", "constant", "--momentum", 0, "--epochs", 9, "--patience", 2, "--out", "run")
+        done = self.metrics("run")[-1]
+        self.assertTrue(done["stopped_early"])
+        self.assertEqual(done["epochs"], done["best_epoch"] + 2)
+        self.assertIn("ended early: no better test accuracy in the last 2 epochs\n", out)
+        self.assertIn(f"after {done['epochs']} epochs", out)
+        self.assertEqual(read_safetensors(self.folder / "run" / "weights-best.safetensors")[1]["epoch"], str(done["best_epoch"]))
+        self.succeed("eval", "--weights", "run/weights-best.safetensors", "--data", "generated:100")
+        self.succeed("train", "--resume", "run", "--patience", 4)  # it may be changed
+        self.assertEqual(self.metrics("run")[-1]["epochs"], min(9, done["best_epoch"] + 4))
+        self.refuse([*TRAIN, "--patience", -1, "--out", "x"], "patience")
+
+    def test_moving_average_is_evaluated_and_exported(self):
+        self.train("plain", "--lr", .01)
+        digest = self.train("averaged", "--lr", .01, "--ema", .9)
+        lines = [self.metrics(run) for run in ("plain", "averaged")]
+        self.assertNotEqual(digest, lines[0][-1]["weights_digest"])
+        losses = [[line["train_loss"] for line in run if line["event"] == "epoch"] for run in lines]
+        self.assertEqual(losses[0], losses[1])  # training does not read it
+        self.assertNotEqual(lines[0][-1]["test_loss"], lines[1][-1]["test_loss"])
+        out = json.loads(self.succeed("eval", "--run", "averaged", "--json", "--threads", 1, "--batch", 25))
+        self.assertEqual(out["weights_digest"], digest)
+        self.assertAlmostEqual(out["test_loss"], lines[1][-1]["test_loss"], 5)
+        # Resumed half-way, it ends as it would have.
+        self.train("half", "--lr", .01, "--ema", .9, "--lr-schedule", "constant", "--epochs", 1)
+        self.succeed("train", "--resume", "half", "--epochs", 2)
+        whole = self.train("whole", "--lr", .01, "--ema", .9, "--lr-schedule", "constant", "--epochs", 2)
+        self.assertEqual(self.metrics("half")[-1]["weights_digest"], whole)
+
     def test_initial_weights_are_those_of_training(self):
         out = self.succeed("export", "--model", "resnet20", "--seed", 4, "--out", "a.safetensors")
         self.assertNotIn(out.split()[-1], self.succeed("export", "--model", "resnet20", "--seed", 5, "--out", "b.safetensors"))
         from_scratch = self.train("first", "--seed", 4)
         self.assertEqual(self.train("second", "--seed", 4, "--weights", "a.safetensors"), from_scratch)
         self.assertNotEqual(self.train("third", "--seed", 4, "--weights", "b.safetensors"), from_scratch)
+
+
+class Predict(CommandTest):
+    """Folders of pictures in noise, each class a little brighter than the one before."""
+    SIDE = 8
+
+    def setUp(self):
+        super().setUp()
+        random = __import__("random").Random(5)
+        for part, count in (("train", 12), ("val", 3)):
+            for number, name in enumerate(("ash", "birch", "cedar")):
+                (self.folder / "data" / part / name).mkdir(parents=True)
+                for i in range(count):
+                    rows = bytes(random.randrange(70 * number, 70 * number + 110) for _ in range(self.SIDE * self.SIDE * 3))
+                    (self.folder / "data" / part / name / f"{i}.png").write_bytes(rgb_png(self.SIDE, self.SIDE, rows))
+        self.options = ["--model", "resnet20", "--data", "folder:data", "--batch", 9, "--epochs", 3, "--lr", .02, "--threads", 1]
+
+    def test_predicts_what_evaluation_sees(self):
+        self.succeed("train", *self.options, "--out", "run")
+        self.succeed("eval", "--run", "run", "--logits", "logits", "--threads", 1)
+        values, _ = read_safetensors(self.folder / "logits")
+        logits = struct.unpack("<27f", values["logits"][2])
+        out = json.loads(self.succeed("predict", "--run", "run", "data/val", "--json", "--threads", 1))
+        self.assertEqual([p["picture"] for p in out["pictures"]],
+                         [f"data/val/{name}/{i}.png" for name in ("ash", "birch", "cedar") for i in range(3)])
+        self.assertEqual(out["failed"], [])
+        self.assertEqual(out["weights_digest"], self.metrics("run")[-1]["weights_digest"])
+        for i, picture in enumerate(out["pictures"]):
+            row = logits[3 * i:3 * i + 3]
+            total = sum(math.exp(z) for z in row)
+            order = sorted(range(3), key=lambda c: -row[c])
+            self.assertEqual([t["class"] for t in picture["top"]], order)
+            self.assertEqual([t["name"] for t in picture["top"]], [("ash", "birch", "cedar")[c] for c in order])
+            for t in picture["top"]:
+                self.assertAlmostEqual(t["probability"], math.exp(row[t["class"]]) / total, 5)
+        # One picture, in other batches, by an exported file, and by a file that does not say how pictures are prepared.
+        one = out["pictures"][4]
+        text = self.succeed("predict", "--run", "run", one["picture"], "--top", 1)
+        self.assertEqual(text, f"{one['picture']}\n  {100 * one['top'][0]['probability']:6.2f} %  {one['top'][0]['name']}\n")
+        self.succeed("export", "--run", "run", "--out", "exported")
+        self.succeed("import", "--weights", "exported", "--out", "imported")
+        tensors, metadata = read_safetensors(self.folder / "exported")
+        write_safetensors(self.folder / "plain", tensors)
+        for weights in (["--weights", "imported"], ["--weights", "run/weights-best.safetensors"],
+                        ["--weights", "plain", "--model", "resnet20", "--data", "folder:data"]):
+            again = json.loads(self.succeed("predict", *weights, "data/val", "--json", "--batch", 4, "--threads", 1))
+            self.assertEqual([p["picture"] for p in again["pictures"]], [p["picture"] for p in out["pictures"]])
+            if "best" not in weights[1]:
+                for a, b in zip(again["pictures"], out["pictures"]):
+                    self.assertAlmostEqual(a["top"][0]["probability"], b["top"][0]["probability"], 5)
+        self.refuse(["predict", "--weights", "plain", "--model", "resnet20", "data/val"], "fc.bias")
+        self.refuse(["predict", "data/val"], "either --run RUN or --weights FILE")
+        self.refuse(["predict", "--run", "run", "data/vale"], "'data/vale' is not there")
+        for damage in ("{", "[]", metadata["preparation"].replace('"mean":[', '"mean":[1,'), metadata["preparation"].replace("cedar", "cedar\",\"fir"),
+                       metadata["preparation"].replace('"resize":0', '"resize":-1')):
+            write_safetensors(self.folder / "damaged", tensors, {**metadata, "preparation": damage})
+            self.refuse(["predict", "--weights", "damaged", "data/val"], "the file is damaged", "give --data")
+        del metadata["preparation"]
+        write_safetensors(self.folder / "silent", tensors, metadata)
+        self.refuse(["predict", "--weights", "silent", "data/val"], "do not say how pictures are prepared", "--data")
+
+    def test_grey_pictures(self):
+        """A model of one channel, by pictures that are stored in three."""
+        random = __import__("random").Random(6)
+        pixels = [bytes(random.randrange(256) for _ in range(64)) for _ in range(20)]
+        (self.folder / "idx").mkdir()
+        for part in ("train", "t10k"):
+            (self.folder / "idx" / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 20, 8, 8) + b"".join(pixels))
+            (self.folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 20) + bytes(i % 10 for i in range(20)))
+        self.succeed("train", "--data", "mnist:idx", "--model", "resnet20", "--batch", 10, "--epochs", 1, "--threads", 1, "--out", "run")
+        self.succeed("eval", "--run", "run", "--logits", "logits", "--threads", 1)
+        logits = struct.unpack("<200f", read_safetensors(self.folder / "logits")[0]["logits"][2])
+        (self.folder / "pictures").mkdir()
+        for i, picture in enumerate(pixels):
+            (self.folder / "pictures" / f"{i:02}.png").write_bytes(rgb_png(8, 8, bytes(value for value in picture for _ in range(3))))
+        out = json.loads(self.succeed("predict", "--run", "run", "pictures", "--json", "--threads", 1))
+        for i, picture in enumerate(out["pictures"]):
+            row = logits[10 * i:10 * i + 10]
+            self.assertEqual(len(picture["top"]), 5)
+            for t in picture["top"]:
+                self.assertAlmostEqual(t["probability"], math.exp(row[t["class"]]) / sum(map(math.exp, row)), 5)
+                self.assertEqual(t["name"], str(t["class"]))
+
+    def test_bad_pictures_are_named_and_the_others_predicted(self):
+        self.succeed("train", *self.options[:-6], "--epochs", 1, "--threads", 1, "--out", "run")
+        photos = self.folder / "photos"
+        (photos / "deeper").mkdir(parents=True)
+        whole = rgb_png(24, 16, bytes(range(256)) * 4 + bytes(128))  # of another size: scaled, and the middle taken
+        (photos / "a.png").write_bytes(whole)
+        (photos / "b.png").write_bytes(whole[:len(whole) // 2])
+        (photos / "deeper" / "c.jpg").write_bytes(b"no picture at all")
+        (photos / "deeper" / "d.png").write_bytes(rgb_png(8, 8, bytes(192)))
+        (photos / "notes.txt").write_text("no picture")
+        result = self.run_command("predict", "--run", "run", "photos", "--json")
+        self.assertEqual(result.returncode, 1)
+        out = json.loads(result.stdout)
+        self.assertEqual([p["picture"] for p in out["pictures"]], ["photos/a.png", "photos/deeper/d.png"])
+        self.assertEqual([p["picture"] for p in out["failed"]], ["photos/b.png", "photos/deeper/c.jpg"])
+        self.assertIn("files of other types left out: 1", out["notes"][0])
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), 2)
+        for line, name in zip(lines, ("b.png", "c.jpg")):
+            self.assertTrue(line.startswith("pipecast: "))
+            self.assertIn(name, line)
+        self.refuse(["predict", "--run", "run", "photos/b.png"], "b.png")  # nothing was predicted
+        (self.folder / "empty").mkdir()
+        self.refuse(["predict", "--run", "run", "empty"], "holds no pictures")
 
 
 class Audit(CommandTest):

@@ -32,12 +32,13 @@ PictureSet data_of() {
 struct Setup {
   PictureSet data = data_of();
   testing::PictureBatches train{data, data.train, batch, true, {.crop = true, .flip = true}, 1}, test{data, data.test, batch, false, {}, 1};
-  Trainer trainer{testing::small_graph(4, true), options()};
+  Trainer trainer;
 
-  static TrainerOptions options() {
+  explicit Setup(float rate = .02f) : trainer(testing::small_graph(4, true), options(rate)) {}
+  static TrainerOptions options(float rate) {
     TrainerOptions o;
     o.stages = 3, o.threads = 3, o.batch = batch, o.executor = "sequential";
-    o.schedule = {.name = "constant", .rate = .02f};
+    o.schedule = {.name = "constant", .rate = rate};
     return o;
   }
   std::string digest() const { return weights_digest(trainer.weights()); }
@@ -129,6 +130,83 @@ TEST_CASE("a run in a folder is interrupted, saved, and resumed from its files")
   CHECK(from_file.epochs.size() == 3);
   CHECK(from_file.stages.size() == 3);
   CHECK(weights_digest(from_safetensors(s.trainer.graph(), read_safetensors(folder.weights()), folder.weights())) == digest);
+}
+
+TEST_CASE("a run ends where its patience does, and leaves the best weights; resumed, it ends at the same place") {
+  const Folder temporary;
+  // A learning rate that is far too high: the first evaluation is soon the best.
+  const auto run_of = [&](const RunFolder& folder, const RunOptions& options, int64_t stop, bool resume) {
+    Setup s(1.5f);
+    RunObserver observer;
+    EpochLoop* running = nullptr;
+    observer.stop_requested = [&] { return running->minibatches() >= stop; };
+    EpochLoop loop(s.trainer, s.train, s.test, options, observer, folder);
+    running = &loop;
+    if (resume) loop.resume(origin, newest_checkpoint(folder.checkpoints(), [](const std::string& why) { FAIL(why); }));
+    else loop.begin(origin);
+    return loop.run();
+  };
+  const RunOptions patient = {.epochs = 40, .patience = 3, .checkpoint_every = 3};
+  const RunFolder whole = temporary.run("whole"), parts = temporary.run("parts"), all = temporary.run("all");
+  const std::optional<RunResult> result = run_of(whole, patient, INT64_MAX, false);
+  REQUIRE(result);
+  const nlohmann::ordered_json done = read_metrics(whole.metrics()).back();
+  REQUIRE(result->epochs.size() < 40);
+  CHECK(done["stopped_early"] == true);
+  CHECK(done["epochs"] == result->epochs.size());
+  const int64_t best = done["best_epoch"];
+  CHECK(int64_t(result->epochs.size()) == best + 3);
+  for (const EpochResult& epoch : result->epochs) CHECK(epoch.test_accuracy <= result->epochs[size_t(best - 1)].test_accuracy);
+  for (int64_t epoch = 0; epoch < best - 1; ++epoch)
+    CHECK(result->epochs[size_t(epoch)].test_accuracy < result->epochs[size_t(best - 1)].test_accuracy);
+
+  CHECK(!run_of(parts, patient, best * per_epoch + 2, false));
+  REQUIRE(run_of(parts, patient, INT64_MAX, true));
+  CHECK(read_metrics(parts.metrics()).back()["weights_digest"] == done["weights_digest"]);
+  // Once more, nothing is left to do.
+  const std::optional<RunResult> again = run_of(parts, patient, INT64_MAX, true);
+  REQUIRE(again);
+  CHECK(again->digest == result->digest);
+  CHECK(again->epochs.size() == result->epochs.size());
+
+  // The best weights are those at the end of a run that ends with the best epoch.
+  RunOptions short_run = patient;
+  short_run.epochs = best, short_run.patience = 0;
+  const std::optional<RunResult> up_to_best = run_of(all, short_run, INT64_MAX, false);
+  REQUIRE(up_to_best);
+  CHECK(read_metrics(all.metrics()).back()["stopped_early"] == false);
+  Setup s(0);
+  for (const RunFolder& folder : {whole, parts, all}) {
+    const SafeTensors file = read_safetensors(folder.best_weights());
+    CHECK(weights_digest(from_safetensors(s.trainer.graph(), file, "best")) == up_to_best->digest);
+    CHECK(file.metadata.at("epoch") == std::to_string(best));
+  }
+  run_of(whole, {.epochs = 1}, 1, false);  // overwritten, and stopped at its first checkpoint
+  CHECK(std::filesystem::exists(whole.best_weights()));
+  CHECK(read_safetensors(whole.best_weights()).metadata.at("epoch") == "1");
+}
+
+TEST_CASE("a classification counts what was taken for what, and the five largest logits") {
+  PictureSet data = testing::noise(5);
+  data.train.labels = {0, 6, 6, 2, 1};
+  const testing::PictureBatches batches(data, data.train, 2, false, {}, 1);
+  Classification c(batches);
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  // Of seven classes; the label's logit is the largest, the fifth, the sixth, equal to all others, and no number.
+  float logits[5][7] = {{9, 1, 1, 1, 1, 1, 1}, {7, 6, 5, 4, 0, 0, 3}, {7, 6, 5, 4, 3.5f, 0, 3}, {2, 2, 2, 2, 2, 2, 2}, {1, nan, 1, 1, 1, 1, 1}};
+  c.add({logits[0], {2, 1, 1, 7}});
+  c.add({logits[2], {3, 1, 1, 7}});
+  CHECK(c.classes() == 7);
+  CHECK(c.samples() == 5);
+  CHECK(c.taken(0, 0) == 1);
+  CHECK(c.taken(6, 0) == 2);
+  CHECK(c.taken(2, 0) == 1);  // of equal ones, the first
+  CHECK(c.samples_of(6) == 2);
+  CHECK(c.accuracy_of(0) == 1);
+  CHECK(c.accuracy_of(6) == 0);
+  CHECK(std::isnan(c.accuracy_of(5)));
+  CHECK(c.top5() == doctest::Approx(3. / 5));
+  CHECK_THROWS_AS(c.add({logits[0], {1, 1, 1, 7}}), Error);  // more samples than labels
 }
 
 TEST_CASE("a checkpoint of another run is refused by name") {

@@ -53,12 +53,13 @@ struct Case {
   int micro_batches = 1;
   std::string optimizer = "sgd";
   int64_t synchronous = 0, rescale = 0;  // mini-batches
+  bool grouped = false;                  // stage 1 is frozen, stage 2 learns at head_rate times the rate
 };
 
 constexpr int64_t batch = 6, per_epoch = 20, updates = 13;
 constexpr double momentum = 0.8, decay = 0.01, beta1 = 0.85, beta2 = 0.95, epsilon = 1e-6, psi = 0.1;
 constexpr int64_t refill = 8;  // the pipeline drains before this mini-batch
-constexpr double base_rate = 0.12;
+constexpr double base_rate = 0.12, head_rate = 1.75;
 
 // Cosine from the base to 0 over two epochs.
 double rate_at(int64_t update) { return base_rate * (1 + std::cos(std::numbers::pi * double(update) / (2 * per_epoch))) / 2; }
@@ -66,7 +67,7 @@ double rate_at(int64_t update) { return base_rate * (1 + std::cos(std::numbers::
 // The weights of one stage after every number of updates, with the optimizer's state.
 class History {
  public:
-  History(Vector initial, std::string optimizer) : optimizer_(std::move(optimizer)) {
+  History(Vector initial, std::string optimizer, double factor) : optimizer_(std::move(optimizer)), factor_(factor) {
     const size_t n = initial.size();
     w.push_back(initial), v.push_back(Vector(n)), s.push_back(Vector(n)), g.push_back(Vector(n)), drift.push_back(Vector(n));
   }
@@ -77,7 +78,8 @@ class History {
   void update(const Vector& gradient, double rate, int late, int tau, bool drift_begins) {
     const double t = double(w.size());
     Vector weights = w.back(), first = v.back(), second = s.back(), change = drift.back();
-    for (size_t e = 0; e < weights.size(); ++e) {
+    rate *= factor_;
+    for (size_t e = 0; factor_ > 0 && e < weights.size(); ++e) {
       const double before = weights[e];
       if (optimizer_ == "sgd") {
         const double whole = gradient[e] + decay * weights[e];
@@ -104,12 +106,12 @@ class History {
   // there is nothing to predict from.
   Vector predicted(size_t j, int ahead, LookAheadMode mode) const {
     Vector result = w[j];
-    if (j == 0) return result;
+    if (j == 0 || factor_ == 0) return result;
     const double t = double(j);
-    double distance = ahead * rate_at(int64_t(j));
+    double distance = ahead * factor_ * rate_at(int64_t(j));
     if (mode == LookAheadMode::exact) {
       distance = 0;
-      for (int step = 0; step < ahead; ++step) distance += rate_at(int64_t(j) + step);
+      for (int step = 0; step < ahead; ++step) distance += factor_ * rate_at(int64_t(j) + step);
     }
     for (size_t e = 0; e < result.size(); ++e) {
       if (ahead < 0) {
@@ -117,7 +119,7 @@ class History {
       } else if (mode == LookAheadMode::decayed) {
         double first = v[j][e];
         for (int step = 1; step <= ahead; ++step) {
-          const double rate = rate_at(int64_t(j) + step - 1);
+          const double rate = factor_ * rate_at(int64_t(j) + step - 1);
           if (optimizer_ == "sgd") {
             first = momentum * first + decay * result[e];
             result[e] -= rate * first;
@@ -147,6 +149,7 @@ class History {
     return first / (1 - std::pow(beta1, t)) / (std::sqrt(second / (1 - std::pow(beta2, t))) + eps);
   }
   std::string optimizer_;
+  double factor_;  // of the learning rate; 0: frozen
 };
 
 // Which weights a pass reads: those after `version` updates, predicted `ahead` updates on.
@@ -199,7 +202,10 @@ Vector direct(const Case& c, const std::vector<int64_t>& widths, const PictureSe
   const int stages = int(widths.size()) - 1, last = stages - 1;
   const int64_t features = widths[0], classes = widths.back();
   std::vector<History> history;
-  for (const Vector& w : initial) history.emplace_back(w, c.optimizer);
+  for (const Vector& w : initial) {
+    const size_t k = history.size();
+    history.emplace_back(w, c.optimizer, !c.grouped || k == 0 || k > 2 ? 1 : k == 1 ? 0 : head_rate);
+  }
 
   for (int64_t i = 0; i < updates; ++i) {
     int64_t fill = i >= refill ? refill : 0;
@@ -272,6 +278,7 @@ TrainerOptions options_of(const Case& c, int stages) {
                  .beta2 = float(beta2),
                  .epsilon = float(epsilon),
                  .momentum_decay = float(psi)};
+  if (c.grouped) o.groups = {.frozen = {"fc1"}, .head = {"fc2"}, .head_rate = float(head_rate)};
   o.schedule = {.name = "cosine", .rate = float(base_rate), .epochs = 2};
   o.batch = batch;
   return o;
@@ -338,6 +345,10 @@ std::vector<Case> cases() {
   }
   all.push_back({"nadam-async", LookAheadMode::paper, 1, "nadam"});
   all.push_back({"nadam-async", LookAheadMode::paper, 2, "nadam"});
+  for (size_t i = 0, ungrouped = all.size(); i < ungrouped; ++i) {
+    all.push_back(all[i]);
+    all.back().grouped = true;
+  }
   return all;
 }
 
@@ -353,6 +364,7 @@ TEST_CASE("thirteen updates are those of the method's formula, in double precisi
       CAPTURE(c.micro_batches);
       CAPTURE(c.optimizer);
       CAPTURE(c.synchronous);
+      CAPTURE(c.grouped);
       const Result result = both(c, widths);
       CHECK(distance(result.engine, result.formula) < 5e-6);
     }
@@ -367,6 +379,7 @@ TEST_CASE("the methods differ from each other by far more than the bound of thei
   for (LookAheadMode mode : {LookAheadMode::paper, LookAheadMode::released, LookAheadMode::exact, LookAheadMode::decayed})
     for (const std::string method : {"pipeoptim", "spectrain-v1", "spectrain-v2", "spike-compensation-lwp"})
       different.push_back({method, mode});
+  different.push_back({.method = "pipeoptim", .grouped = true});
   for (const Case& c : different) results.push_back(both(c, widths).formula);
   for (size_t a = 0; a < results.size(); ++a)
     for (size_t b = 0; b < a; ++b) {

@@ -640,6 +640,43 @@ TEST_CASE("files of other tools: wrapped names, other types, counters of other f
   check_equal_bits(from_safetensors(graph, other, "F64"), weights);
 }
 
+TEST_CASE("the head: layers that depend on the number of classes") {
+  for (const ModelEntry& entry : model_entries()) {
+    CAPTURE(entry.name);
+    const std::vector<std::string> head = head_layers(entry.name, {});
+    const std::vector<ParameterSpec> specs = make_model(entry.name, {}).parameters().specs;
+    REQUIRE(!head.empty());
+    CHECK(specs.back().name.starts_with(head.back() + "."));
+  }
+  CHECK(head_layers("resnet18", {}) == std::vector<std::string>{"fc"});
+}
+
+TEST_CASE("a layer that a file has for another number of classes begins anew, and no other") {
+  const auto file_of = [](int64_t classes, const std::string& prefix) {
+    SafeTensors file;
+    for (const auto& [name, tensor] : to_safetensors(initial_weights(make_model("resnet20", {.classes = classes}), 3)).tensors)
+      file.tensors[prefix + name] = tensor;
+    return file;
+  };
+  const Graph graph = make_model("resnet20", {.classes = 10});
+  for (const std::string prefix : {"", "module."}) {
+    SafeTensors file = file_of(7, prefix);
+    const std::vector<RenewedLayer> renewed = renew(file, graph, {"fc"}, 5);
+    REQUIRE(renewed.size() == 1);
+    CHECK(renewed[0].name == "fc");
+    CHECK(renewed[0].outputs_in_file == 7);
+    CHECK(renewed[0].outputs == 10);
+    const SafeTensors got = to_safetensors(from_safetensors(graph, file, "file"));
+    const SafeTensors fresh = to_safetensors(initial_weights(graph, 5)), given = file_of(7, "");
+    for (const auto& [name, tensor] : got.tensors) CHECK(tensor.bytes == (name.starts_with("fc.") ? fresh : given).tensors.at(name).bytes);
+    CHECK(renew(file, graph, {"fc"}, 6).empty());
+  }
+  SafeTensors file = file_of(7, "");
+  file.tensors["conv1.weight"].shape[0] = 8;
+  renew(file, graph, {"fc"}, 5);
+  CHECK_THROWS_AS(from_safetensors(graph, file, "file"), UsageError);  // only what is named begins anew
+}
+
 TEST_CASE("names that begin alike without a wrapper stay as they are") {
   Graph graph("alike", {1, 4, 4, 3});
   graph.part("all");

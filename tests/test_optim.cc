@@ -8,7 +8,9 @@
 #include "engine/memory.h"
 #include "engine/files/safetensors.h"
 #include "optim/gradient_norm.h"
+#include "optim/groups.h"
 #include "optim/history.h"
+#include "optim/moving_average.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 
@@ -366,6 +368,148 @@ TEST_CASE("every device equals the host") {
           CHECK(difference(there.state[1], host.state[1]) < 1e-6);
           CHECK(difference(there.predicted, host.predicted) < 1e-6);
         }
+}
+
+TEST_CASE("a factor of the weight decay is another weight decay, bit for bit") {
+  for (OptimizerOptions options : all_options)
+    for (LookAheadMode mode : all_modes)
+      for (float factor : {0.f, 0.25f}) {
+        CAPTURE(describe(options));
+        CAPTURE(to_string(mode));
+        CAPTURE(factor);
+        Values with_factor = random_values(options, 1025, 19), direct = with_factor;
+        LookAhead ahead{mode, rates};
+        ahead.decay = factor;
+        auto optimizer = make_optimizer(options);
+        step({}, *optimizer, with_factor, {.t = 3, .rate = 0.03f, .decay = factor}, ahead, true);
+        options.weight_decay *= factor;
+        step({}, *make_optimizer(options), direct, {.t = 3, .rate = 0.03f}, {mode, rates}, true);
+        options.weight_decay /= factor > 0 ? factor : 1;
+        CHECK(same_bits(with_factor, direct));
+        CHECK(same_bits(with_factor.predicted, direct.predicted));
+      }
+}
+
+namespace {
+
+Segments segments_of(const std::vector<std::pair<std::string, std::vector<int64_t>>>& parameters) {
+  Segments segments;
+  for (const auto& [name, shape] : parameters) segments.add({name, shape, {}});
+  return segments;
+}
+
+const Segments network = segments_of({{"conv1.weight", {4, 3, 3, 2}}, {"bn1.weight", {4}}, {"bn1.bias", {4}}, {"layer1.0.conv.weight", {5, 1, 1, 4}},
+                                      {"layer1.0.bn.weight", {5}}, {"layer10.weight", {3, 5}}, {"fc.weight", {7, 3}}, {"fc.bias", {7}}});
+
+}  // namespace
+
+TEST_CASE("ranges: what is updated alike and lies together is one, and all of the buffer is in them") {
+  CHECK(ranges(Segments{}, {}).empty());
+  const std::vector<Range> one = ranges(network, {});
+  REQUIRE(one.size() == 1);
+  CHECK(one[0].n == network.total);
+  CHECK(one[0].matrices.size() == matrices(network).size());
+
+  struct Expected {
+    int first;  // parameter
+    bool frozen;
+    float rate, decay;
+  };
+  const auto check = [](const GroupOptions& options, const std::vector<Expected>& expected) {
+    const std::vector<Range> all = ranges(network, options);
+    REQUIRE(all.size() == expected.size());
+    int64_t end = 0;
+    size_t found = 0;
+    for (size_t i = 0; i < all.size(); ++i) {
+      CHECK(all[i].begin == end);
+      CHECK(all[i].begin == network.offsets[size_t(expected[i].first)]);
+      CHECK(all[i].frozen == expected[i].frozen);
+      CHECK(all[i].rate == expected[i].rate);
+      CHECK(all[i].decay == expected[i].decay);
+      for (const Matrix& m : all[i].matrices) {
+        CHECK(m.offset + all[i].begin == matrices(network)[found].offset);
+        CHECK(m.rows == matrices(network)[found++].rows);
+      }
+      end += all[i].n;
+    }
+    CHECK(end == network.total);
+    CHECK(found == matrices(network).size());
+  };
+  check({.frozen = {"conv1", "bn1", "layer1"}}, {{0, true, 1, 1}, {5, false, 1, 1}});  // layer10 is another
+  check({.frozen = {"layer1.0.bn.weight"}}, {{0, false, 1, 1}, {4, true, 1, 1}, {5, false, 1, 1}});
+  check({.frozen = {"fc"}, .head = {"fc"}, .head_rate = 9}, {{0, false, 1, 1}, {6, true, 1, 1}});  // frozen comes before all else
+  check({.head = {"fc"}, .head_rate = 10, .decays_vectors = false},
+        {{0, false, 1, 1}, {1, false, 1, 0}, {3, false, 1, 1}, {4, false, 1, 0}, {5, false, 1, 1}, {6, false, 10, 1}, {7, false, 10, 0}});
+}
+
+TEST_CASE("groups that cannot be are refused, all mistakes together") {
+  const auto refusal = [](const GroupOptions& options) -> std::string {
+    try {
+      check_groups(network, options);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(refusal({.frozen = {"conv1", "layer1.0"}, .head = {"fc"}, .head_rate = 10}) == "");
+  CHECK(refusal({.frozen = {"layr1"}}).find("layr1") != std::string::npos);
+  CHECK(refusal({.frozen = {"layer1.0.conv.weigh"}}).find("weigh'") != std::string::npos);  // the beginning of a word is none
+  CHECK(refusal({.frozen = {""}}) != "");
+  CHECK(refusal({.head_rate = 0}).find("above 0") != std::string::npos);
+  CHECK(refusal({.head_rate = nan_}).find("above 0") != std::string::npos);
+  CHECK(refusal({.frozen = {"conv1", "bn1", "layer1", "layer10", "fc"}}).find("nothing is left to train") != std::string::npos);
+  CHECK(refusal({.frozen = {"layr1"}, .head_rate = -1}).find("above 0") != std::string::npos);
+}
+
+TEST_CASE("a step in ranges is that of each range alone") {
+  const std::vector<Range> all = ranges(network, {.frozen = {"bn1"}, .head = {"fc"}, .head_rate = 3, .decays_vectors = false});
+  for (const OptimizerOptions& options : all_options) {
+    CAPTURE(describe(options));
+    auto optimizer = make_optimizer(options);
+    Values whole = random_values(options, network.total, 23);
+    whole.matrices = matrices(network);
+    const Values before = whole;
+    for (const Range& range : all) {
+      Values part;
+      const auto cut = [&](const Floats& from) { return Floats(from.begin() + range.begin, from.begin() + range.begin + range.n); };
+      part = {cut(before.w), cut(before.g), cut(before.predicted), {cut(before.state[0]), cut(before.state[1])}, range.matrices};
+      LookAhead ahead{LookAheadMode::decayed, rates};
+      ahead.decay = range.decay;
+      const Update update{.t = 4, .rate = 0.03f * range.rate, .decay = range.decay};
+      step({}, *optimizer, part, update, ahead, true);
+      on_device({}, *optimizer, true, whole, [&](const Buffers& b) { optimizer->step({}, part_of(b, range), update, ahead); });
+      CHECK(same_bits(cut(whole.w), part.w));
+      CHECK(same_bits(cut(whole.state[0]), part.state[0]));
+      CHECK(same_bits(cut(whole.state[1]), part.state[1]));
+      CHECK(same_bits(cut(whole.predicted), part.predicted));
+    }
+  }
+}
+
+TEST_CASE("the moving average is the mean of the weights with weights that decay, without the initial ones") {
+  std::vector<Device> devices = other_devices();
+  devices.push_back({});
+  for (Device d : devices)
+    for (float decay : {0.f, 0.5f, 0.999f}) {
+      const int64_t n = 37;
+      Numbers number{29};
+      Memory w(d, n), average(d, n);
+      Doubles sum(n);
+      double weights = 0;
+      for (int64_t t = 1; t <= 30; ++t) {
+        Floats now(n);
+        for (int64_t i = 0; i < n; ++i) now[i] = number(), sum[i] = double(decay) * sum[i] + now[i];
+        weights = double(decay) * weights + 1;
+        copy(d, w.data(), now.data(), n * sizeof(float));
+        move_average(d, n, w.data(), average.data(), decay, t);
+        Floats got(n);
+        copy(d, got.data(), average.data(), n * sizeof(float));
+        synchronize(d);
+        Doubles mean(n);
+        for (int64_t i = 0; i < n; ++i) mean[i] = sum[i] / weights;
+        CHECK(difference(got, mean) < 1e-6);
+      }
+    }
 }
 
 TEST_CASE("decayed is where updates with zero gradients lead") {

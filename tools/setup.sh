@@ -12,6 +12,7 @@ missing_packages() {
   has_header nlohmann/json.hpp || echo nlohmann-json3-dev
   has_header CLI/CLI.hpp || echo libcli11-dev
   has_header stb/stb_image.h || echo libstb-dev
+  has_header jpeglib.h || echo libjpeg-dev
 }
 
 has_header() { command -v c++ >/dev/null && echo "#include <$1>" | c++ -std=c++20 -E -x c++ - >/dev/null 2>&1; }

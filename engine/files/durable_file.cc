@@ -1,5 +1,6 @@
 #include "engine/files/durable_file.h"
 
+#include <algorithm>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -101,23 +102,41 @@ void make_folder_durably(const std::string& path) {
   sync_folder(parent_of(path));
 }
 
-std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes) {
+namespace {
+
+uint64_t size_of(const std::string& path) {
   std::error_code failure;
   const uintmax_t size = fs::file_size(path, failure);  // before it is opened: opening a pipe would wait for its writer
   if (failure) throw UsageError("cannot read '" + path + "': " + failure.message());
-  if (size > most_bytes)
-    throw UsageError("cannot read '" + path + "': it has " + std::to_string(size) + " bytes, more than the " + std::to_string(most_bytes) +
-                     " it may have");
+  return size;
+}
+
+std::vector<uint8_t> first_bytes(const std::string& path, uint64_t count) {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
   if (!file) throw UsageError("cannot read '" + path + "': " + std::strerror(errno));
   std::vector<uint8_t> bytes;
   try {
-    bytes.resize(size);
+    bytes.resize(count);
   } catch (const std::bad_alloc&) {
-    throw UsageError("cannot read '" + path + "': there is no memory for its " + std::to_string(size) + " bytes");
+    throw UsageError("cannot read '" + path + "': there is no memory for its " + std::to_string(count) + " bytes");
   }
-  if (std::fread(bytes.data(), 1, size, file.get()) != size) throw UsageError("cannot read '" + path + "': it ended before its size");
+  if (std::fread(bytes.data(), 1, count, file.get()) != count) throw UsageError("cannot read '" + path + "': it ended before its size");
   return bytes;
+}
+
+}  // namespace
+
+std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes) {
+  const uint64_t size = size_of(path);
+  if (size > most_bytes)
+    throw UsageError("cannot read '" + path + "': it has " + std::to_string(size) + " bytes, more than the " + std::to_string(most_bytes) +
+                     " it may have");
+  return first_bytes(path, size);
+}
+
+std::vector<uint8_t> read_beginning(const std::string& path, uint64_t most_bytes, uint64_t& size) {
+  size = size_of(path);
+  return first_bytes(path, std::min(size, most_bytes));
 }
 
 std::vector<uint8_t> read_file_or_pipe(const std::string& path, uint64_t most_bytes) {

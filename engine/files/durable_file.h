@@ -25,7 +25,9 @@ void make_folder_durably(const std::string& path);                    // and tho
 
 // All of a file. Throws UsageError naming it: not there, no file, more than `most_bytes` (nothing is read then), more than memory holds.
 std::vector<uint8_t> read_file(const std::string& path, uint64_t most_bytes = uint64_t(1) << 36);
-// The same of what a user names, which may be a pipe: it is read to its end, whatever its writer takes for it.
+// The first bytes, at most so many; `size` is how many the file has.
+std::vector<uint8_t> read_beginning(const std::string& path, uint64_t most_bytes, uint64_t& size);
+// The same as read_file of what a user names, which may be a pipe: it is read to its end, whatever its writer takes for it.
 std::vector<uint8_t> read_file_or_pipe(const std::string& path, uint64_t most_bytes);
 std::string_view text_of(std::span<const uint8_t> bytes);
 

@@ -120,6 +120,9 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
   check_stages(graph.parts().size(), o.stages);
   if (!(o.clip_norm >= 0) || !(o.synchronous_epochs >= 0) || !(o.rescale_epochs >= 0))
     throw UsageError("the norm to clip gradients to and the epochs of a synchronous beginning and of rescaling must not be negative");
+  if (!(o.moving_average >= 0) || o.moving_average >= 1)
+    throw UsageError("the decay of the moving average is " + std::to_string(o.moving_average) + ": it must be at least 0 and below 1");
+  check_groups(graph.parameters(), o.groups);
   if (o.cuda_graphs) check_recordable(graph, o);
   find_method(o.method);
   o.schedule.validate();
@@ -156,6 +159,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
     s.splits_backward = splits_backward(program), s.deferred_batch_norm = o.deferred_batch_norm;
     s.look_ahead = o.look_ahead;
     s.schedule = o.schedule;
+    s.groups = o.groups, s.moving_average = o.moving_average;
     s.clip_norm = o.clip_norm, s.non_finite = o.non_finite;
     s.seed = o.seed;
     s.cuda_graphs = o.cuda_graphs;

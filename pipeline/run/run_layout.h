@@ -36,6 +36,10 @@ struct TrainerOptions {
   // with synchronous programs, on all stages.
   NonFinite non_finite = NonFinite::stop;
   OptimizerOptions optimizer;
+  GroupOptions groups;
+  // Decay of a moving average of the weights (optim/moving_average.h), from 0 to below 1; 0: none is kept. Evaluations read it, and
+  // Trainer::weights() returns it. The running statistics of batch norm are averages by themselves and stay as they are.
+  float moving_average = 0;
   Schedule schedule;
   int64_t batch = 128;
   int64_t length = 1;  // tokens of a sample, where the model reads sequences; for the estimated costs of the partition, and for plans

@@ -4,6 +4,7 @@
 
 #include "engine/launch.h"
 #include "engine/pack.h"
+#include "optim/groups.h"
 
 namespace pipecast {
 namespace {
@@ -56,6 +57,20 @@ Binding Section::bind(const Segments& segments, float* base, std::vector<Paramet
   }
   binding.first.push_back(binding.pointers.size());
   return binding;
+}
+
+Binding Section::bind_gradients(float* base, const std::vector<std::string>& frozen) const {
+  const Binding all = bind_parameters(base);
+  Binding wanted;
+  size_t next = 0;
+  for (size_t k = 0; k < plan_.nodes.size(); ++k) {
+    bool is_frozen = plan_.nodes[k].node->layer->splits();
+    for (size_t left = all.node(k).size(); left > 0; --left) is_frozen &= is_named(plan_.parameters.specs[next++].name, frozen);
+    wanted.first.push_back(wanted.pointers.size());
+    if (!is_frozen) wanted.pointers.insert(wanted.pointers.end(), all.node(k).begin(), all.node(k).end());
+  }
+  wanted.first.push_back(wanted.pointers.size());
+  return wanted;
 }
 
 Tensor Section::read(const PlannedNode& planned, size_t input, int frame, const Specs& specs) const {
@@ -134,7 +149,7 @@ void Section::backward(int frame, const PassShape& shape, const Binding& weights
   const Specs& specs = plan_.specs(shape);
   for (size_t k = plan_.nodes.size(); k-- > 0;) {
     const PlannedNode& planned = plan_.nodes[k];
-    if (half == Half::weight && !planned.splits) continue;
+    if (half == Half::weight && (!planned.splits || gradients.node(k).empty())) continue;
     Pass p = pass(k, frame, specs, weights, statistics, options);
     set_gradients(p, planned, frame, specs, half != Half::weight);
     if (!plan_.values[size_t(planned.node->value)].in_frame) p.y.data = nullptr;

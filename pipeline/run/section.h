@@ -67,6 +67,9 @@ class Section {
   const Segments& parameters() const { return plan_.parameters; }
   const Segments& statistics() const { return plan_.statistics; }
   Binding bind_parameters(float* base) const { return bind(plan_.parameters, base, &Layer::parameters); }
+  // Without those of layers that can leave them out (Layer::splits) and all of whose parameters are frozen: backward() then computes the
+  // gradients of such a layer's inputs alone.
+  Binding bind_gradients(float* base, const std::vector<std::string>& frozen) const;
   Binding bind_statistics(float* base) const { return bind(plan_.statistics, base, &Layer::statistics); }
 
   void forward(int frame, const PassShape&, const Binding& weights, const Binding& statistics, const PassOptions&, const Visit& = {});

@@ -221,13 +221,15 @@ void Stage::measure(const Instruction& i) {
   }
 }
 
+const Binding& Stage::read(const Instruction& i) const { return feed_.training ? weights_->read(i) : weights_->evaluated(i.chunk); }
+
 Stage::PassKey Stage::key(const Instruction& i, int frame) const {
-  return {i.operation, feed_.training, i.chunk, frame, &weights_->read(i), shape(i)};
+  return {i.operation, feed_.training, i.chunk, frame, &read(i), shape(i)};
 }
 
 void Stage::section_forward(const Instruction& i, int frame) {
   replays_.run(key(i, frame), [&] {
-    chunk(i).section.forward(frame, shape(i), weights_->read(i), weights_->statistic_binding(i.chunk), pass_options(i));
+    chunk(i).section.forward(frame, shape(i), read(i), weights_->statistic_binding(i.chunk), pass_options(i));
   });
 }
 
@@ -300,6 +302,7 @@ void Stage::contribute_norm(const Instruction& i) {
   if (norm_of_ == updates()) return;
   norm_of_ = updates();
   if (feed_.track) feed_.track->begin();
+  weights_->clear_frozen_gradient();
   square_sum_ = health_.square_sum(weights_->size(), weights_->store().gradient());
   if (options_.non_finite == NonFinite::stop && !std::isfinite(square_sum_))
     throw unchecked_ ? fault_in_backward(*unchecked_) : Search(health_).error(fault(i), options_.micro_batches);

@@ -67,6 +67,7 @@ class Stage {
   // A chunk's section; its latest weights and its statistics, both laid out as the section's segments.
   const Section& section(int chunk = 0) const { return chunks_[size_t(chunk)]->section; }
   float* latest(int chunk) const { return weights_->latest(chunk); }
+  const float* evaluated(int chunk) const { return weights_->evaluated_values(chunk); }  // the weights that evaluations read
   float* statistics(int chunk) const { return weights_->statistics(chunk); }
   Device device() const { return options_.device; }
   const ParameterStore& store() const { return weights_->store(); }
@@ -78,7 +79,7 @@ class Stage {
   double square_sum(int64_t n) const { return square_sums_[size_t(n)]; }
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, and the average for looking back; frames: with the
+  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, the average for looking back, and the moving average; frames: with the
   // inputs that are kept for recomputation.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
@@ -87,7 +88,7 @@ class Stage {
 
   // Everything that training needs to go on; call it between two programs. The tensors, fp32 as they lie in memory:
   //   weights/NAME, state-K/NAME (the optimizer's buffer K), gradient/NAME (where a look-ahead reads the last one), average/NAME (of
-  //   looking back), for each parameter, and statistics/NAME
+  //   looking back), moving-average/NAME, for each parameter, and statistics/NAME
   //   counters (I64): updates, updates when it looked back last, skipped updates, the bit pattern of the gradient's square sum (a double)
   //   factors: of the last update's learning rate and gradient; prediction: the sums of the PredictionMeter
   // The predicted copy and the stash are not among them: a program makes them before it reads them.
@@ -136,6 +137,7 @@ class Stage {
 
   void wait_for_others(const Instruction&);
   void receive_activation(const Instruction&);
+  const Binding& read(const Instruction&) const;  // the weights of a forward
   PassKey key(const Instruction&, int frame) const;
   void section_forward(const Instruction&, int frame);
   void forward(const Instruction&);

@@ -4,7 +4,7 @@
 
 #include "engine/device.h"
 #include "engine/tensor.h"
-#include "optim/optimizer.h"
+#include "optim/groups.h"
 #include "optim/schedule.h"
 #include "pipeline/run/gradient_norms.h"
 #include "pipeline/plan/channels.h"
@@ -34,6 +34,8 @@ struct StageOptions {
   bool deferred_batch_norm = false;  // running statistics are those of whole mini-batches
   LookAheadMode look_ahead = LookAheadMode::paper;
   const Optimizer* optimizer = nullptr;
+  GroupOptions groups;
+  float moving_average = 0;  // its decay; 0: none is kept
   Schedule schedule;
   float clip_norm = 0;                 // gradients above this norm are scaled down to it; 0: none is
   GradientNorms* all_norms = nullptr;  // with it the norm is that of all stages' gradients together, else that of this stage's

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "optim/history.h"
+#include "optim/moving_average.h"
 
 namespace pipecast {
 
@@ -18,23 +19,25 @@ StageWeights::StageWeights(const StageOptions& options, const std::vector<const 
   store_ = ParameterStore(device_, parameters, options_.predicts);
   const int64_t n = parameters.total;
   stash_ = Memory(device_, options_.stash_slots * n);
+  if (options_.moving_average > 0) moving_average_ = Memory(device_, n);
   statistics_ = Memory(device_, statistic_segments_.total);
   for (size_t c = 0; c < chunks_.size(); ++c) {
     Chunk& chunk = chunks_[c];
     const Section& section = *sections[c];
     chunk.latest = section.bind_parameters(store_.latest() + chunk.parameters);
+    if (options_.moving_average > 0) chunk.moving_average = section.bind_parameters(moving_average_.data() + chunk.parameters);
     if (store_.other()) chunk.other = section.bind_parameters(store_.other() + chunk.parameters);
     for (int slot = 0; slot < options_.stash_slots; ++slot)
       chunk.stashed.push_back(section.bind_parameters(stash_.data() + slot * n + chunk.parameters));
-    chunk.gradient = section.bind_parameters(store_.gradient() + chunk.parameters);
+    chunk.gradient = section.bind_gradients(store_.gradient() + chunk.parameters, options_.groups.frozen);
     chunk.statistic_binding = section.bind_statistics(statistics_.data() + chunk.statistics);
   }
 
   const int states = options_.optimizer->states();
   state_ = Memory(device_, states * n);
-  matrices_ = matrices(store_.segments());
-  scratch_ = Memory(device_, options_.optimizer->scratch(matrices_));
-  buffers_ = {n, store_.latest(), store_.gradient(), {}, nullptr, matrices_, scratch_.data()};
+  ranges_ = ranges(store_.segments(), options_.groups);
+  scratch_ = Memory(device_, options_.optimizer->scratch(matrices(store_.segments())));
+  buffers_ = {n, store_.latest(), store_.gradient(), {}, nullptr, {}, scratch_.data()};
   for (int k = 0; k < states; ++k) buffers_.state[size_t(k)] = state_.data() + k * n;
   if (options_.looks_back) average_ = Memory(device_, n);
   rates_.resize(max_look_ahead);
@@ -59,24 +62,57 @@ const float* StageWeights::flat(const Instruction& i) const {
   return store_.latest();
 }
 
+const Binding& StageWeights::evaluated(int chunk) const {
+  return averages() ? chunks_[size_t(chunk)].moving_average : chunks_[size_t(chunk)].latest;
+}
+
+const float* StageWeights::evaluated_values(int chunk) const {
+  return averages() ? moving_average_.data() + chunks_[size_t(chunk)].parameters : latest(chunk);
+}
+
 void StageWeights::begin_gradient() {
   if (gradient_is_used_) clear_gradient(), gradient_is_used_ = false;
 }
 
 void StageWeights::clear_gradient() { fill_zero(device_, store_.gradient(), size_t(buffers_.n) * sizeof(float)); }
 
-LookAhead StageWeights::look_ahead(int ahead) {
-  for (int j = 0; j < ahead; ++j) rates_[size_t(j)] = rate_scale_ * options_.schedule.at(updates_ + j, updates_per_epoch_);
-  return {options_.look_ahead, {rates_.data(), size_t(ahead)}, gradient_scale_};
+void StageWeights::clear_frozen_gradient() {
+  for (const Range& range : ranges_)
+    if (range.frozen) fill_zero(device_, store_.gradient() + range.begin, size_t(range.n) * sizeof(float));
+}
+
+LookAhead StageWeights::look_ahead(int ahead, const Range& range) {
+  for (int j = 0; j < ahead; ++j) rates_[size_t(j)] = range.rate * rate_scale_ * options_.schedule.at(updates_ + j, updates_per_epoch_);
+  return {options_.look_ahead, {rates_.data(), size_t(ahead)}, gradient_scale_, range.decay};
+}
+
+// Calls visit(range, its part of the buffers) for what is trained. What is frozen will be what it is now.
+template <class Visit>
+void StageWeights::each_range(const Visit& visit) {
+  for (const Range& range : ranges_) {
+    const Buffers part = part_of(buffers_, range);
+    if (!range.frozen) visit(range, part);
+    else if (part.predicted) copy(device_, part.predicted, part.w, size_t(part.n) * sizeof(float));
+  }
+}
+
+void StageWeights::move_average() {
+  if (options_.moving_average > 0)
+    pipecast::move_average(device_, buffers_.n, store_.latest(), moving_average_.data(), options_.moving_average, updates_);
 }
 
 void StageWeights::step(float rate_scale, int late, double gradient_norm, std::optional<int> ahead) {
-  Update update{.t = updates_ + 1, .rate = rate_scale * options_.schedule.at(updates_, updates_per_epoch_), .late = late};
+  const float rate = rate_scale * options_.schedule.at(updates_, updates_per_epoch_);
+  Update update{.t = updates_ + 1, .late = late};
   if (options_.clip_norm > 0 && gradient_norm > options_.clip_norm) update.gradient_scale = float(options_.clip_norm / gradient_norm);
   ++updates_;
   rate_scale_ = rate_scale, gradient_scale_ = update.gradient_scale;
   buffers_.predicted = ahead ? store_.other() : nullptr;
-  options_.optimizer->step(device_, buffers_, update, ahead ? look_ahead(*ahead) : LookAhead{});
+  each_range([&](const Range& range, const Buffers& part) {
+    update.rate = range.rate * rate, update.decay = range.decay;
+    options_.optimizer->step(device_, part, update, ahead ? look_ahead(*ahead, range) : LookAhead{});
+  });
+  move_average();
   gradient_is_used_ = true;
 }
 
@@ -84,12 +120,15 @@ void StageWeights::skip(float rate_scale) {
   clear_gradient();  // look-aheads may read it
   ++updates_;
   rate_scale_ = rate_scale, gradient_scale_ = 1;
+  move_average();
   gradient_is_used_ = true;
 }
 
 void StageWeights::predict(int ahead) {
   buffers_.predicted = store_.other();
-  options_.optimizer->predict(device_, buffers_, updates_, look_ahead(ahead));
+  each_range([&](const Range& range, const Buffers& part) {
+    options_.optimizer->predict(device_, part, updates_, look_ahead(ahead, range));
+  });
 }
 
 void StageWeights::look_back(int updates) {
@@ -133,6 +172,7 @@ void StageWeights::each_kept(const Visit& visit) const {
   each_parameter("weights", store_.latest(), visit);
   for (int k = 0; k < options_.optimizer->states(); ++k) each_parameter("state-" + std::to_string(k), buffers_.state[size_t(k)], visit);
   if (keeps_gradient()) each_parameter("gradient", store_.gradient(), visit);
+  if (options_.moving_average > 0) each_parameter("moving-average", moving_average_.data(), visit);
   for (size_t i = 0; i < statistic_segments_.specs.size(); ++i)
     visit("statistics/" + statistic_segments_.specs[i].name, statistic_segments_.specs[i].shape,
           statistics_.data() + statistic_segments_.offsets[i]);

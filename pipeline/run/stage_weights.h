@@ -36,12 +36,16 @@ class StageWeights {
   // The copy of the weights that an instruction reads: its chunk's part of it, and the whole flat buffer.
   const Binding& read(const Instruction&) const;
   const float* flat(const Instruction&) const;
+  // What evaluations read: a chunk's part of the moving average where there is one, else of the latest weights.
+  const Binding& evaluated(int chunk) const;
+  const float* evaluated_values(int chunk) const;
 
   int64_t updates() const { return updates_; }
   void begin(int64_t updates_per_epoch) { updates_per_epoch_ = updates_per_epoch; }  // for the learning-rate schedule
   // Before each backward: the first one after an update begins a new sum.
   void begin_gradient();
   void clear_gradient();
+  void clear_frozen_gradient();  // once it is complete: frozen parameters have no part in its norm
   // One update; with `ahead`, the prediction too, in the same kernel. gradient_norm: compared with the norm to clip to.
   void step(float rate_scale, int late, double gradient_norm, std::optional<int> ahead);
   // An update that changes neither weights nor state, but is counted: versions, learning rates and look-aheads stay those of the program.
@@ -52,7 +56,7 @@ class StageWeights {
 
   // Floats of memory; see Stage::MemoryUse.
   int64_t stash_floats() const { return stash_.size(); }
-  int64_t state_floats() const { return state_.size() + scratch_.size() + average_.size(); }
+  int64_t state_floats() const { return state_.size() + scratch_.size() + average_.size() + moving_average_.size(); }
 
   // See Stage::save and restore(). own: the stage that had this one's first parameter, for the counters.
   void save(SafeTensors&, const StageCounters&) const;
@@ -63,11 +67,15 @@ class StageWeights {
  private:
   struct Chunk {
     int64_t parameters = 0, statistics = 0;  // where they begin in the stage's buffers, in floats
-    Binding latest = {}, other = {}, gradient = {}, statistic_binding = {};
+    Binding latest = {}, other = {}, moving_average = {}, gradient = {}, statistic_binding = {};
     std::vector<Binding> stashed = {};  // by slot
   };
 
-  LookAhead look_ahead(int ahead);
+  LookAhead look_ahead(int ahead, const Range&);
+  template <class Visit>
+  void each_range(const Visit& visit);
+  void move_average();  // by the newest weights, after each update
+  bool averages() const { return options_.moving_average > 0 && updates_ > 0; }
   bool keeps_gradient() const { return options_.optimizer->looks_at_gradient(options_.look_ahead); }
   // Call visit(tensor's name in a checkpoint, its shape, pointer): for the parameters in one flat buffer, and for everything that a
   // checkpoint keeps but the average, which another partition may lack.
@@ -82,7 +90,8 @@ class StageWeights {
   ParameterStore store_;
   Segments statistic_segments_;
   Memory stash_, statistics_, state_, scratch_, average_;  // scratch_: the optimizer's; average_: see optim/history.h
-  std::vector<Matrix> matrices_;
+  Memory moving_average_;                                  // see optim/moving_average.h
+  std::vector<Range> ranges_;                              // of the flat buffers
   Buffers buffers_;
   std::vector<float> rates_;
   int64_t updates_per_epoch_ = 1;

@@ -16,61 +16,12 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// The last metrics line of a run that diverged.
-Json diverged_event(const Diverged& diverged, int64_t minibatches_per_epoch) {
-  const Fault& fault = diverged.fault;
-  Json line{{"event", "diverged"},
-            {"epoch", fault.minibatch / minibatches_per_epoch + 1},
-            {"minibatch", fault.minibatch},
-            {"reason", diverged.what()}};
-  if (fault.stage >= 0)
-    line.update({{"stage", fault.stage}, {"micro", fault.micro}, {"direction", fault.direction}, {"layer", fault.layer}});
-  return line;
-}
-
-Json stage_rows(const std::vector<StageSummary>& stages) {
-  Json rows = Json::array();
-  for (const StageSummary& stage : stages) {
-    int parts = 0;
-    for (const auto& [first, count] : stage.parts) parts += count;
-    rows.push_back({{"parts", parts},
-                    {"parameters", stage.parameters},
-                    {"copies", stage.copies},
-                    {"frames", stage.frames},
-                    {"memory_mebibytes", memory_mebibytes(stage)}});
-  }
-  return rows;
-}
-
-Json json_of(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
-
-Json json_of(const EpochRow& row) {
-  Json stages = Json::array();
-  for (const EvaluatedStage& stage : row.stages)
-    stages.push_back({{"busy", stage.busy}, {"prediction_error", stage.prediction_error}, {"skipped_updates", stage.skipped_updates}});
-  return {{"event", "epoch"},
-          {"epoch", row.epoch},
-          {"train_loss", row.train_loss},
-          {"train_accuracy", json_of(row.train_accuracy)},
-          {"test_loss", json_of(row.test_loss)},
-          {"test_accuracy", json_of(row.test_accuracy)},
-          {"images_per_second", row.samples_per_second},
-          {"learning_rate", row.learning_rate},
-          {"seconds", row.seconds},
-          {"stages", stages}};
-}
-
 }  // namespace
 
 void check_stops(const Trainer& trainer, const RunOptions& options, int64_t per_epoch) {
   const Stops stops(options, per_epoch);
   trainer.check_size(stops.after(0));  // no way from a stop to the next is longer than the first
   for (int64_t minibatches : stops.intervals()) trainer.check_minibatches(minibatches);
-}
-
-double memory_mebibytes(const StageSummary& stage) {
-  const Stage::MemoryUse& m = stage.memory;
-  return double(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena) * sizeof(float) / (1 << 20);
 }
 
 EpochLoop::EpochLoop(Trainer& trainer, const Batches& train, const Batches& test, const RunOptions& options, RunObserver observer,
@@ -160,7 +111,7 @@ std::optional<RunResult> EpochLoop::run() {
     write_trace();
     throw;
   }
-  if (at_.minibatches < stops_.end()) return std::nullopt;
+  if (!is_over()) return std::nullopt;
   return finish();
 }
 
@@ -169,17 +120,17 @@ double EpochLoop::seconds() const { return seconds_before_ + seconds_since(begin
 double EpochLoop::epoch_seconds() const { return at_.epoch_seconds + seconds_since(epoch_start_); }
 
 void EpochLoop::train_to_the_end() {
-  while (at_.minibatches < stops_.end()) {
+  while (!is_over()) {
     train_to(stops_.after(at_.minibatches));
     if (stops_.evaluates(at_.minibatches)) evaluate();
     else if (!std::isfinite(at_.trained.loss)) diverged((at_.minibatches - 1) / train_.per_epoch() + 1);
     save();
-    if (stop_requested() && at_.minibatches < stops_.end()) break;
+    if (stop_requested() && !is_over()) break;
   }
   if (!writer_) return;
   writer_->finish();
   // The process that wrote the last checkpoint may have been killed before it removed the older ones.
-  if (at_.minibatches == stops_.end()) writer_->prune(at_.minibatches, best());
+  if (is_over()) writer_->prune(at_.minibatches, best());
 }
 
 // Trains up to mini-batch `end`. The pipeline is filled at the start and drained at the end.
@@ -247,14 +198,44 @@ void EpochLoop::evaluate() {
     row.stages.push_back({stage.busy_share, stage.prediction_error, stage.skipped_updates});
   bool finite = std::isfinite(at_.trained.loss);
   if (finite) {
-    const Outcome outcome = trainer_.evaluate(test_);
+    const Outcome outcome = evaluate_test();
     row.test_loss = outcome.loss;
+    if (classification_ && classification_->classes() > 5) row.test_top5_accuracy = classification_->top5();
     if (outcome.accuracy_count > 0) row.test_accuracy = outcome.accuracy;
     finite = std::isfinite(outcome.loss);
   }
   end_epoch(row);
   if (!finite) diverged(row.epoch);
   at_.evaluated(*row.test_loss, row.test_accuracy.value_or(std::nan("")));
+  if (at_.best == at_.minibatches) save_best(row.epoch);
+}
+
+Outcome EpochLoop::evaluate_test() {
+  classification_.reset();
+  if (!classifies(trainer_.graph(), test_)) return trainer_.evaluate(test_);
+  classification_.emplace(test_);
+  return trainer_.evaluate(test_, [this](const Tensor& logits) { classification_->add(logits); });
+}
+
+std::optional<Classification> EpochLoop::classification() {
+  if (!classification_ && classifies(trainer_.graph(), test_)) evaluate_test();
+  return classification_;
+}
+
+bool EpochLoop::out_of_patience() const {
+  return options_.patience > 0 && at_.best > 0 && stops_.evaluates(at_.minibatches) &&
+         at_.minibatches - at_.best >= options_.patience * train_.per_epoch();
+}
+
+void EpochLoop::save_best(int64_t epoch) const {
+  if (folder_) write_weights(folder_->best_weights(), trainer_.weights(), {{"epoch", std::to_string(epoch)}});
+}
+
+void EpochLoop::write_weights(const std::string& path, const Weights& weights, std::map<std::string, std::string> metadata) const {
+  SafeTensors file = to_safetensors(weights);
+  file.metadata = std::move(metadata);
+  file.metadata.insert(origin_.weights_metadata.begin(), origin_.weights_metadata.end());
+  write_safetensors(path, file);
 }
 
 void EpochLoop::diverged(int64_t epoch) const {
@@ -314,15 +295,14 @@ void EpochLoop::end_epoch(const EpochRow& row) {
 // Writes the files and the last metrics line of a run that reached its end.
 RunResult EpochLoop::finish() {
   const Weights weights = trainer_.weights();
-  if (folder_) {
-    SafeTensors file = to_safetensors(weights);
-    file.metadata = origin_.weights_metadata;
-    write_safetensors(folder_->weights(), file);
-  }
+  if (folder_) write_weights(folder_->weights(), weights, {});
   const Json done = {{"event", "done"},
                      {"weights_digest", weights_digest(weights)},
                      {"test_loss", at_.test_loss},
                      {"test_accuracy", at_.test_accuracy},
+                     {"best_epoch", at_.best / train_.per_epoch()},
+                     {"epochs", at_.minibatches / train_.per_epoch()},
+                     {"stopped_early", at_.minibatches < stops_.end()},
                      {"updates", trainer_.updates()},
                      {"seconds", seconds()}};
   if (observer_.before_done) {

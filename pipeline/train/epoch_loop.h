@@ -23,7 +23,9 @@
 
 #include "pipeline/run/trace.h"
 #include "pipeline/train/checkpoints.h"
+#include "pipeline/train/classification.h"
 #include "pipeline/train/metrics.h"
+#include "pipeline/train/metrics_lines.h"
 #include "pipeline/train/progression.h"
 #include "pipeline/train/resume.h"
 #include "pipeline/train/run_folder.h"
@@ -32,28 +34,6 @@
 #include "pipeline/train/trainer.h"
 
 namespace pipecast {
-
-struct StepRow {
-  int64_t minibatch = 0;  // done so far, over the whole run
-  double loss = 0;        // mean since the last row
-  float learning_rate = 0;
-  double gradient_norm = 0;  // see Trainer::gradient_norm()
-};
-
-struct EvaluatedStage {
-  double busy = 0, prediction_error = 0;  // see StageSummary
-  int64_t skipped_updates = 0;
-};
-
-struct EpochRow {
-  int64_t epoch = 0;  // from 1
-  double train_loss = 0;
-  // Set where the epoch ends with an evaluation; the test's only where the training loss was finite.
-  std::optional<double> train_accuracy, test_loss, test_accuracy;
-  std::vector<EvaluatedStage> stages;
-  double samples_per_second = 0, seconds = 0;  // of training alone
-  float learning_rate = 0;                     // of the epoch's last update
-};
 
 // Where a run that was asked to stop will do so.
 struct StopNotice {
@@ -99,7 +79,7 @@ class EpochLoop {
   // change, or fewer epochs than are already trained.
   Resumed resume(const RunOrigin&, const Checkpoint&, const std::string& configuration = "");
 
-  // Trains to the end; call it once. Empty where it was interrupted: the checkpoint is then on the disk, if there is a folder. Throws
+  // Trains to the end, or as long as RunOptions::patience permits; call it once. Empty where it was interrupted: the checkpoint is then on the disk, if there is a folder. Throws
   // Diverged where training cannot go on, after a line of the metrics that says so.
   std::optional<RunResult> run();
 
@@ -109,6 +89,8 @@ class EpochLoop {
   int64_t minibatches() const { return at_.minibatches; }  // trained so far, over the whole run
   int64_t end() const { return stops_.end(); }
   const std::vector<StageSummary>& stages() const { return stages_; }  // before training
+  // Of the last evaluation; evaluates where this process has not done so yet. Empty where the model is no classifier. For before_done.
+  std::optional<Classification> classification();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -122,6 +104,11 @@ class EpochLoop {
   void after_minibatch(int64_t begin, int64_t done, int64_t end);
   void announce_stop(int64_t begin, int64_t next, int64_t end);
   void evaluate();
+  Outcome evaluate_test();
+  void save_best(int64_t epoch) const;
+  void write_weights(const std::string& path, const Weights&, std::map<std::string, std::string> metadata) const;
+  bool out_of_patience() const;
+  bool is_over() const { return at_.minibatches >= stops_.end() || out_of_patience(); }
   [[noreturn]] void diverged(int64_t epoch) const;
   void save();
   void log_step(int64_t minibatches);
@@ -151,11 +138,10 @@ class EpochLoop {
   bool tracing_ = false;  // there is more to record or to write
   std::optional<Metrics> metrics_;
   std::optional<CheckpointWriter> writer_;  // where there is a folder
+  std::optional<Classification> classification_;
 };
 
 // Throws UsageError where the trainer's programs cannot train from one stop of such a run to the next. per_epoch: mini-batches.
 void check_stops(const Trainer&, const RunOptions&, int64_t per_epoch);
-
-double memory_mebibytes(const StageSummary&);  // of all its buffers, on its device
 
 }  // namespace pipecast

@@ -18,6 +18,7 @@ Stops::Stops(const RunOptions& options, int64_t per_epoch) : every_(options.chec
   };
   in_range("the number of epochs", options.epochs, 1, most_epochs);
   in_range("the number of epochs from one evaluation to the next", options.eval_every, 1, most_epochs);
+  in_range("the number of epochs without a better evaluation", options.patience, 0, most_epochs);
   in_range("the number of mini-batches between checkpoints", options.checkpoint_every, 0, most_minibatches);
   span_ = std::min(options.eval_every, options.epochs) * per_epoch, end_ = options.epochs * per_epoch;
 }

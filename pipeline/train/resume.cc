@@ -16,7 +16,8 @@ constexpr int description_format = 2;  // of a checkpoint's description; 1 had a
 // RunOrigin::identity.
 constexpr const char* alterable[] = {"epochs",   "data",      "stages",           "partition",       "cut-layers",
                                      "chunks",   "recompute", "eval-every",       "log-every",       "device",
-                                     "executor", "threads",   "checkpoint-every", "checkpoint-keep", "stop-above"};
+                                     "executor", "threads",   "checkpoint-every", "checkpoint-keep", "stop-above",
+                                     "patience", "cache"};
 
 const Change* find(const std::vector<Change>& changes, const std::string& option) {
   const auto found = std::find_if(changes.begin(), changes.end(), [&](const Change& change) { return change.option == option; });

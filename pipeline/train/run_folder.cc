@@ -30,7 +30,7 @@ bool RunFolder::owns(const std::string& path) const {
     return fs::weakly_canonical(fs::absolute(name), ignored);
   };
   const fs::path file = real(path), folder = real(checkpoints());
-  for (const std::string& own : {config(), metrics(), weights(), report(), trace(), log()})
+  for (const std::string& own : {config(), metrics(), weights(), best_weights(), report(), trace(), log()})
     if (file == real(own)) return true;
   return std::mismatch(folder.begin(), folder.end(), file.begin(), file.end()).first == folder.end();
 }
@@ -74,7 +74,7 @@ void RunFolder::create(const std::string& configuration) const {
   std::error_code failure;
   fs::remove_all(checkpoints(), failure);
   if (failure) throw Error("folder '" + checkpoints() + "' cannot be removed: " + failure.message());
-  fs::remove(trace(), failure);
+  for (const std::string& file : {trace(), best_weights()}) fs::remove(file, failure);
   // The file itself is emptied, not replaced: who trains into the folder holds a lock on it.
   if (!std::ofstream(metrics(), std::ios::trunc)) throw Error("file '" + metrics() + "' cannot be written; check the folder's permissions");
   reopen(configuration);

@@ -12,6 +12,7 @@ class RunFolder {
   std::string config() const { return path_ + "/config"; }
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string weights() const { return path_ + "/weights.safetensors"; }
+  std::string best_weights() const { return path_ + "/weights-best.safetensors"; }  // of the best evaluation so far
   std::string report() const { return path_ + "/report.html"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   std::string trace() const { return path_ + "/trace.json"; }

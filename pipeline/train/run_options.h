@@ -7,6 +7,7 @@ namespace pipecast {
 struct RunOptions {
   int64_t epochs = 10;           // passes over the training data
   int64_t eval_every = 1;        // epochs from one evaluation to the next; the pipeline drains for it
+  int64_t patience = 0;          // the run ends at an evaluation this many epochs after the best one; 0: at `epochs` only
   int64_t log_every = 50;        // mini-batches from one "step" line of the metrics to the next
   int64_t checkpoint_every = 0;  // mini-batches between checkpoints; 0: at evaluations only. Evaluations always save one
   int checkpoint_keep = 2;       // the newest that are kept, beside the one with the best test accuracy

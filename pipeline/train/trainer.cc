@@ -205,6 +205,14 @@ double Trainer::gradient_norm() const {
 }
 
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* prediction) {
+  if (!prediction) return evaluate(data, std::function<void(const Tensor&)>());
+  prediction->clear();
+  return evaluate(data, [prediction](const Tensor& t) {
+    prediction->insert(prediction->end(), t.as<float>(), t.as<float>() + t.shape.count());
+  });
+}
+
+Outcome Trainer::evaluate(const Batches& data, const std::function<void(const Tensor&)>& on_prediction) {
   check_size(data.per_epoch());
   Parts& p = *parts_;
   p.programs.clear();
@@ -214,12 +222,7 @@ Outcome Trainer::evaluate(const Batches& data, std::vector<float>* prediction) {
   for (int k = 0; k < p.options.stages; ++k) p.programs.push_back(evaluation_program(setting, data.per_epoch(), k));
   Feed feed;
   feed.training = false;
-  if (prediction) {
-    prediction->clear();
-    feed.on_prediction = [prediction](const Tensor& t) {
-      prediction->insert(prediction->end(), t.as<float>(), t.as<float>() + t.shape.count());
-    };
-  }
+  feed.on_prediction = on_prediction;
   return p.run(data, feed, 0, data.per_epoch());
 }
 
@@ -231,7 +234,7 @@ Weights Trainer::weights() const {
   p.each_piece([&](const Stage& stage, int chunk) {
     const Device d = stage.device();
     each_segment(stage.section(chunk).parameters(), w.parameters, parameter, [&](int64_t from, int64_t to, int64_t count) {
-      copy(d, w.parameter_values.data() + to, stage.latest(chunk) + from, size_t(count) * sizeof(float));
+      copy(d, w.parameter_values.data() + to, stage.evaluated(chunk) + from, size_t(count) * sizeof(float));
     });
     each_segment(stage.section(chunk).statistics(), w.statistics, statistic, [&](int64_t from, int64_t to, int64_t count) {
       copy(d, w.statistic_values.data() + to, stage.statistics(chunk) + from, size_t(count) * sizeof(float));

@@ -64,11 +64,14 @@ class Trainer {
   // is known (in a pipeline, some updates behind it). NaN before the first such update, and where it was skipped.
   double gradient_norm() const;
 
-  // One pass over `data` with the latest weights, never the predicted copy. prediction, if given, gets the model's outputs that the loss
+  // One pass over `data` with the latest weights, never the predicted copy, or with their moving average where the options ask for one.
+  // prediction, if given, gets the model's outputs that the loss
   // reads, such as logits, sample after sample in the order of `data`.
   Outcome evaluate(const Batches& data, std::vector<float>* prediction = nullptr);
+  // The same; on_prediction is called with the outputs of one micro-batch after another, on the host, in the last stage's thread.
+  Outcome evaluate(const Batches& data, const std::function<void(const Tensor&)>& on_prediction);
 
-  Weights weights() const;
+  Weights weights() const;  // that evaluate() reads
   void set_weights(const Weights&);  // throws UsageError for those of another model
 
   // Everything that another trainer needs to go on as this one would, bit for bit: weights, statistics, the optimizer's state and so on

@@ -7,7 +7,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   return read_or_refuse([&] {
     Pictures pictures;
-    const int64_t skipped = append_cifar10(as_text(data + 1, size - 1), "FILE", BadSamples(data[0] & 1), pictures);
+    const int64_t skipped = append_cifar(as_text(data + 1, size - 1), "FILE", Cifar::ten, BadSamples(data[0] & 1), pictures);
     if ((pictures.size() + skipped) * 3073 + 1 != int64_t(size) || pictures.size() * 3072 != int64_t(pictures.pixels.size())) std::abort();
     for (int32_t label : pictures.labels)
       if (label < 0 || label > 9) std::abort();

@@ -52,6 +52,18 @@ write("weights", "other_tool", safetensors({"n_averaged": ("I64", [1], bytes(8))
 
 write("cifar10", "two", b"\0" + b"".join(bytes([label]) + bytes(3072) for label in (3, 9)))
 write("cifar10", "bad_label", b"\1\x0a" + bytes(3072))
+write("cifar100", "two", b"\0" + b"".join(bytes(labels) + bytes(3072) for labels in ((3, 9), (19, 99))))
+write("cifar100", "coarse", b"\2" + bytes([19, 99]) + bytes(3072))
+write("cifar100", "bad_label", b"\1\x0a\x64" + bytes(3072))
+
+
+def idx(labels, height, width):
+    pictures = struct.pack(">IIII", 0x803, len(labels), height, width) + bytes(range(len(labels) * height * width))
+    return bytes([8 + len(labels)]) + struct.pack(">II", 0x801, len(labels)) + bytes(labels) + pictures
+
+
+write("idx", "three", b"\0" + idx((3, 9, 0), 4, 5))
+write("idx", "bad_label", b"\1" + idx((3, 10), 2, 2))
 
 colours = Image.new("RGB", (9, 7))
 colours.putdata([(x * 20, y * 30, 255 - x * y) for y in range(7) for x in range(9)])
@@ -103,6 +115,8 @@ write("png", "deep", png_rows(16, 4, 0, unfiltered(36)))
 write("png", "interlaced", png_rows(8, 0, 1, bytes(100)))
 
 write("annotations", "two", "val_0.JPEG\tn03444034\t0\t32\t44\t62\nval_1.JPEG\tn04067472\n")
+write("food101", "two", "apple_pie/1005649\nbaby_back_ribs/1014775\n")
+write("food101", "windows", "a/1\r\n\r\nb/2\r\n")
 write("annotations", "windows", "a.png\tcat\r\n\r\nb.png\tdog\r\n")
 
 fields = "stage,operation,minibatch,micro,chunk,reads,ahead,age,slot,scale,keep"

@@ -35,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::string file = "\x89PNG\r\n\x1a\n" + chunk("IHDR", input.substr(0, 13));
     if (colours > 0) file += chunk("PLTE", input.substr(14, colours));
     file += chunk("IDAT", unpacked(input.substr(14 + colours))) + chunk("IEND", "");
-    const Shape shape = picture_shape(file, "FILE");
+    const Shape shape = picture_format(file, "FILE").shape;
     if (shape.h > 128 || shape.w > 128) return;
     std::vector<uint8_t> pixels(size_t(shape.count()));
     decode_picture(file, "FILE", shape, pixels.data());

@@ -1,0 +1,20 @@
+#pragma once
+// How a classifier did class by class, for a person and for a program.
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "pipeline/train/classification.h"
+
+namespace pipecast {
+
+// The class's name; its number where the data set names none.
+std::string class_name(const std::vector<std::string>& names, int64_t number);
+
+// HTML: top-5 accuracy, a table of the classes, and of up to 20 classes the confusion matrix.
+std::string class_tables(const Classification&, const std::vector<std::string>& names);
+
+// {"test_top5_accuracy", "classes": [{"name", "samples", "accuracy"}], "confusion": [[...]]}
+nlohmann::ordered_json class_results(const Classification&, const std::vector<std::string>& names);
+
+}  // namespace pipecast

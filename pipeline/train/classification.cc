@@ -1,0 +1,69 @@
+#include "pipeline/train/classification.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "engine/error.h"
+#include "layers/layer.h"
+
+namespace pipecast {
+namespace {
+
+const InputSpec label = {"label", {{1, 1, 1, 1}, Storage::int32}};
+
+// How many classes come before `own`. What is not a number is behind all others.
+int64_t rank(const float* logits, int64_t classes, int64_t own) {
+  int64_t before = 0;
+  for (int64_t c = 0; c < classes; ++c) before += c < own ? !(logits[own] > logits[c]) : c > own && !(logits[own] >= logits[c]);
+  return before;
+}
+
+}  // namespace
+
+bool classifies(const Graph& graph, const Batches& data) {
+  const std::vector<std::string> means = graph.loss() ? graph.loss()->means() : std::vector<std::string>{};
+  const std::vector<InputSpec>& columns = data.samples().columns();
+  return std::ranges::count(means, "accuracy") > 0 && std::ranges::any_of(columns, [](const InputSpec& column) {
+           return column.name == label.name && column.sample == label.sample && column.sequence == label.sequence;
+         });
+}
+
+Classification::Classification(const Batches& data) {
+  const size_t column = data.column(label);
+  std::vector<int32_t> of_batch;
+  for (int64_t index = 0; index < data.per_epoch(); ++index) {
+    of_batch.resize(size_t(data.size(index)));
+    data.read(index, column, of_batch.data());
+    labels_.insert(labels_.end(), of_batch.begin(), of_batch.end());
+  }
+}
+
+void Classification::add(const Tensor& logits) {
+  const int64_t samples = logits.shape.n;
+  if (classes_ == 0) {
+    classes_ = logits.shape.c;
+    confusion_.resize(size_t(classes_ * classes_));
+  }
+  if (next_ + samples > int64_t(labels_.size()) || logits.shape.count() != samples * classes_)
+    throw Error("a classification of " + std::to_string(labels_.size()) + " samples and " + std::to_string(classes_) + " classes was given logits of " +
+                to_string(logits.shape) + " after " + std::to_string(next_) + " samples");
+  for (int64_t i = 0; i < samples; ++i, ++next_) {
+    const float* row = logits.as<float>() + i * classes_;
+    const int64_t own = labels_[size_t(next_)], first = std::max_element(row, row + classes_) - row;
+    ++confusion_[size_t(own * classes_ + first)];
+    in_top5_ += rank(row, classes_, own) < 5;
+  }
+}
+
+int64_t Classification::samples_of(int64_t own) const {
+  const auto row = confusion_.begin() + own * classes_;
+  return std::accumulate(row, row + classes_, int64_t(0));
+}
+
+double Classification::accuracy_of(int64_t own) const {
+  const int64_t samples = samples_of(own);
+  return samples > 0 ? double(taken(own, own)) / double(samples) : std::nan("");
+}
+
+}  // namespace pipecast

@@ -1,0 +1,37 @@
+#pragma once
+// How a classifier did on a data set, class by class.
+#include <cstdint>
+#include <vector>
+
+#include "data/batches.h"
+#include "models/graph.h"
+
+namespace pipecast {
+
+// Whether the model's loss tells hits, and each sample of the data has one label.
+bool classifies(const Graph&, const Batches&);
+
+// Counts of an evaluation. A hit is a sample whose label has the largest logit (of equal ones, the first).
+class Classification {
+ public:
+  // The labels of the samples of an epoch, in the order of `data`.
+  explicit Classification(const Batches& data);
+
+  // The logits of the next samples, {samples, 1, 1, classes}.
+  void add(const Tensor& logits);
+
+  int64_t classes() const { return classes_; }  // 0 before the first add()
+  int64_t samples() const { return next_; }     // so far
+  // How many samples with the first class as their label were taken for the second.
+  int64_t taken(int64_t label, int64_t prediction) const { return confusion_[size_t(label * classes_ + prediction)]; }
+  int64_t samples_of(int64_t label) const;
+  double accuracy_of(int64_t label) const;  // NaN where no sample has the label
+  double top5() const { return double(in_top5_) / double(next_); }  // the share of samples whose label is among the five largest logits
+
+ private:
+  std::vector<int32_t> labels_;
+  std::vector<int64_t> confusion_;  // classes x classes, a row for each label
+  int64_t classes_ = 0, next_ = 0, in_top5_ = 0;
+};
+
+}  // namespace pipecast
