@@ -616,39 +616,6 @@ TEST_CASE("reports: copies, frames, busy shares, prediction error") {
   }
 }
 
-TEST_CASE("values that cross several stages, and values read by several later stages, get their whole gradient") {
-  // a is read by b and, beside it over three boundaries and twice, by d; b by c and by the head.
-  PictureSet data = noise_data(8, {1, 5, 5, 3});
-  auto train = [&](int stages, std::vector<int> partition) {
-    TrainerOptions o = tiny_options(1);
-    o.stages = stages, o.partition = partition, o.threads = stages;
-    o.method = "vanilla";
-    Graph g("skips", {1, 5, 5, 3});
-    auto conv = [&](const char* name, int64_t in, int x) {
-      return g.add(convolution(name, {.in = in, .out = 4, .kernel = 3, .padding = 1, .bias = true}), {x});
-    };
-    g.part("a");
-    int a = conv("a", 3, 0);
-    g.part("b");
-    int b = g.add(relu("rb"), {conv("b", 4, a)});
-    g.part("c");
-    int c = g.add(relu("rc"), {conv("c", 4, b)});
-    g.part("d");
-    int d = g.add(add("d"), {c, a, a});
-    g.part("head");
-    int cat = g.add(concatenation("cat"), {d, b});
-    add_classifier_loss(g, g.add(linear("fc", 8, 5), {g.add(global_average_pool("p"), {cat})}), 0);
-    Trainer t(std::move(g), o);
-    PictureBatches batches = in_order(data, 4);
-    for (int64_t i = 0; i < 6; ++i) t.train(batches, i, i + 1);  // drained each time: no lag
-    return weights_digest(t.weights());
-  };
-  std::string whole = train(1, {5});
-  CHECK(train(2, {1, 4}) == whole);
-  CHECK(train(3, {2, 1, 2}) == whole);
-  CHECK(train(5, {1, 1, 1, 1, 1}) == whole);
-}
-
 TEST_CASE("a failing stage stops the others and its error comes out") {
   PictureSet data = noise_data(8);
   for (std::string executor : {"threads", "sequential"}) {

@@ -54,15 +54,16 @@ Segments add_memory(Device device, const Graph& graph, const Layout& layout, con
     stage.frames += c.frames;
     stage.memory.frames += section.frame * c.frames + input_floats * c.inputs;
     stage.memory.arena += section.arena + section.shared + wide;
-    const int border = layout.channels().piece({options.index, {.chunk = int(chunk)}});
-    costs.chunks.push_back({.activation_bytes = borders.inputs.empty() ? fed_bytes : layout.message_bytes(border, false, specs),
+    const int border = layout.channels().piece({options.index, {.chunk = int(chunk)}});  // the hop before this piece
+    costs.chunks.push_back({.activation_bytes = border == 0 ? fed_bytes : layout.message_bytes(border, false, specs),
                             .gradient_bytes = layout.message_bytes(border, true, specs),
                             .frame_bytes = section.frame * int64_t(sizeof(float)),
                             .input_bytes = input_floats * int64_t(sizeof(float))});
   }
   const std::vector<SpecTable> tables = spec_tables(graph, options.passes, options.activations);
-  for (int channel : {layout.channels().activations_to(options.index), layout.channels().gradients_from(options.index)})
-    if (channel >= 0) stage.links += layout.channel_floats(channel, tables);
+  const std::vector<Channel>& channels = layout.channels().all();
+  for (size_t c = 0; c < channels.size(); ++c)
+    if ((channels[c].gradients ? channels[c].from : channels[c].to) == options.index) stage.links += layout.channel_floats(int(c), tables);
   const int store = options.predicts ? 2 : 1;
   stage.copies = store + options.stash_slots;
   const int64_t n = parameters.total;
@@ -101,7 +102,7 @@ PlannedPart plan_part(Device device, const Graph& graph, size_t number, const Pa
   int64_t border_bytes = 0;
   if (number + 1 < graph.parts().size()) {
     const std::vector<TensorSpec>& specs = section.specs(pass);
-    for (int v : section.borders.outputs) border_bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
+    for (int v : borders(graph, 0, part.last).outputs) border_bytes += bytes_of(specs[size_t(v)].storage, specs[size_t(v)].shape.count());
   }
   return {part.name, counted(section.parameters), border_bytes, costs.passes[number], costs.updates[number]};
 }
@@ -166,6 +167,13 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance, std:
   simulated.stages.resize(layout.stages.size());
   for (int k = 0; k < options.stages; ++k)
     plan.stages.push_back(plan_stage(owner.get(), graph, options, layout, k, costs, *optimizer, simulated.stages[size_t(k)]));
+  const Channels& channels = layout.model->channels();
+  const std::vector<SpecTable> tables = spec_tables(graph, {options.pass()}, activation_storage(options.math));
+  for (size_t n = 0; n < channels.skips().size(); ++n) {
+    const int hop = channels.pieces() + int(n);
+    simulated.skips.push_back({channels.skips()[n], layout.model->message_bytes(hop, false, tables.front().specs),
+                               layout.model->message_bytes(hop, true, tables.front().specs)});
+  }
   simulated.link.copy_bytes_per_second = measure_copy_rate(largest_activation(simulated), options.device);
   set_threads(before);
 

@@ -15,7 +15,7 @@ namespace pipecast {
 struct PlannedPart {
   std::string name;
   int64_t parameters = 0;
-  int64_t border_bytes = 0;  // activations of a pass that leave it for the next part; 0 for the last one
+  int64_t border_bytes = 0;  // activations of a pass, of this part and those before, that later parts read; 0 for the last one
   PartSeconds seconds;       // of a pass
   double update = 0;         // seconds of a mini-batch: the norm of the gradient, the step with a prediction
 };

@@ -75,6 +75,9 @@ std::string plan_json(const Plan& plan) {
                              {"weight_half_seconds", part.seconds.weight_half},
                              {"update_seconds", part.update}});
   for (size_t k = 0; k < plan.stages.size(); ++k) add_stage(json, plan.stages[k], plan.run.costs.stages[k]);
+  json["skips"] = Json::array();
+  for (const SkipCosts& s : plan.run.costs.skips)
+    json["skips"].push_back({{"from", s.skip.from}, {"to", s.skip.to}, {"activation_bytes", s.activation_bytes}, {"gradient_bytes", s.gradient_bytes}});
   return json.dump(1);
 }
 
@@ -129,6 +132,12 @@ SimulatedRun read_plan(std::string_view text) {
       throw UsageError("the file of costs has " + std::to_string(stage.chunks.size()) + " chunks for a stage and says 'chunks' " +
                        std::to_string(setting.chunks) + hint);
     run.costs.stages.push_back(stage);
+  }
+  for (const Json& row : list(json, "skips")) {
+    SkipCosts s;
+    read(row, "from", s.skip.from, most_stages * most_chunks), read(row, "to", s.skip.to, most_stages * most_chunks);
+    read_bytes(row, "activation_bytes", s.activation_bytes), read_bytes(row, "gradient_bytes", s.gradient_bytes);
+    run.costs.skips.push_back(s);
   }
   if (int64_t(run.costs.stages.size()) != setting.stages)
     throw UsageError("the file of costs has those of " + std::to_string(run.costs.stages.size()) + " stages and says 'stages' " +

@@ -17,12 +17,13 @@ class Counter : public Visitor {
     times_[size_t(message.channel)].sent.push_back(clocks_[size_t(stage)]);
   }
   void receive(int stage, size_t, const Message& message, const Tag&, int64_t number) override {
-    Times& times = times_[size_t(message.channel)];
     int64_t& clock = clocks_[size_t(stage)];
-    clock = std::max(clock, times.sent[size_t(number)]);
-    times.received.push_back(clock);
+    clock = std::max(clock, times_[size_t(message.channel)].sent[size_t(number)]);
+    received_.push_back(message.channel);
   }
   void carry_out(int stage, size_t position) override {
+    for (int channel : received_) times_[size_t(channel)].received.push_back(clocks_[size_t(stage)]);
+    received_.clear();
     const Operation operation = programs_[size_t(stage)][position].operation;
     if (is_pass(operation) || operation == Operation::backward_weight) ++clocks_[size_t(stage)];
   }
@@ -45,20 +46,28 @@ class Counter : public Visitor {
   const std::vector<Program>& programs_;
   std::vector<int64_t> clocks_;
   std::vector<Times> times_;
+  std::vector<int> received_;  // the channels of the instruction at hand: it waits for all of its messages
 };
 
 }  // namespace
 
-Channels::Channels(const std::vector<Program>& programs) : stages_(int(programs.size())), chunks_(pipecast::chunks(programs)) {
-  activations_.assign(programs.size(), -1), gradients_.assign(programs.size(), -1);
-  for (int k = 0; k < stages_; ++k) {
-    if (k == stages_ - 1 && chunks_ == 1) break;
-    const int next = (k + 1) % stages_, unlimited = std::numeric_limits<int>::max();
-    activations_[size_t(k)] = int(all_.size());
-    all_.push_back({.from = k, .to = next, .gradients = false, .capacity = unlimited});
-    gradients_[size_t(k)] = int(all_.size());
-    all_.push_back({.from = next, .to = k, .gradients = true, .capacity = unlimited});
-  }
+Channels::Channels(const std::vector<Program>& programs, std::vector<Skip> skips)
+    : stages_(int(programs.size())), chunks_(pipecast::chunks(programs)), skips_(std::move(skips)), behind_(size_t(pieces())), ahead_(size_t(pieces())) {
+  const auto add = [&](int from, int to) {
+    const int unlimited = std::numeric_limits<int>::max();
+    all_.push_back({.from = from, .to = to, .gradients = false, .capacity = unlimited});
+    all_.push_back({.from = to, .to = from, .gradients = true, .capacity = unlimited});
+  };
+  for (int k = 0; k < (chunks_ == 1 ? stages_ - 1 : stages_); ++k) add(k, (k + 1) % stages_);
+  for (const Skip& skip : skips_) add(skip.from % stages_, skip.to % stages_);
+
+  const auto connect = [&](int hop, int from, int to) {
+    ahead_[size_t(from)].push_back({hop, to});
+    behind_[size_t(to)].push_back({hop, from});
+  };
+  for (int n = 1; n < pieces(); ++n) connect(n, n - 1, n);
+  for (size_t n = 0; n < skips_.size(); ++n) connect(pieces() + int(n), skips_[n].from, skips_[n].to);
+
   Counter counter(programs, all_.size());
   walk(programs, *this, counter);
   for (size_t c = 0; c < all_.size(); ++c) all_[c].capacity = std::max(2, counter.most_under_way(int(c)));
@@ -79,27 +88,33 @@ std::optional<PassAt> Channels::before(const PassAt& at) const {
   return previous;
 }
 
-std::optional<Message> Channels::message(int stage, const Instruction& i) const {
-  const PassAt here{stage, i.tag()};
-  const std::optional<PassAt> next = after(here), previous = before(here);
-  std::optional<Message> message;
+int Channels::channel(int hop, bool gradients) const {
+  if (hop < pieces()) return 2 * ((hop + stages_ - 1) % stages_) + (gradients ? 1 : 0);
+  return int(all_.size()) - 2 * int(skips_.size()) + 2 * (hop - pieces()) + (gradients ? 1 : 0);
+}
+
+const std::vector<Channels::End>& Channels::ends(int stage, const Instruction& i) const {
+  static const std::vector<End> none;
+  const int here = piece({stage, i.tag()});
+  if (here >= pieces()) return none;  // of a chunk that there is not
   switch (i.operation) {
     case Operation::receive_activation:
-      if (previous) message = {activations_to(stage), false, here.pass, piece(here)};
-      break;
+    case Operation::send_gradient: return behind_[size_t(here)];
     case Operation::send_activation:
-      if (next) message = {activations_from(stage), true, next->pass, piece(*next)};
-      break;
-    case Operation::receive_gradient:
-      if (next) message = {gradients_to(stage), false, here.pass, piece(*next)};
-      break;
-    case Operation::send_gradient:
-      if (previous) message = {gradients_from(stage), true, previous->pass, piece(here)};
-      break;
-    default: break;
+    case Operation::receive_gradient: return ahead_[size_t(here)];
+    default: return none;
   }
-  if (message && message->channel < 0) return {};  // of a chunk that there is not
-  return message;
+}
+
+int Channels::messages(int stage, const Instruction& i) const { return int(ends(stage, i).size()); }
+
+Message Channels::message(int stage, const Instruction& i, int n) const {
+  const End& end = ends(stage, i)[size_t(n)];
+  const bool gradients = i.operation == Operation::send_gradient || i.operation == Operation::receive_gradient;
+  const bool sends = i.operation == Operation::send_gradient || i.operation == Operation::send_activation;
+  Tag pass = i.tag();
+  if (sends) pass.chunk = end.piece / stages_;
+  return {channel(end.hop, gradients), sends, pass, end.hop};
 }
 
 }  // namespace pipecast

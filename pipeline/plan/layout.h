@@ -14,8 +14,8 @@ namespace pipecast {
 // The values that enter and leave the nodes [first, last) of a graph; each list in ascending order.
 struct Borders {
   std::vector<int> fed;      // inputs of the model that a node here reads; they come from the data set, not from another stage
-  std::vector<int> inputs;   // received: nodes before `first` make them, nodes from `first` on read them; some only pass through
-  std::vector<int> outputs;  // sent: nodes before `last` make them, nodes from `last` on read them; and the model's output
+  std::vector<int> inputs;   // received: nodes before `first` make them, nodes here read them
+  std::vector<int> outputs;  // sent: nodes here make or read them, nodes from `last` on read them; and the model's output
 };
 Borders borders(const Graph&, int first, int last);
 
@@ -36,31 +36,35 @@ struct Piece {
   int first_node = 0, last_node = 0;  // its nodes [first_node, last_node)
 };
 
+// What crosses a hop (plan/channels.h): the values in the messages forward, and the values whose gradients are in the messages back. A value
+// goes from the piece that makes it to the next one that reads it, from there to the next, and so on; its gradient comes back the same way
+// and grows by that of each reader.
+struct Crossing {
+  std::vector<int> values, gradients;
+};
+
 class Layout {
  public:
   // partition: parts for each piece, chunks * stages of them. Throws UsageError where a piece has none,
   // or they are not the parts of the graph.
   Layout(const Graph&, const std::vector<int>& partition, const std::vector<Program>&);
 
-  const Channels& channels() const { return channels_; }
+  const Channels& channels() const { return *channels_; }
   const std::vector<Piece>& pieces() const { return pieces_; }  // in the order of the model
-  const Piece& piece(int stage, int chunk) const { return pieces_[size_t(chunk * channels_.stages() + stage)]; }
-  // Border n lies before piece n; nothing crosses border 0. Bytes of a message over a border in a pass with these specs.
-  int64_t message_bytes(int border, bool gradients, const std::vector<TensorSpec>& specs) const;
+  const Piece& piece(int stage, int chunk) const { return pieces_[size_t(chunk * channels_->stages() + stage)]; }
+  // By hop; nothing crosses hop 0.
+  const std::vector<Crossing>& crossings() const { return crossings_; }
+  // Bytes of a message over a hop in a pass with these specs.
+  int64_t message_bytes(int hop, bool gradients, const std::vector<TensorSpec>& specs) const;
   // Memory of a channel's largest message, in units of 4 bytes, each of its tensors rounded up to aligned().
   int64_t message_floats(int channel, const std::vector<SpecTable>&) const;
   // Memory of all messages that may be under way.
   int64_t channel_floats(int channel, const std::vector<SpecTable>&) const;
 
  private:
-  // What crosses a border: the values in the messages forward, and the values whose gradients are in the messages back.
-  struct Crossing {
-    std::vector<int> values, gradients;
-  };
-
-  Channels channels_;
   std::vector<Piece> pieces_;
   std::vector<Crossing> crossings_;
+  std::optional<Channels> channels_;
 };
 
 }  // namespace pipecast

@@ -136,9 +136,11 @@ class Simulator : public Visitor {
   }
 
   int64_t bytes(const Message& message) const {
-    const size_t stages = stages_.size(), border = size_t(message.border);
-    const ChunkCosts& after = costs_.stages[border % stages].chunks[border / stages];
-    return channels_.all()[size_t(message.channel)].gradients ? after.gradient_bytes : after.activation_bytes;
+    const size_t stages = stages_.size(), hop = size_t(message.hop), pieces = size_t(channels_.pieces());
+    const auto of = [&](const auto& costs) {
+      return channels_.all()[size_t(message.channel)].gradients ? costs.gradient_bytes : costs.activation_bytes;
+    };
+    return hop < pieces ? of(costs_.stages[hop % stages].chunks[hop / stages]) : of(costs_.skips[hop - pieces]);
   }
 
   void compute(int k, const Instruction& i, double seconds) {
@@ -173,11 +175,19 @@ Costs uniform_costs(int stages, int chunks, double forward, double backward, int
                                        .weight_half = backward / chunks / 2,
                                        .activation_bytes = message_bytes,
                                        .gradient_bytes = message_bytes});
-  return {std::vector<StageCosts>(size_t(stages), stage), {}};
+  return {std::vector<StageCosts>(size_t(stages), stage), {}, {}};
 }
 
 Simulation simulate(const std::vector<Program>& programs, const Costs& costs, std::vector<SimulatedPass>* passes) {
-  const Channels channels(programs);
+  const int pieces = int(programs.size()) * chunks(programs);
+  std::vector<Skip> skips;
+  for (const SkipCosts& s : costs.skips) {
+    if (s.skip.from < 0 || s.skip.to < s.skip.from + 2 || s.skip.to >= pieces)
+      throw UsageError("the costs have a skip from piece " + std::to_string(s.skip.from) + " to piece " + std::to_string(s.skip.to) + " of " +
+                       std::to_string(pieces));
+    skips.push_back(s.skip);
+  }
+  const Channels channels(programs, std::move(skips));
   Simulator simulator(programs, channels, costs, passes);
   const WalkEnd end = walk(programs, channels, simulator);
   if (!end.waiting.empty())

@@ -3,7 +3,7 @@
 // programs of all stages walked together as the machine would run them, each stage on a device of its own, without running anything.
 #include <vector>
 
-#include "pipeline/program.h"
+#include "pipeline/plan/channels.h"
 
 namespace pipecast {
 
@@ -13,8 +13,8 @@ constexpr int64_t most_cost_bytes = 1000000000000;  // of one thing: what all co
 struct ChunkCosts {
   double forward = 0, backward = 0;        // a recompute takes as long as a forward
   double input_half = 0, weight_half = 0;  // of a backward that comes in halves
-  int64_t activation_bytes = 0;            // message that it receives; for the model's first piece the inputs of the pass
-  int64_t gradient_bytes = 0;              // message that it sends back; 0 for the first piece
+  int64_t activation_bytes = 0;            // message over the border before it; for the model's first piece the inputs of the pass
+  int64_t gradient_bytes = 0;              // message back over that border; 0 for the first piece
   int64_t frame_bytes = 0;                 // what its backward reads again
   int64_t input_bytes = 0;                 // its input alone, kept for a recompute
 };
@@ -37,8 +37,15 @@ struct LinkCosts {
   double copy_bytes_per_second = 0;  // of these two copies, and of copies of inputs kept for recomputation; 0: infinite
 };
 
+// The messages of a skip (plan/channels.h), from piece to piece.
+struct SkipCosts {
+  Skip skip;
+  int64_t activation_bytes = 0, gradient_bytes = 0;
+};
+
 struct Costs {
   std::vector<StageCosts> stages;
+  std::vector<SkipCosts> skips;
   LinkCosts link;
 };
 

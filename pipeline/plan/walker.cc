@@ -52,33 +52,47 @@ class Walk {
     if (done(k)) return false;
     Stage& stage = at(k);
     if (!stage.reached) visitor_.reach(k, stage.position), stage.reached = true;
-    if (const auto message = channels_.message(k, next(k)))
-      if (!(message->sends ? send(k, *message) : receive(k, *message))) return false;
+    const int messages = channels_.messages(k, next(k));
+    for (int n = 0; n < messages; ++n)
+      if (!able(channels_.message(k, next(k), n))) return false;
+    for (int n = 0; n < messages; ++n) {
+      const Message message = channels_.message(k, next(k), n);
+      message.sends ? send(k, message) : receive(k, message);
+    }
     visitor_.carry_out(k, stage.position);
     ++stage.position, stage.reached = false;
     return true;
   }
 
-  bool send(int k, const Message& message) {
-    Queue& queue = queues_[size_t(message.channel)];
-    if (int64_t(queue.under_way.size()) >= channels_.all()[size_t(message.channel)].capacity) return false;
-    visitor_.send(k, at(k).position, message, queue.sent++);
-    queue.under_way.push_back({message.pass, at(k).position});
-    return true;
+  // Whether there is a place for it, or it has come.
+  bool able(const Message& message) const {
+    const Queue& queue = queues_[size_t(message.channel)];
+    return message.sends ? int64_t(queue.under_way.size()) < channels_.all()[size_t(message.channel)].capacity : !queue.under_way.empty();
   }
 
-  bool receive(int k, const Message& message) {
+  void send(int k, const Message& message) {
     Queue& queue = queues_[size_t(message.channel)];
-    if (queue.under_way.empty()) return false;
+    visitor_.send(k, at(k).position, message, queue.sent++);
+    queue.under_way.push_back({message.pass, at(k).position});
+  }
+
+  void receive(int k, const Message& message) {
+    Queue& queue = queues_[size_t(message.channel)];
     visitor_.receive(k, at(k).position, message, queue.under_way.front().pass, queue.received++);
     queue.under_way.pop_front();
-    return true;
+  }
+
+  // What a stage that cannot go on waits for.
+  Message awaited(int k) const {
+    int n = 0;
+    while (able(channels_.message(k, next(k), n))) ++n;
+    return channels_.message(k, next(k), n);
   }
 
   WalkEnd end() const {
     WalkEnd end;
     for (int k = 0; k < int(stages_.size()); ++k)
-      if (!done(k)) end.waiting.push_back({k, stages_[size_t(k)].position, *channels_.message(k, next(k))});
+      if (!done(k)) end.waiting.push_back({k, stages_[size_t(k)].position, awaited(k)});
     for (int c = 0; c < int(queues_.size()); ++c)
       if (!queues_[size_t(c)].under_way.empty()) end.unreceived.push_back({c, queues_[size_t(c)].under_way.front().position});
     return end;

@@ -1,6 +1,6 @@
 #pragma once
 // Walks through the programs of all stages at once, as the stages would run them: each carries out its instructions in order; a receive
-// waits for its message, a send for a free place in the channel. A visitor is told of every step.
+// waits for its messages, a send for a free place in each of its channels. A visitor is told of every step.
 #include <deque>
 #include <vector>
 

@@ -46,7 +46,8 @@ class Section {
   // calling thread's number of threads.
   Section(Device, const Graph&, int first, int last, const std::vector<PassShape>&, int frames, const SectionOptions& = {});
 
-  // The values at the section's borders, see Borders. A value that is made before the section and read after it is an input and an output.
+  // The values at the section's borders, see Borders. A value that is made before the section and read both here and after it is an input
+  // and an output.
   const std::vector<int>& fed() const { return plan_.borders.fed; }
   const std::vector<int>& inputs() const { return plan_.borders.inputs; }
   const std::vector<int>& outputs() const { return plan_.borders.outputs; }

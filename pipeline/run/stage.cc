@@ -87,20 +87,23 @@ void Stage::begin(const Program& program, Feed feed) {
   first_update_ = updates(), norm_of_ = -1;
 }
 
+template <class Visit>
+void Stage::each_message(const Instruction& i, const Visit& visit) const {
+  const Channels& channels = options_.layout->channels();
+  const int messages = channels.messages(options_.index, i);
+  for (int n = 0; n < messages; ++n) visit(channels.message(options_.index, i, n));
+}
+
 bool Stage::ready() {
   const Instruction& i = (*program_)[position_];
-  switch (i.operation) {
-    case Operation::receive_activation: return chunk(i).section.inputs().empty() || activations_in->ready();
-    case Operation::receive_gradient: return gradients_in->ready();
-    case Operation::send_activation: return activations_out->ready();
-    case Operation::send_gradient: return gradients_out->ready();
-    case Operation::step:
-    case Operation::step_and_predict:
-      if (!options_.all_norms) return true;
-      contribute_norm(i);
-      return options_.all_norms->complete(updates());
-    default: return true;
+  if (is_step(i.operation)) {
+    if (!options_.all_norms) return true;
+    contribute_norm(i);
+    return options_.all_norms->complete(updates());
   }
+  bool ready = true;
+  each_message(i, [&](const Message& m) { ready &= m.sends ? senders[size_t(m.channel)]->ready() : receivers[size_t(m.channel)]->ready(); });
+  return ready;
 }
 
 int64_t Stage::first_sample(const Instruction& i) const {
@@ -126,19 +129,16 @@ void Stage::advance() {
   const Instruction& i = (*program_)[position_];
   const auto start = Clock::now();
   if (feed_.track) feed_.track->begin(), wait_for_others(i);
-  const Device d = options_.device;
   switch (i.operation) {
     case Operation::receive_activation: receive_activation(i); break;
     case Operation::forward: forward(i); break;
     case Operation::send_activation: send_activation(i); break;
-    case Operation::receive_gradient: gradients_in->receive(d, i.tag(), gradients_of(i, frame_of(i), chunk(i).section.outputs())); break;
+    case Operation::receive_gradient: send_or_receive(i, frame_of(i)); break;
     case Operation::recompute: recompute(i); break;
     case Operation::backward: backward(i, Half::both); break;
     case Operation::backward_input: backward(i, Half::input); break;
     case Operation::backward_weight: backward(i, Half::weight); break;
-    case Operation::send_gradient:
-      gradients_out->send(d, options_.channels->before(here(i))->pass, gradients_of(i, 0, chunk(i).section.inputs()));
-      break;
+    case Operation::send_gradient: send_or_receive(i, 0); break;
     case Operation::step:
     case Operation::step_and_predict: step(i); break;
     case Operation::predict: weights_->predict(i.ahead); break;
@@ -153,15 +153,8 @@ void Stage::advance() {
 // For the track, in which an instruction does not begin before it can go on.
 void Stage::wait_for_others(const Instruction& i) {
   if (ready()) return;
-  switch (i.operation) {
-    case Operation::receive_activation: activations_in->wait(); break;
-    case Operation::receive_gradient: gradients_in->wait(); break;
-    case Operation::send_activation: activations_out->wait(); break;
-    case Operation::send_gradient: gradients_out->wait(); break;
-    case Operation::step:
-    case Operation::step_and_predict: norm_of_all(); break;
-    default: break;
-  }
+  if (is_step(i.operation)) norm_of_all();
+  each_message(i, [&](const Message& m) { m.sends ? senders[size_t(m.channel)]->wait() : receivers[size_t(m.channel)]->wait(); });
   feed_.track->add(Spent::wait, i, updates());
 }
 
@@ -181,10 +174,21 @@ std::span<const Tensor> Stage::gradients_of(const Instruction& i, int frame, con
   return {message_.data(), count};
 }
 
+// The messages of the instruction: values or gradients of the frame.
+void Stage::send_or_receive(const Instruction& i, int frame) {
+  const bool gradients = i.operation == Operation::receive_gradient || i.operation == Operation::send_gradient;
+  each_message(i, [&](const Message& m) {
+    const Crossing& crossing = options_.layout->crossings()[size_t(m.hop)];
+    const std::span<const Tensor> tensors = gradients ? gradients_of(i, frame, crossing.gradients) : values_of(i, frame, crossing.values);
+    if (m.sends) senders[size_t(m.channel)]->send(options_.device, m.pass, tensors);
+    else receivers[size_t(m.channel)]->receive(options_.device, m.pass, tensors);
+  });
+}
+
 void Stage::receive_activation(const Instruction& i) {
   Chunk& c = chunk(i);
   const int frame = c.frames.take(i.tag());
-  if (!c.section.inputs().empty()) activations_in->receive(options_.device, i.tag(), values_of(i, frame, c.section.inputs()));
+  send_or_receive(i, frame);
   if (i.micro == 0) {
     c.source.next();
     if (feed_.track && c.section.inputs().empty()) feed_.track->add(Spent::wait, i, updates());
@@ -268,7 +272,7 @@ void Stage::hand_out_prediction(const Instruction& i, int frame) {
 void Stage::send_activation(const Instruction& i) {
   Chunk& c = chunk(i);
   const int frame = frame_of(i);
-  activations_out->send(options_.device, options_.channels->after(here(i))->pass, values_of(i, frame, c.section.outputs()));
+  send_or_receive(i, frame);
   if (!c.keep[size_t(frame)]) c.frames.release(frame);
 }
 

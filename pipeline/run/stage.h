@@ -50,9 +50,9 @@ class Stage {
   Stage(const Graph&, const StageOptions&);
   ~Stage();
 
-  // Messages to and from the stages with the next and the previous piece; null where there is none.
-  std::unique_ptr<Sender> activations_out, gradients_out;
-  std::unique_ptr<Receiver> activations_in, gradients_in;
+  // Its ends of the channels, by channel; null where it has none.
+  std::vector<std::unique_ptr<Sender>> senders;
+  std::vector<std::unique_ptr<Receiver>> receivers;
 
   // The audit must accept the program, which must outlive the run. The arena holds one pass, so what is received must be used at once and
   // what is made sent at once.
@@ -127,7 +127,6 @@ class Stage {
   Chunk& chunk(const Instruction& i) { return *chunks_[size_t(i.chunk)]; }
   const Chunk& chunk(const Instruction& i) const { return *chunks_[size_t(i.chunk)]; }
   bool has_loss(const Instruction& i) const { return chunk(i).section.means() > 0; }
-  PassAt here(const Instruction& i) const { return {options_.index, i.tag()}; }
   PassShape shape(const Instruction&) const;
   int64_t first_sample(const Instruction&) const;  // of the pass within its mini-batch
   int frame_of(const Instruction& i) { return chunk(i).frames.find(i.tag()); }
@@ -136,6 +135,9 @@ class Stage {
   std::span<const Tensor> gradients_of(const Instruction&, int frame, const std::vector<int>& values);
 
   void wait_for_others(const Instruction&);
+  template <class Visit>
+  void each_message(const Instruction&, const Visit&) const;
+  void send_or_receive(const Instruction&, int frame);
   void receive_activation(const Instruction&);
   const Binding& read(const Instruction&) const;  // the weights of a forward
   PassKey key(const Instruction&, int frame) const;

@@ -7,7 +7,7 @@
 #include "optim/groups.h"
 #include "optim/schedule.h"
 #include "pipeline/run/gradient_norms.h"
-#include "pipeline/plan/channels.h"
+#include "pipeline/plan/layout.h"
 #include "pipeline/run/health.h"
 
 namespace pipecast {
@@ -22,7 +22,7 @@ struct ChunkOptions {
 struct StageOptions {
   Device device;
   int index = 0;                     // which stage
-  const Channels* channels = nullptr;
+  const Layout* layout = nullptr;
   std::vector<ChunkOptions> chunks;  // its pieces of the model
   std::vector<PassShape> passes;     // the shapes of the passes that it will see
   int micro_batches = 1;

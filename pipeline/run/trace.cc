@@ -149,13 +149,18 @@ std::string Trace::json() const {
   int64_t arrows = 0;
   for (const auto& [pass, maker] : passes) {
     const auto& [gradient, stage, tag] = pass;
-    const std::optional<PassAt> to = gradient ? channels_->before({stage, tag}) : channels_->after({stage, tag});
-    const auto taker = to ? passes.find({gradient, to->stage, to->pass}) : passes.end();
-    if (taker == passes.end()) continue;
-    const std::string name = gradient ? "gradient" : "activation", common = text_field("cat", name) + field("id", ++arrows);
-    const auto last = std::max(maker->begin, maker->end - std::chrono::nanoseconds(1));
-    lines.push_back(event('s', stage, name, common + time(last)));
-    lines.push_back(event('f', to->stage, name, common + time(taker->second->begin) + text_field("bp", "e")));
+    const Instruction send{.operation = gradient ? Operation::send_gradient : Operation::send_activation,
+                           .minibatch = tag.minibatch, .micro = tag.micro, .chunk = tag.chunk};
+    for (int n = 0; n < channels_->messages(stage, send); ++n) {
+      const Message message = channels_->message(stage, send, n);
+      const int to = channels_->all()[size_t(message.channel)].to;
+      const auto taker = passes.find({gradient, to, message.pass});
+      if (taker == passes.end()) continue;
+      const std::string name = gradient ? "gradient" : "activation", common = text_field("cat", name) + field("id", ++arrows);
+      const auto last = std::max(maker->begin, maker->end - std::chrono::nanoseconds(1));
+      lines.push_back(event('s', stage, name, common + time(last)));
+      lines.push_back(event('f', to, name, common + time(taker->second->begin) + text_field("bp", "e")));
+    }
   }
 
   std::string text;

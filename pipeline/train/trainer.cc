@@ -86,7 +86,7 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
   for (StageOptions& s : layout.stages) {
     p.devices.push_back(std::make_unique<DeviceOwner>(o.device, o.math));
     s.device = p.devices.back()->get();
-    s.channels = &p.layout->channels();
+    s.layout = &*p.layout;
     s.optimizer = p.optimizer.get();
     s.all_norms = p.norms.get();
     p.stages.push_back(std::make_unique<Stage>(p.graph, s));
@@ -117,14 +117,14 @@ Trainer::Trainer(Graph graph, TrainerOptions options, std::vector<PassShape> bat
 void Trainer::Parts::connect() {
   const std::vector<SpecTable>& tables = stages.front()->section().plan().tables;
   const std::vector<Channel>& channels = layout->channels().all();
+  for (auto& stage : stages) stage->senders.resize(channels.size()), stage->receivers.resize(channels.size());
   for (size_t c = 0; c < channels.size(); ++c) {
     const Channel& channel = channels[c];
-    // In memory of the stage before the border, in both directions.
+    // In memory of the stage with the earlier piece, in both directions.
     const Device d = devices[size_t(channel.gradients ? channel.to : channel.from)]->get();
     Ends ends = transport->connect(int(c), {d, layout->message_floats(int(c), tables), channel.capacity});
-    Stage &from = *stages[size_t(channel.from)], &to = *stages[size_t(channel.to)];
-    (channel.gradients ? from.gradients_out : from.activations_out) = std::move(ends.sender);
-    (channel.gradients ? to.gradients_in : to.activations_in) = std::move(ends.receiver);
+    stages[size_t(channel.from)]->senders[c] = std::move(ends.sender);
+    stages[size_t(channel.to)]->receivers[c] = std::move(ends.receiver);
   }
 }
 
