@@ -55,7 +55,7 @@ double distance(const Values& a, const Values& b) {
 }  // namespace
 
 TEST_CASE_FIXTURE(Fixture, "what is frozen keeps its bits with every method; running statistics move on, as in PyTorch") {
-  for (const std::string device : devices())
+  for (const std::string& device : devices())
     for (const Method& method : methods()) {
       CAPTURE(method.name);
       CAPTURE(device);
