@@ -58,11 +58,12 @@ void bench(const char* name, Device d, const ConvolutionShape& s, const std::uni
   std::fflush(stdout);
 }
 
-// In batches of n: ResNet-20 and ResNet-9 for images of 32 x 32, then ResNet-18 and -50 for images of 224 x 224.
+// In batches of n: ResNet-20 and ResNet-9 for images of 32 x 32, then ResNet-18, ResNet-50 and the depthwise ones of
+// MobileNetV2 for images of 224 x 224.
 std::vector<ConvolutionShape> shapes(int64_t n) {
   std::vector<ConvolutionShape> all;
   const auto add = [&](int64_t size, int64_t in, int64_t out, int64_t kernel, int64_t stride = 1) {
-    all.push_back({{n, size, size, in}, out, kernel, kernel, stride, kernel / 2});
+    all.push_back({{n, size, size, in}, out, kernel, kernel, stride, kernel / 2, kernel / 2});
   };
   add(32, 3, 16, 3);
   for (int64_t size = 32, c = 16; c <= 64; size /= 2, c *= 2) {
@@ -77,6 +78,8 @@ std::vector<ConvolutionShape> shapes(int64_t n) {
     add(size, 4 * c, c, 1);
     if (c < 512) add(size, 2 * c, 2 * c, 3, 2), add(size, 4 * c, 8 * c, 1, 2);
   }
+  const auto add_depthwise = [&](int64_t size, int64_t c, int64_t stride) { all.push_back({{n, size, size, c}, c, 3, 3, stride, 1, 1, 1, c}); };
+  add_depthwise(112, 32, 1), add_depthwise(112, 96, 2), add_depthwise(56, 144, 1), add_depthwise(14, 384, 1), add_depthwise(7, 960, 1);
   return all;
 }
 

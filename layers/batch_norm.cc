@@ -1,7 +1,7 @@
 // y = weight * (x - mean) / sqrt(variance + epsilon) + bias, per channel over the rows (n*h*w) of x; with `add`, plus a second
-// input; with `relu`, max(0, .) of that. Training takes the batch's mean and variance, evaluation the running ones.
+// input; with `relu`, min(ceiling, max(0, .)) of that. Training takes the batch's mean and variance, evaluation the running ones.
 //
-// With g = dy where y > 0 (relu), x^ = (x - mean) * inverse, inverse = 1 / sqrt(variance + epsilon), averages over the rows:
+// With g = dy where 0 < y < ceiling (relu), x^ = (x - mean) * inverse, inverse = 1 / sqrt(variance + epsilon), averages over the rows:
 //   dx = weight * inverse * (g - average(g) - x^ * average(g * x^));  dweight += sum g * x^;  dbias += sum g;  d(second input) = g
 //
 // Memory sets the speed, so tensors are walked over as rarely as can be: forward reads x twice and writes y, backward reads
@@ -92,6 +92,7 @@ struct BatchNormForward {
   const float *mean, *scale, *shift;
   T* y;
   int64_t channels;
+  float ceiling;
   static constexpr int width = pack_width<T>;
   template <int W>
   HD void at(int64_t r, int64_t c) const {
@@ -102,7 +103,7 @@ struct BatchNormForward {
     each<W>([&](int k) {
       float v = fma_(in.v[k] - center.v[k], factor.v[k], offset.v[k]);
       if constexpr (add) v += more.v[k];
-      if constexpr (relu) v = v < 0 ? 0 : v;
+      if constexpr (relu) v = v < 0 ? 0 : v > ceiling ? ceiling : v;
       out.v[k] = v;
     });
     store(y + i, out);
@@ -115,10 +116,11 @@ struct BatchNormGradient {
   const T *x, *y, *dy;
   const float *mean, *scale, *shift;  // of the forward
   int64_t channels;
+  float ceiling;
   HD const T* output() const { return relu && add ? y : dy; }  // y where value() reads it; elsewhere y may be null
-  HD static float value(float in, float out, float d, float center, float factor, float offset) {
+  HD float value(float in, float out, float d, float center, float factor, float offset) const {
     const float made = add ? out : fma_(in - center, factor, offset);
-    return relu && made <= 0 ? 0 : d;
+    return relu && (made <= 0 || made >= ceiling) ? 0 : d;
   }
 };
 
@@ -199,7 +201,7 @@ class BatchNorm : public Layer {
     return {.input = true, .output = reads_output, .bf16 = true, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
   }
   bool compares_rows() const override { return true; }
-  bool normalises() const override { return options_.relu && !options_.add; }
+  bool normalises() const override { return options_.relu && !options_.add && options_.ceiling == std::numeric_limits<float>::infinity(); }
   Normalised normalised(const Pass& p) const override {
     const int64_t channels = options_.channels;
     return {p.saved, p.saved + 2 * channels, p.saved + 3 * channels};
@@ -229,7 +231,8 @@ class BatchNorm : public Layer {
     if (!p.y.data) return;
     choose(options_.add, [&](auto add) {
       choose(options_.relu, [&](auto relu) {
-        map(p.device, rows, channels, BatchNormForward<T, add(), relu()>{x, p.x.back().as<T>(), mean, scale, shift, p.y.as<T>(), channels});
+        map(p.device, rows, channels,
+            BatchNormForward<T, add(), relu()>{x, p.x.back().as<T>(), mean, scale, shift, p.y.as<T>(), channels, options_.ceiling});
       });
     });
   }
@@ -244,7 +247,7 @@ class BatchNorm : public Layer {
     choose(options_.add, [&](auto add) {
       choose(options_.relu, [&](auto relu) {
         const BatchNormGradient<T, add(), relu()> g{p.x[0].as<T>(), p.y.as<T>(), p.dy.as<T>(), saved.mean,
-                                                    saved.scale,    saved.shift, channels};
+                                                    saved.scale,    saved.shift, channels,     options_.ceiling};
         columns<2>(p.device, rows, channels,
                    BatchNormSums<T, add(), relu()>{g, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average, slope, rows});
         choose(dx != nullptr, [&](auto wants_first) {
@@ -265,6 +268,7 @@ class BatchNorm : public Layer {
 
 std::unique_ptr<Layer> batch_norm(std::string name, BatchNormOptions options) {
   require(options.channels >= 1, "batch_norm", name, "it has " + std::to_string(options.channels) + " channels; give at least one");
+  require(options.ceiling > 0, "batch_norm", name, "its ceiling is " + std::to_string(options.ceiling) + "; give one above 0");
   return std::make_unique<BatchNorm>(std::move(name), options);
 }
 

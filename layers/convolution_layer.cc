@@ -1,5 +1,5 @@
-// y[n,i,j,o] = sum over a, b, c of x[n, i*stride + a*dilation - padding, j*stride + b*dilation - padding, c] * weight[o,a,b,c] (+ bias[o]).
-// The sums themselves are in engine/convolution/convolution.h; here they become a layer.
+// y[n,i,j,o] = sum over a, b, c of x[n, i*stride + a*dilation - padding, j*stride + b*dilation - padding_w, c] * weight[o,a,b,c] (+
+// bias[o]). The sums themselves are in engine/convolution/convolution.h; here they become a layer.
 #include <algorithm>
 
 #include "engine/convolution/convolution.h"
@@ -17,20 +17,23 @@ class Convolution : public Layer {
 
   TensorSpec output(std::span<const TensorSpec> x) const override {
     const ConvolutionOptions& o = options_;
-    const int64_t reach = o.dilation * (o.kernel - 1) + 1 - 2 * o.padding;
-    if (x.size() != 1 || x[0].shape.c != o.in || x[0].shape.h < reach || x[0].shape.w < reach)
+    const auto reach = [&](int64_t kernel, int64_t padding) { return std::max<int64_t>(o.dilation * (kernel - 1) + 1 - 2 * padding, 1); };
+    const int64_t h = reach(o.kernel, o.padding), w = reach(kernel_w(), padding_w());
+    if (x.size() != 1 || x[0].shape.c != o.in || x[0].shape.h < h || x[0].shape.w < w)
       refuse(*this, x,
-             "one of " + std::to_string(o.in) + " channels and at least " + std::to_string(std::max<int64_t>(reach, 1)) +
-                 " pixels in height and width");
+             "one of " + std::to_string(o.in) + " channels and at least " +
+                 (h == w ? std::to_string(h) + " pixels in height and width" : std::to_string(h) + "x" + std::to_string(w) + " pixels"));
     return shape(x[0].shape).out();
   }
   // Weight: fan-out, as torchvision initializes its ResNets; bias: PyTorch's default.
   std::vector<ParameterSpec> parameters() const override {
     const ConvolutionOptions& o = options_;
-    const float area = float(o.kernel * o.kernel);
-    std::vector<ParameterSpec> specs = {
-        {"weight", {o.out, o.kernel, o.kernel, o.in / o.groups}, {Initial::normal, std::sqrt(2 / (area * float(o.out)))}}};
-    if (o.bias) specs.push_back({"bias", {o.out}, {Initial::uniform, 1 / std::sqrt(area * float(o.in / o.groups))}});
+    const float area = float(o.kernel * kernel_w());
+    std::vector<ParameterSpec> specs = {{"weight",
+                                         {o.out, o.kernel, kernel_w(), o.in / o.groups},
+                                         o.initial.value_or(Initial{Initial::normal, std::sqrt(2 / (area * float(o.out)))})}};
+    if (o.bias)
+      specs.push_back({"bias", {o.out}, o.bias_initial.value_or(Initial{Initial::uniform, 1 / std::sqrt(area * float(o.in / o.groups))})});
     return specs;
   }
   Needs prepare(Device device, std::span<const TensorSpec> x) override {
@@ -112,8 +115,10 @@ class Convolution : public Layer {
   }
   ConvolutionShape shape(const Shape& in) const {
     const ConvolutionOptions& o = options_;
-    return {in, o.out, o.kernel, o.kernel, o.stride, o.padding, o.dilation, o.groups};
+    return {in, o.out, o.kernel, kernel_w(), o.stride, o.padding, padding_w(), o.dilation, o.groups};
   }
+  int64_t kernel_w() const { return options_.kernel_w.value_or(options_.kernel); }
+  int64_t padding_w() const { return options_.padding_w.value_or(options_.padding); }
   const Planned* find(Device device, const Shape& in, Storage storage) const {
     for (const Planned& planned : plans_)
       if (planned.gpu == device.gpu && planned.storage == storage && planned.in == in) return &planned;
@@ -133,8 +138,9 @@ class Convolution : public Layer {
 }  // namespace
 
 std::unique_ptr<Layer> convolution(std::string name, ConvolutionOptions o) {
-  require(o.in >= 1 && o.out >= 1 && o.kernel >= 1 && o.stride >= 1 && o.dilation >= 1 && o.padding >= 0, "convolution", name,
-          "give positive channels, kernel, stride and dilation, and a padding of at least 0");
+  require(o.in >= 1 && o.out >= 1 && o.kernel >= 1 && o.stride >= 1 && o.dilation >= 1 && o.padding >= 0 && o.kernel_w.value_or(1) >= 1 &&
+              o.padding_w.value_or(0) >= 0,
+          "convolution", name, "give positive channels, kernel, stride and dilation, and a padding of at least 0");
   require(o.groups >= 1 && o.in % o.groups == 0 && o.out % o.groups == 0, "convolution", name,
           std::to_string(o.groups) + " groups do not divide " + std::to_string(o.in) + " inputs and " + std::to_string(o.out) +
               " outputs; give a common divisor");

@@ -1,8 +1,11 @@
 // Max and average over windows: output pixel (i, j) covers the input pixels (i*stride - padding + a, j*stride - padding + b)
-// for a < kernel_h, b < kernel_w; windows that would end beyond the padding are left out.
+// for a < kernel_h, b < kernel_w. Windows that would end beyond the padding are left out; with `ceil` they are kept, as PyTorch's ceil_mode
+// keeps them, where they begin inside the image or in the padding before it.
 //
 //   max      y = max over the window; dx gathers dy from the windows whose maximum it was (the first of equal ones)
-//   average  y = sum over the window / (kernel_h * kernel_w), padding counting as zeros; dx gathers dy / (kernel_h * kernel_w)
+//   average  y = sum over the window / (kernel_h * kernel_w), padding counting as zeros; dx gathers dy / (kernel_h * kernel_w). Where
+//   padding
+//            does not count, the divisor is the number of the window's pixels that are inside the image.
 //
 // Backward walks over the input and gathers from the windows that cover a pixel: no two threads write one element.
 #include "engine/launch.h"
@@ -15,6 +18,7 @@ namespace {
 struct Windows {
   Shape in, out;
   int64_t kernel_h, kernel_w, stride, padding;
+  bool count_padding = true;
 
   // A range of one axis.
   struct Range {
@@ -29,6 +33,13 @@ struct Windows {
   HD Range covering(int64_t i, int64_t kernel, int64_t size) const {
     int64_t last = (i + padding) / stride, before = i + padding - kernel;
     return {before < 0 ? 0 : before / stride + 1, last < size ? last + 1 : size};
+  }
+
+  // What the sum over the window of output pixel r is divided by.
+  HD float divisor(int64_t r) const {
+    if (count_padding) return float(kernel_h * kernel_w);
+    const Range rows = inside(r / out.w % out.h, kernel_h, in.h), cols = inside(r % out.w, kernel_w, in.w);
+    return float((rows.end - rows.begin) * (cols.end - cols.begin));
   }
 
   // visit(position within the window, pointer to the channels of that input pixel) for the window of output pixel r.
@@ -101,11 +112,11 @@ struct AveragePoolForward {
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
     const int64_t channels = windows.in.c;
-    const float area = float(windows.kernel_h * windows.kernel_w);
+    const float divisor = windows.divisor(r);
     float* out = y + r * channels;
     team.each(channels, [&](int64_t c) { out[c] = 0; });
     windows.each_input(x, r, [&](int64_t, const float* in) { team.each(channels, [&](int64_t c) { out[c] += in[c]; }); });
-    team.each(channels, [&](int64_t c) { out[c] /= area; });
+    team.each(channels, [&](int64_t c) { out[c] /= divisor; });
   }
 };
 
@@ -116,12 +127,11 @@ struct AveragePoolBackward {
   template <class Team>
   HD void operator()(Team team, int64_t r) const {
     const int64_t channels = windows.in.c;
-    const float area = float(windows.kernel_h * windows.kernel_w);
     float* out = dx + r * channels;
     team.each(channels, [&](int64_t c) { out[c] = 0; });
     windows.each_output(r, [&](int64_t, int64_t from) {
-      const float* gradient = dy + from * channels;
-      team.each(channels, [&](int64_t c) { out[c] += gradient[c] / area; });
+      const float *gradient = dy + from * channels, divisor = windows.divisor(from);
+      team.each(channels, [&](int64_t c) { out[c] += gradient[c] / divisor; });
     });
   }
 };
@@ -131,7 +141,8 @@ class Pool : public Layer {
   Pool(std::string name, PoolOptions options) : Layer(std::move(name)), options_(options) {}
 
   TensorSpec output(std::span<const TensorSpec> x) const override {
-    const int64_t smallest = std::max<int64_t>(1, options_.kernel - 2 * options_.padding);
+    const int64_t beyond = 2 * options_.padding + (options_.ceil ? options_.stride - 1 : 0);  // of a window, outside the image
+    const int64_t smallest = std::max<int64_t>(1, options_.kernel - beyond);
     if (x.size() != 1 || x[0].shape.h < smallest || x[0].shape.w < smallest)
       refuse(*this, x, "one of at least " + std::to_string(smallest) + " pixels in height and width");
     return windows(x[0].shape).out;
@@ -139,12 +150,20 @@ class Pool : public Layer {
 
  protected:
   virtual Windows windows(const Shape& in) const {
-    const auto& [kernel, stride, padding] = options_;
-    const int64_t h = (in.h + 2 * padding - kernel) / stride + 1, w = (in.w + 2 * padding - kernel) / stride + 1;
-    return {in, {in.n, h, w, in.c}, kernel, kernel, stride, padding};
+    const PoolOptions& o = options_;
+    return {in, {in.n, windows(in.h), windows(in.w), in.c}, o.kernel, o.kernel, o.stride, o.padding, o.count_padding};
   }
 
  private:
+  // Along an axis of so many pixels.
+  int64_t windows(int64_t size) const {
+    const auto& [kernel, stride, padding, ceil, count_padding] = options_;
+    const int64_t steps = size + 2 * padding - kernel;
+    if (!ceil) return steps / stride + 1;
+    const int64_t count = (steps + stride - 1) / stride + 1;
+    return (count - 1) * stride >= size + padding ? count - 1 : count;
+  }
+
   PoolOptions options_;
 };
 

@@ -23,6 +23,16 @@ Registry<ModelEntry>& registry() {
       {"resnet50", "25.56 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(50, o); }},
       {"resnet101", "44.55 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(101, o); }},
       {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }},
+      {"alexnet", "61.10 M parameters, ImageNet, most of them in three linear layers", alexnet},
+      {"vgg16", "138.36 M parameters, ImageNet, most of them in three linear layers", vgg16},
+      {"vgg16_bn", "138.37 M parameters, ImageNet, the same with batch norm", vgg16_bn},
+      {"vgg16_cifar", "14.73 M parameters, CIFAR, with batch norm and one linear layer", vgg16_cifar},
+      {"googlenet", "6.62 M parameters, ImageNet, Inception blocks without auxiliary classifiers", googlenet},
+      {"googlenet_cifar", "6.17 M parameters, CIFAR, Inception blocks", googlenet_cifar},
+      {"inception_v3", "23.83 M parameters, ImageNet at 299x299, without its auxiliary classifier", inception_v3},
+      {"densenet121", "7.98 M parameters, ImageNet, dense blocks", densenet121},
+      {"densenet121_cifar", "6.96 M parameters, CIFAR, dense blocks", densenet121_cifar},
+      {"mobilenet_v2", "3.50 M parameters, ImageNet, inverted residuals", mobilenet_v2},
       {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
   });
   return models;

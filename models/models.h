@@ -37,6 +37,16 @@ void register_model(ModelEntry);
 Graph resnet9(const ModelOptions&);
 Graph cifar_resnet(int depth, const ModelOptions&);     // 20, 32, 44, 56, 110
 Graph imagenet_resnet(int depth, const ModelOptions&);  // 18, 34, 50, 101, 152
+Graph alexnet(const ModelOptions&);
+Graph vgg16(const ModelOptions&);
+Graph vgg16_bn(const ModelOptions&);
+Graph vgg16_cifar(const ModelOptions&);
+Graph googlenet(const ModelOptions&);
+Graph googlenet_cifar(const ModelOptions&);
+Graph inception_v3(const ModelOptions&);
+Graph densenet121(const ModelOptions&);
+Graph densenet121_cifar(const ModelOptions&);
+Graph mobilenet_v2(const ModelOptions&);
 Graph bag_of_embeddings(const ModelOptions&);           // of text
 
 }  // namespace pipecast

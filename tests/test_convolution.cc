@@ -122,7 +122,7 @@ Results<double> by_definition(const ConvolutionShape& s, const Operands& o) {
           for (int64_t a = 0; a < s.kernel_h; ++a)
             for (int64_t b = 0; b < s.kernel_w; ++b)
               for (int64_t i = 0; i < in_width; ++i) {
-                const int64_t h = p * s.stride - s.padding + a * s.dilation, w = q * s.stride - s.padding + b * s.dilation;
+                const int64_t h = p * s.stride - s.padding_h + a * s.dilation, w = q * s.stride - s.padding_w + b * s.dilation;
                 if (h < 0 || w < 0 || h >= s.in.h || w >= s.in.w) continue;
                 const int64_t at_x = ((n * s.in.h + h) * s.in.w + w) * s.in.c + k / out_width * in_width + i;
                 const int64_t at_weight = ((k * s.kernel_h + a) * s.kernel_w + b) * in_width + i;
@@ -165,14 +165,14 @@ void check_close(const Results<float>& results, const Results<T>& reference, dou
 
 ConvolutionShape convolution(Shape in, int64_t out_channels, int64_t kernel, int64_t stride = 1, int64_t padding = 0, int64_t dilation = 1,
                              int64_t groups = 1) {
-  return {in, out_channels, kernel, kernel, stride, padding, dilation, groups};
+  return {in, out_channels, kernel, kernel, stride, padding, padding, dilation, groups};
 }
 
 // Odd sizes, every combination that is legal.
 std::vector<ConvolutionShape> small_shapes() {
   std::vector<ConvolutionShape> shapes;
   const auto add = [&](const ConvolutionShape& s) {
-    if (s.in.h + 2 * s.padding > s.dilation * (s.kernel_h - 1) && s.in.w + 2 * s.padding > s.dilation * (s.kernel_w - 1))
+    if (s.in.h + 2 * s.padding_h > s.dilation * (s.kernel_h - 1) && s.in.w + 2 * s.padding_w > s.dilation * (s.kernel_w - 1))
       shapes.push_back(s);
   };
   for (int64_t stride : {1, 2, 3})
@@ -180,9 +180,9 @@ std::vector<ConvolutionShape> small_shapes() {
       for (int64_t dilation : {1, 2})
         for (int64_t groups : {1, 2, 6})
           for (auto [h, w] : {std::pair<int64_t, int64_t>{7, 5}, {4, 9}, {1, 1}}) {
-            add({{2, h, w, 6}, groups == 6 ? 6 : 10, 3, 3, stride, padding, dilation, groups});
-            add({{3, h, w, 6}, 12, 1, 1, stride, padding, dilation, groups});
-            add({{1, h, w, 6}, 6, 2, 3, stride, padding, dilation, groups});
+            add({{2, h, w, 6}, groups == 6 ? 6 : 10, 3, 3, stride, padding, padding, dilation, groups});
+            add({{3, h, w, 6}, 12, 1, 1, stride, padding, padding, dilation, groups});
+            add({{1, h, w, 6}, 6, 2, 3, stride, padding, std::max<int64_t>(0, padding - 1), dilation, groups});
           }
   return shapes;
 }
@@ -509,6 +509,45 @@ TEST_CASE("a product for each tap is the definition, whatever of the kernel lies
     }
   }
   set_threads(before);
+}
+
+TEST_CASE("depthwise is the definition, of any size, stride and padding") {
+  std::vector<ConvolutionShape> shapes;
+  for (int64_t channels : {1, 4, 19, 32})
+    for (int64_t stride : {1, 2, 3})
+      for (int64_t padding : {0, 1, 3})
+        shapes.push_back({{2, 7, 6, channels}, channels, 3, 3, stride, padding, std::max<int64_t>(0, padding - 1), 1, channels});
+  shapes.push_back(convolution({3, 1, 1, 20}, 20, 3, 1, 1, 1, 20));
+  shapes.push_back(convolution({5, 33, 35, 36}, 36, 3, 1, 1, 1, 36));
+  const int before = threads();
+  for (Device d : devices())
+    for (const ConvolutionShape& s : shapes) {
+      if (emulated(d) && s.out().rows() > 1000) continue;  // no scratch for sums of so many
+      CAPTURE(to_string(s));
+      const Operands o = operands(s);
+      const Results<double> expected = by_definition(s, o);
+      const auto plan = plan_convolution_depthwise(d, s);
+      REQUIRE(plan);
+      if (d.gpu && s.groups > 1) CHECK(plan_convolution(d, s)->implementation() == plan->implementation());
+      set_threads(1);
+      const Results<float> one = run(d, *plan, s, o);
+      check_close(one, expected, 1e-6);
+      set_threads(3);
+      const Results<float> three = run(d, *plan, s, o);
+      CHECK(three.y == one.y);
+      CHECK(three.dx == one.dx);
+      CHECK(three.dweight == one.dweight);
+      set_threads(before);
+      if (!d.gpu) continue;
+      Operands small = o;
+      small.x = rounded_to_bf16(o.x), small.dy = rounded_to_bf16(o.dy);
+      check_close(run_bf16(d, *plan_convolution_bf16(d, s), s, small, false), by_definition(s, small), 4e-3);
+    }
+  const auto declines = [](const ConvolutionShape& s) { return plan_convolution_depthwise(Device{}, s) == nullptr; };
+  CHECK(declines(convolution({2, 8, 8, 6}, 12, 3, 1, 1, 1, 6)));
+  CHECK(declines(convolution({2, 8, 8, 6}, 6, 3, 1, 1, 1, 3)));
+  CHECK(declines(convolution({2, 8, 8, 6}, 6, 3, 1, 2, 2, 6)));
+  CHECK(declines(convolution({2, 8, 8, 6}, 6, 5, 1, 2, 1, 6)));
 }
 
 TEST_CASE("oneDNN equals the plain convolution" * doctest::skip(!have_onednn)) {

@@ -34,6 +34,11 @@ TEST_CASE("batch norm") {
   check_golden("batch_norm_relu", *batch_norm("bn", {.channels = 5, .relu = true}));
   check_golden("batch_norm_add", *batch_norm("bn", {.channels = 5, .add = true}));
   check_golden("batch_norm_add_relu", *batch_norm("bn", {.channels = 5, .relu = true, .add = true}));
+  check_layer(*batch_norm("bn", {.channels = 5, .relu = true, .ceiling = 0.75f}), {{3, 3, 2, 5}}, {.kinks = true});
+  const Shape two{3, 3, 2, 5};
+  check_layer(*batch_norm("bn", {.channels = 5, .relu = true, .add = true, .ceiling = 0.75f}), {two, two}, {.kinks = true});
+  CHECK(!batch_norm("bn", {.channels = 5, .relu = true, .ceiling = 6})->normalises());  // who reads it does not know the ceiling
+  check_golden("batch_norm_ceiling", *batch_norm("bn", {.channels = 5, .relu = true, .ceiling = 0.75f}));
   check_golden("batch_norm_evaluation", *batch_norm("bn", {.channels = 5, .relu = true, .add = true}), false);
 }
 
@@ -82,6 +87,9 @@ TEST_CASE("convolution") {
   check({.in = 5, .out = 17, .kernel = 1, .stride = 2, .bias = true}, {2, 3, 4, 5});
   check({.in = 1, .out = 3, .kernel = 5, .stride = 2, .padding = 2, .bias = true}, {1, 7, 6, 1});
   check({.in = 6, .out = 4, .kernel = 3, .padding = 2, .dilation = 2, .groups = 2}, {1, 5, 4, 6});
+  check({.in = 3, .out = 4, .kernel = 1, .kernel_w = 7, .padding = 0, .padding_w = 3}, {2, 3, 4, 3});
+  check({.in = 3, .out = 4, .kernel = 3, .kernel_w = 1, .stride = 2, .padding = 1, .padding_w = 0, .bias = true}, {2, 5, 4, 3});
+  check({.in = 5, .out = 5, .kernel = 3, .padding = 1, .groups = 5}, {2, 4, 3, 5});
   auto golden = [](const char* name, ConvolutionOptions options) { check_golden(name, *convolution("conv", options)); };
   golden("convolution", {.in = 3, .out = 5, .kernel = 3, .padding = 1});
   golden("convolution_stride", {.in = 3, .out = 4, .kernel = 3, .stride = 2, .padding = 1});
@@ -89,6 +97,9 @@ TEST_CASE("convolution") {
   golden("convolution_groups", {.in = 6, .out = 4, .kernel = 3, .padding = 1, .groups = 2});
   golden("convolution_depthwise", {.in = 4, .out = 4, .kernel = 3, .groups = 4});
   golden("convolution_bias", {.in = 5, .out = 3, .kernel = 1, .stride = 2, .bias = true});
+  golden("convolution_wide", {.in = 3, .out = 4, .kernel = 1, .kernel_w = 7, .padding = 0, .padding_w = 3});
+  golden("convolution_high", {.in = 3, .out = 4, .kernel = 3, .kernel_w = 1, .stride = 2, .padding = 1, .padding_w = 0});
+  golden("convolution_depthwise_stride", {.in = 19, .out = 19, .kernel = 3, .stride = 2, .padding = 1, .groups = 19});
   golden("convolution_seven", {.in = 3, .out = 2, .kernel = 7, .stride = 2, .padding = 3, .bias = true});
 }
 
@@ -122,6 +133,9 @@ TEST_CASE("max pool") {
   check_golden("max_pool", *max_pool("pool", {}));
   check_golden("max_pool_overlapping", *max_pool("pool", {.kernel = 3, .stride = 2, .padding = 1}));
   check_golden("max_pool_ties", *max_pool("pool", {.kernel = 3, .stride = 1, .padding = 1}));
+  check_layer(*max_pool("pool", {.kernel = 3, .stride = 2, .ceil = true}), {{1, 6, 4, 5}}, {.kinks = true});
+  check_golden("max_pool_ceil", *max_pool("pool", {.kernel = 3, .stride = 2, .ceil = true}));
+  check_golden("max_pool_ceil_padding", *max_pool("pool", {.kernel = 2, .stride = 2, .padding = 1, .ceil = true}));
   check_golden("max_pool_broken", *max_pool("pool", {.kernel = 3, .stride = 2, .padding = 1}));
 }
 
@@ -132,6 +146,21 @@ TEST_CASE("average pool") {
   check_golden("average_pool", *average_pool("pool", {}));
   check_golden("average_pool_overlapping", *average_pool("pool", {.kernel = 3, .stride = 2, .padding = 1}));
   check_golden("global_average_pool", *global_average_pool("pool"));
+  check_layer(*average_pool("pool", {.kernel = 3, .stride = 2, .padding = 1, .count_padding = false}), {{1, 5, 4, 17}});
+  check_golden("average_pool_inside", *average_pool("pool", {.kernel = 3, .stride = 2, .padding = 1, .count_padding = false}));
+}
+
+TEST_CASE("adaptive average pool") {
+  check_layer(*adaptive_average_pool("pool", 3), {{2, 7, 5, 5}});
+  check_layer(*adaptive_average_pool("pool", 3), {{1, 2, 3, 17}});
+  check_golden("adaptive_average_pool", *adaptive_average_pool("pool", 3));
+  check_golden("adaptive_average_pool_up", *adaptive_average_pool("pool", 3));
+  CHECK_THROWS_AS(adaptive_average_pool("pool", 0), UsageError);
+}
+
+TEST_CASE("flatten") {
+  check_layer(*flatten("flat"), {{2, 3, 2, 5}});
+  check_golden("flatten", *flatten("flat"));
 }
 
 TEST_CASE("dropout") {
@@ -259,6 +288,9 @@ TEST_CASE("wrong shapes and options are refused in one sentence") {
   CHECK_THROWS_AS(average_pool("pool", {.kernel = 0}), UsageError);
   CHECK_THROWS_AS(linear("fc", 0, 4), UsageError);
   CHECK_THROWS_AS(batch_norm("bn", {.channels = 0}), UsageError);
+  CHECK_THROWS_AS(batch_norm("bn", {.channels = 2, .relu = true, .ceiling = 0}), UsageError);
+  CHECK_THROWS_AS(convolution("conv", {.in = 3, .out = 4, .kernel_w = 0}), UsageError);
+  CHECK_THROWS_AS(convolution("conv", {.in = 3, .out = 4, .padding_w = -1}), UsageError);
 }
 
 TEST_CASE("parameters begin as PyTorch's and torchvision's") {

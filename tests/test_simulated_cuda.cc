@@ -117,8 +117,8 @@ TEST_CASE("cuDNN's convolutions are the plain ones; in tf32 they are near them, 
   };
   for (const char* math : {"fp32", "tf32"}) {
     const DeviceOwner owner("cuda", math);
-    for (const ConvolutionShape& s : {ConvolutionShape{{2, 7, 5, 6}, 8, 3, 3, 1, 1}, ConvolutionShape{{1, 9, 8, 4}, 6, 3, 3, 2, 2, 2},
-                                      ConvolutionShape{{2, 6, 6, 8}, 8, 3, 3, 1, 1, 1, 4}}) {
+    for (const ConvolutionShape& s : {ConvolutionShape{{2, 7, 5, 6}, 8, 3, 3, 1, 1, 1}, ConvolutionShape{{1, 9, 8, 4}, 6, 3, 3, 2, 2, 2, 2},
+                                      ConvolutionShape{{2, 6, 6, 8}, 8, 3, 3, 1, 1, 1, 1, 4}}) {
       CAPTURE(math);
       CAPTURE(to_string(s));
       const auto plan = plan_convolution_cudnn(owner.get(), s);

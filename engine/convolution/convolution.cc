@@ -10,8 +10,8 @@ namespace pipecast {
 
 std::string to_string(const ConvolutionShape& s) {
   return std::to_string(s.kernel_h) + "x" + std::to_string(s.kernel_w) + " convolution of " + to_string(s.in) + " to " +
-         std::to_string(s.out_channels) + " channels (stride " + std::to_string(s.stride) + ", padding " + std::to_string(s.padding) +
-         ", dilation " + std::to_string(s.dilation) + ", groups " + std::to_string(s.groups) + ")";
+         std::to_string(s.out_channels) + " channels (stride " + std::to_string(s.stride) + ", padding " + std::to_string(s.padding_h) +
+         "x" + std::to_string(s.padding_w) + ", dilation " + std::to_string(s.dilation) + ", groups " + std::to_string(s.groups) + ")";
 }
 
 template <class T>
@@ -31,11 +31,11 @@ void require_sound(const ConvolutionShape& s) {
   const char* wrong = nullptr;
   if (s.in.n < 0 || s.in.h < 1 || s.in.w < 1 || s.in.c < 1 || s.out_channels < 1 || s.kernel_h < 1 || s.kernel_w < 1) {
     wrong = "a size is not positive";
-  } else if (s.stride < 1 || s.dilation < 1 || s.padding < 0) {
+  } else if (s.stride < 1 || s.dilation < 1 || s.padding_h < 0 || s.padding_w < 0) {
     wrong = "stride and dilation must be at least 1, padding at least 0";
   } else if (s.groups < 1 || s.in.c % s.groups != 0 || s.out_channels % s.groups != 0) {
     wrong = "groups must divide the channels on both sides";
-  } else if (s.in.h + 2 * s.padding < s.dilation * (s.kernel_h - 1) + 1 || s.in.w + 2 * s.padding < s.dilation * (s.kernel_w - 1) + 1) {
+  } else if (s.in.h + 2 * s.padding_h < s.dilation * (s.kernel_h - 1) + 1 || s.in.w + 2 * s.padding_w < s.dilation * (s.kernel_w - 1) + 1) {
     wrong = "the kernel is larger than the padded image; use larger images or fewer strides before it";
   }
   if (wrong) throw UsageError(to_string(s) + ": " + wrong);
@@ -70,7 +70,7 @@ class MatrixConvolution : public ConvolutionPlanOf<T> {
 };
 
 bool is_matrix_product(const ConvolutionShape& s) {
-  return s.kernel_h == 1 && s.kernel_w == 1 && s.stride == 1 && s.padding == 0 && s.groups == 1;
+  return s.kernel_h == 1 && s.kernel_w == 1 && s.stride == 1 && s.padding_h == 0 && s.padding_w == 0 && s.groups == 1;
 }
 
 // Winograd's tiles pay where most of their 4 x 4 outputs lie inside the image, and where there are enough of them to outweigh
@@ -85,11 +85,11 @@ bool worth_tiling([[maybe_unused]] const ConvolutionShape& s) {
 }
 
 // Pairs of an output and a tap in one direction where the tap lies inside the image, of all that there are.
-double share_inside(int64_t in, int64_t out, int64_t kernel, const ConvolutionShape& s) {
+double share_inside(int64_t in, int64_t out, int64_t kernel, int64_t padding, const ConvolutionShape& s) {
   int64_t inside = 0;
   for (int64_t p = 0; p < out; ++p)
     for (int64_t r = 0; r < kernel; ++r) {
-      const int64_t h = p * s.stride + r * s.dilation - s.padding;
+      const int64_t h = p * s.stride + r * s.dilation - padding;
       inside += h >= 0 && h < in;
     }
   return double(inside) / double(out * kernel);
@@ -100,7 +100,7 @@ double share_inside(int64_t in, int64_t out, int64_t kernel, const ConvolutionSh
 bool worth_gathering(const ConvolutionShape& s) {
   if (s.kernel_h == 1 && s.kernel_w == 1) return true;
   return std::min(s.in.c, s.out_channels) >= 32 &&
-         share_inside(s.in.h, s.out_h(), s.kernel_h, s) * share_inside(s.in.w, s.out_w(), s.kernel_w, s) < 0.9;
+         share_inside(s.in.h, s.out_h(), s.kernel_h, s.padding_h, s) * share_inside(s.in.w, s.out_w(), s.kernel_w, s.padding_w, s) < 0.9;
 }
 
 // Too few for cuDNN's kernels of bf16.
@@ -111,7 +111,8 @@ std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& s
   if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
 #endif
   std::unique_ptr<ConvolutionPlan> plan;
-  if (!d.tf32) plan = plan_convolution_tiles(d, shape);
+  if (shape.groups > 1) plan = plan_convolution_depthwise(d, shape);
+  if (!plan && !d.tf32) plan = plan_convolution_tiles(d, shape);
   if (!plan) plan = plan_convolution_cudnn(d, shape);
   return plan ? std::move(plan) : plan_convolution_tiles(d, shape);
 }
@@ -120,7 +121,8 @@ std::unique_ptr<ConvolutionPlan> plan_on_host(Device d, const ConvolutionShape& 
   std::unique_ptr<ConvolutionPlan> plan;
   if (worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
   if (!plan && worth_gathering(shape)) plan = plan_convolution_taps(d, shape);
-  return plan ? std::move(plan) : plan_convolution_onednn(d, shape);
+  if (!plan) plan = plan_convolution_onednn(d, shape);
+  return plan ? std::move(plan) : plan_convolution_depthwise(d, shape);
 }
 
 }  // namespace
@@ -139,8 +141,8 @@ std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device d, con
 #ifdef PIPECAST_CUDA
   if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<Bfloat16>>(shape);
 #endif
-  std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan;
-  if (!has_few_channels(shape)) plan = plan_convolution_cudnn_bf16(d, shape);
+  std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan = plan_convolution_depthwise_bf16(d, shape);
+  if (!plan && !has_few_channels(shape)) plan = plan_convolution_cudnn_bf16(d, shape);
   return plan ? std::move(plan) : plan_convolution_tiles_bf16(d, shape);
 }
 

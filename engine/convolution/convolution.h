@@ -1,7 +1,7 @@
 #pragma once
 // Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's algorithm or a
 // matrix product for each tap where they pay, else oneDNN; on the GPU a matrix product where it is one, tiles of our own in fp32 and where
-// channels are few, else cuDNN; and a plain loop, the oracle in tests and the fallback. Weights and their gradients are fp32; images, on
+// channels are few, else cuDNN; on both a kernel of our own for depthwise ones; and a plain loop, the oracle in tests and the fallback. Weights and their gradients are fp32; images, on
 // the GPU, also bf16.
 #include <memory>
 
@@ -13,10 +13,12 @@ namespace pipecast {
 struct ConvolutionShape {
   Shape in;  // n, h, w, input channels
   int64_t out_channels = 1, kernel_h = 1, kernel_w = 1;
-  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;  // the same in both directions; zero padding on both sides
+  int64_t stride = 1;
+  int64_t padding_h = 0, padding_w = 0;  // zeros, on both sides
+  int64_t dilation = 1, groups = 1;
 
-  constexpr int64_t out_h() const { return (in.h + 2 * padding - dilation * (kernel_h - 1) - 1) / stride + 1; }
-  constexpr int64_t out_w() const { return (in.w + 2 * padding - dilation * (kernel_w - 1) - 1) / stride + 1; }
+  constexpr int64_t out_h() const { return (in.h + 2 * padding_h - dilation * (kernel_h - 1) - 1) / stride + 1; }
+  constexpr int64_t out_w() const { return (in.w + 2 * padding_w - dilation * (kernel_w - 1) - 1) / stride + 1; }
   Shape out() const { return {in.n, out_h(), out_w(), out_channels}; }
   // O x H x W x (I / groups)
   int64_t weight_count() const { return out_channels * kernel_h * kernel_w * (in.c / groups); }
@@ -52,8 +54,11 @@ std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device, const ConvolutionShape&);
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);  // any device, kernels of our own
-// Host; null unless 3x3, stride 1, padding 2 at most, no dilation or groups, and channels that fill whole vectors.
+// Host; null unless 3x3, stride 1, the same padding of 2 at most in both directions, no dilation or groups, and channels that fill whole vectors.
 std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device, const ConvolutionShape&);
+// Any device; null unless 3x3 with one input and one output channel in each group, and no dilation.
+std::unique_ptr<ConvolutionPlan> plan_convolution_depthwise(Device, const ConvolutionShape&);
+std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_depthwise_bf16(Device, const ConvolutionShape&);
 std::unique_ptr<ConvolutionPlan> plan_convolution_taps(Device, const ConvolutionShape&);    // host; null for groups
 std::unique_ptr<ConvolutionPlan> plan_convolution_onednn(Device, const ConvolutionShape&);  // host; null where oneDNN is absent
 // GPU; null for groups, and for kernels of more than 64 taps

@@ -124,9 +124,9 @@ class Library {
     describe(y_, type, s.out());
     check(cudnnSetFilter4dDescriptor(weight_, type, CUDNN_TENSOR_NHWC, narrow(s.out_channels), narrow(s.in.c / s.groups),
                                      narrow(s.kernel_h), narrow(s.kernel_w)));
-    const int padding = narrow(s.padding), stride = narrow(s.stride), dilation = narrow(s.dilation);
-    check(cudnnSetConvolution2dDescriptor(operation_, padding, padding, stride, stride, dilation, dilation, CUDNN_CROSS_CORRELATION,
-                                          CUDNN_DATA_FLOAT));
+    const int stride = narrow(s.stride), dilation = narrow(s.dilation);
+    check(cudnnSetConvolution2dDescriptor(operation_, narrow(s.padding_h), narrow(s.padding_w), stride, stride, dilation, dilation,
+                                          CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT));
     check(cudnnSetConvolutionGroupCount(operation_, narrow(s.groups)));
     // The default may round operands to TF32, and has no tensor cores for bf16.
     check(cudnnSetConvolutionMathType(operation_, bf16_ ? CUDNN_TENSOR_OP_MATH : d.tf32 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH));
@@ -156,8 +156,8 @@ class Library {
 
   std::string names() const {
     const std::string weight = bf16_ ? "tiles" : "cudnn:" + std::to_string(algorithms_.backward_weight.algorithm);
-    return "cudnn:" + std::to_string(algorithms_.forward.algorithm) + ", cudnn:" + std::to_string(algorithms_.backward_input.algorithm) + ", " +
-           weight;
+    return "cudnn:" + std::to_string(algorithms_.forward.algorithm) + ", cudnn:" + std::to_string(algorithms_.backward_input.algorithm) +
+           ", " + weight;
   }
 
  private:

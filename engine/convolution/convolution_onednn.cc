@@ -86,7 +86,7 @@ struct Problem {
         any_weights(weight_sizes(s), f32, memory::format_tag::any),
         strides(2, s.stride),
         dilation(2, s.dilation - 1),
-        padding(2, s.padding) {}
+        padding{s.padding_h, s.padding_w} {}
 
   Forward::primitive_desc forward(const memory::desc& w) const {
     constexpr auto kind = dnnl::prop_kind::forward_training;

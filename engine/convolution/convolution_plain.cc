@@ -3,7 +3,7 @@
 
 // The definition, written as three sums. x: N x H x W x I, weight: O x R x S x I/G, y: N x P x Q x O, with
 //
-//   y[n,p,q,o] = sum over r, s, i of x[n, p * stride + r * dilation - padding, q * stride + s * dilation - padding, g * I/G + i] *
+//   y[n,p,q,o] = sum over r, s, i of x[n, p * stride + r * dilation - padding_h, q * stride + s * dilation - padding_w, g * I/G + i] *
 //   weight[o,r,s,i]
 //
 // where g = o / (O/G) is the output's group, and x is zero outside the image. Partial sums over a run of neighbours keep
@@ -27,10 +27,10 @@ struct ConvolutionForward {
     const int64_t first = o / (s.out_channels / s.groups) * width;
     float sum = 0;
     for (int64_t r = 0; r < s.kernel_h; ++r) {
-      const int64_t h = p * s.stride + r * s.dilation - s.padding;
+      const int64_t h = p * s.stride + r * s.dilation - s.padding_h;
       if (h < 0 || h >= s.in.h) continue;
       for (int64_t t = 0; t < s.kernel_w; ++t) {
-        const int64_t w = q * s.stride + t * s.dilation - s.padding;
+        const int64_t w = q * s.stride + t * s.dilation - s.padding_w;
         if (w < 0 || w >= s.in.w) continue;
         const float* in = x + ((n * s.in.h + h) * s.in.w + w) * s.in.c + first;
         const float* tap = weight + ((o * s.kernel_h + r) * s.kernel_w + t) * width;
@@ -58,10 +58,10 @@ struct ConvolutionBackwardInput {
     const int64_t group = c / width, i = c % width;
     float sum = 0;
     for (int64_t r = 0; r < s.kernel_h; ++r) {
-      const int64_t above = h + s.padding - r * s.dilation, p = above / s.stride;
+      const int64_t above = h + s.padding_h - r * s.dilation, p = above / s.stride;
       if (above < 0 || above % s.stride != 0 || p >= out_h) continue;
       for (int64_t t = 0; t < s.kernel_w; ++t) {
-        const int64_t left = w + s.padding - t * s.dilation, q = left / s.stride;
+        const int64_t left = w + s.padding_w - t * s.dilation, q = left / s.stride;
         if (left < 0 || left % s.stride != 0 || q >= out_w) continue;
         const float* out = dy + ((n * out_h + p) * out_w + q) * s.out_channels + group * out_width;
         const float* tap = weight + ((group * out_width * s.kernel_h + r) * s.kernel_w + t) * width + i;
@@ -90,11 +90,11 @@ struct ConvolutionBackwardWeight {
     for (int64_t n = 0; n < s.in.n; ++n) {
       float image = 0;
       for (int64_t p = 0; p < out_h; ++p) {
-        const int64_t h = p * s.stride + r * s.dilation - s.padding;
+        const int64_t h = p * s.stride + r * s.dilation - s.padding_h;
         if (h < 0 || h >= s.in.h) continue;
         float row = 0;
         for (int64_t q = 0; q < out_w; ++q) {
-          const int64_t w = q * s.stride + t * s.dilation - s.padding;
+          const int64_t w = q * s.stride + t * s.dilation - s.padding_w;
           if (w < 0 || w >= s.in.w) continue;
           row += x[((n * s.in.h + h) * s.in.w + w) * s.in.c + c] * dy[((n * out_h + p) * out_w + q) * s.out_channels + o];
         }

@@ -17,7 +17,7 @@ namespace {
 using Pixels = std::vector<int64_t>;  // of one image, in ascending order
 
 struct Tap {
-  int64_t index;  // in the kernel, row by row
+  int64_t index;   // in the kernel, row by row
   Pixels in, out;  // the pairs of pixels that it joins
 };
 
@@ -29,7 +29,7 @@ std::vector<Tap> taps_of(const ConvolutionShape& s) {
       Tap tap{r * s.kernel_w + t, {}, {}};
       for (int64_t p = 0; p < s.out_h(); ++p)
         for (int64_t q = 0; q < s.out_w(); ++q) {
-          const int64_t h = p * s.stride + r * s.dilation - s.padding, w = q * s.stride + t * s.dilation - s.padding;
+          const int64_t h = p * s.stride + r * s.dilation - s.padding_h, w = q * s.stride + t * s.dilation - s.padding_w;
           if (h < 0 || h >= s.in.h || w < 0 || w >= s.in.w) continue;
           tap.in.push_back(h * s.in.w + w), tap.out.push_back(p * s.out_w() + q);
         }
@@ -112,8 +112,8 @@ class TapConvolution : public ConvolutionPlan {
 
  private:
   // to (+)= sum over the taps of the pixels in `from`, times the tap's weights or these transposed.
-  void convolve(const float* from, const Shape& from_shape, Pixels Tap::* read, float* from_rows, bool transpose, const float* weight,
-                float* to, const Shape& to_shape, Pixels Tap::* written, float* to_rows, bool adds) const {
+  void convolve(const float* from, const Shape& from_shape, Pixels Tap::*read, float* from_rows, bool transpose, const float* weight,
+                float* to, const Shape& to_shape, Pixels Tap::*written, float* to_rows, bool adds) const {
     if (taps_.empty() && !adds) put(nullptr, to_shape, {}, to);
     for (const Tap& tap : taps_) {
       const bool direct = all(tap.*written, to_shape), assigns = !adds && &tap == &taps_.front();

@@ -23,7 +23,7 @@ namespace {
 
 constexpr int block_threads = 256;
 constexpr int step_depth = 16;  // products of a sum that are in shared memory at once
-constexpr int gap = 4;          // floats between its rows, so that a warp that writes to several rows of a narrow tile meets different banks
+constexpr int gap = 4;  // floats between its rows, so that a warp that writes to several rows of a narrow tile meets different banks
 
 using Four = Pack<float, 4>;
 
@@ -119,7 +119,8 @@ HD float gather_one(const Gather<T>& g, Place at, int k) {
 template <bool backward, bool Whole, int Rows, int Columns, class T>
 __global__ void gather_kernel(Gather<T> g) {
   constexpr int Parts = Rows * Columns / (16 * block_threads), part_rows = Rows / Parts;
-  constexpr int row_slots = Rows * step_depth / 4 / block_threads, column_slots = (Columns * step_depth / 4 + block_threads - 1) / block_threads;
+  constexpr int row_slots = Rows * step_depth / 4 / block_threads,
+                column_slots = (Columns * step_depth / 4 + block_threads - 1) / block_threads;
   constexpr int a_row = Rows + gap, b_row = Columns + gap;
   alignas(16) __shared__ float a[2][step_depth * a_row], b[2][step_depth * b_row];
   const int thread = int(threadIdx.x);
@@ -135,7 +136,8 @@ __global__ void gather_kernel(Gather<T> g) {
     for (int slot = 0; slot < row_slots; ++slot) {
       const int quad = (thread + slot * block_threads) / Rows * 4;
       if constexpr (Whole) left[slot] = gather_four(g, places[slot], g.tap[tap], channel + quad);
-      else for (int e = 0; e < 4; ++e) left[slot].v[e] = gather_one(g, places[slot], step * step_depth + quad + e);
+      else
+        for (int e = 0; e < 4; ++e) left[slot].v[e] = gather_one(g, places[slot], step * step_depth + quad + e);
     }
     for (int slot = 0; slot < column_slots; ++slot) {
       const int v = thread + slot * block_threads;
@@ -205,8 +207,8 @@ __global__ void gather_kernel(Gather<T> g) {
 
 template <bool backward, bool Whole, int Rows, int Columns, class T>
 void launch_gather(Device d, const Gather<T>& g) {
-  launch(gather_kernel<backward, Whole, Rows, Columns, T>, dim3(unsigned((g.rows + Rows - 1) / Rows), unsigned((g.columns + Columns - 1) / Columns)),
-         dim3(block_threads), d.stream, g);
+  launch(gather_kernel<backward, Whole, Rows, Columns, T>,
+         dim3(unsigned((g.rows + Rows - 1) / Rows), unsigned((g.columns + Columns - 1) / Columns)), dim3(block_threads), d.stream, g);
 }
 
 template <bool backward, class T>
@@ -228,7 +230,7 @@ template <class T>
 struct Correlate {
   const T* x;
   const T* dy;
-  int in_h, in_w, inputs, out_h, out_w, outputs, kernel_w, taps, stride, padding, dilation;
+  int in_h, in_w, inputs, out_h, out_w, outputs, kernel_w, taps, stride, padding_h, padding_w, dilation;
   int pixels, chunk;  // of y; those of one split, a multiple of every tile's depth
   float* sums;        // splits x weights
 };
@@ -242,7 +244,7 @@ template <class T>
 HD Column column_of(const Correlate<T>& c, int column) {
   const int tap = column / c.inputs;
   if (tap >= c.taps) return {INT32_MIN / 2, 0, 0};
-  return {tap / c.kernel_w * c.dilation - c.padding, tap % c.kernel_w * c.dilation - c.padding, column % c.inputs};
+  return {tap / c.kernel_w * c.dilation - c.padding_h, tap % c.kernel_w * c.dilation - c.padding_w, column % c.inputs};
 }
 
 // Rows x 64 is a tile. `Slices` groups of threads share it: each adds other pixels of a step, and the first adds their sums in order.
@@ -373,7 +375,8 @@ class TiledConvolution : public ConvolutionPlanOf<T> {
     g.rows = int(shape_.out().rows()), g.rows_h = int(shape_.out_h()), g.rows_w = int(shape_.out_w());
     g.source_step = int(shape_.stride), g.out_step = 1, g.phase_h = g.phase_w = 0;
     for (int r = 0; r < shape_.kernel_h; ++r)
-      for (int s = 0; s < shape_.kernel_w; ++s) add_tap(g, r * shape_.dilation - shape_.padding, s * shape_.dilation - shape_.padding, r, s);
+      for (int s = 0; s < shape_.kernel_w; ++s)
+        add_tap(g, r * shape_.dilation - shape_.padding_h, s * shape_.dilation - shape_.padding_w, r, s);
     gather<false>(d, g);
   }
 
@@ -389,7 +392,7 @@ class TiledConvolution : public ConvolutionPlanOf<T> {
         // Pixel h of x met pixel p of y where p * stride = h + padding - r * dilation.
         for (int r = 0; r < shape_.kernel_h; ++r)
           for (int s = 0; s < shape_.kernel_w; ++s) {
-            const int64_t h = phase_h + shape_.padding - r * shape_.dilation, w = phase_w + shape_.padding - s * shape_.dilation;
+            const int64_t h = phase_h + shape_.padding_h - r * shape_.dilation, w = phase_w + shape_.padding_w - s * shape_.dilation;
             if (h % stride == 0 && w % stride == 0) add_tap(g, h / stride, w / stride, r, s);
           }
         gather<true>(d, g);
@@ -402,7 +405,8 @@ class TiledConvolution : public ConvolutionPlanOf<T> {
     c.in_h = int(shape_.in.h), c.in_w = int(shape_.in.w), c.inputs = int(shape_.in.c);
     c.out_h = int(shape_.out_h()), c.out_w = int(shape_.out_w()), c.outputs = int(shape_.out_channels);
     c.kernel_w = int(shape_.kernel_w), c.taps = int(shape_.kernel_h * shape_.kernel_w);
-    c.stride = int(shape_.stride), c.padding = int(shape_.padding), c.dilation = int(shape_.dilation);
+    c.stride = int(shape_.stride), c.padding_h = int(shape_.padding_h), c.padding_w = int(shape_.padding_w),
+    c.dilation = int(shape_.dilation);
     c.pixels = int(shape_.out().rows()), c.chunk = int(chunk_);
     if (!fours()) correlate<false, 16>(d, c);
     else if (tile_rows() == 16) correlate<true, 16>(d, c);
@@ -431,8 +435,9 @@ class TiledConvolution : public ConvolutionPlanOf<T> {
   }
   template <bool Whole, int Rows>
   void correlate(Device d, const Correlate<T>& c) const {
-    launch(correlate_kernel<Whole, Rows, T>, dim3(unsigned((row_length() + 63) / 64), unsigned((c.outputs + Rows - 1) / Rows), unsigned(splits_)),
-           dim3(block_threads), d.stream, c);
+    launch(correlate_kernel<Whole, Rows, T>,
+           dim3(unsigned((row_length() + 63) / 64), unsigned((c.outputs + Rows - 1) / Rows), unsigned(splits_)), dim3(block_threads),
+           d.stream, c);
   }
 
   ConvolutionShape shape_;
@@ -443,7 +448,8 @@ class TiledConvolution : public ConvolutionPlanOf<T> {
 bool fits(const ConvolutionShape& s) {
   constexpr int64_t most = std::numeric_limits<int32_t>::max() / 4, most_offset = 1 << 14;
   return s.groups == 1 && s.kernel_h * s.kernel_w <= most_taps && s.in.rows() < most && s.out().rows() < most && s.weight_count() < most &&
-         s.padding < most_offset && s.dilation * std::max(s.kernel_h, s.kernel_w) < most_offset && s.stride < most_offset;
+         std::max(s.padding_h, s.padding_w) < most_offset && s.dilation * std::max(s.kernel_h, s.kernel_w) < most_offset &&
+         s.stride < most_offset;
 }
 
 template <class T>

@@ -267,7 +267,7 @@ inline void multiply_gradient(int64_t tiles, int64_t panel, const float* m, cons
 class Convolution : public ConvolutionPlan {
  public:
   explicit Convolution(const ConvolutionShape& shape)
-      : in_(shape.in), out_(shape.out()), padding_(shape.padding), filter_(points * in_.c * out_.c), workers_(threads()) {
+      : in_(shape.in), out_(shape.out()), padding_(shape.padding_h), filter_(points * in_.c * out_.c), workers_(threads()) {
     // As many tiles as keep a worker's blocks within 256 KiB, a part of a core's second cache.
     const int64_t fitting = (256 << 10) / int64_t(points * (in_.c + out_.c) * sizeof(float));
     block_ = std::clamp<int64_t>(fitting / tile_rows, 2, 8) * tile_rows;
@@ -433,8 +433,8 @@ class Convolution : public ConvolutionPlan {
 }  // namespace
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device d, const ConvolutionShape& s) {
-  const bool suits = s.kernel_h == 3 && s.kernel_w == 3 && s.stride == 1 && s.padding <= 2 && s.dilation == 1 && s.groups == 1 &&
-                     s.in.c % lanes == 0 && s.out_channels % lanes == 0;
+  const bool suits = s.kernel_h == 3 && s.kernel_w == 3 && s.stride == 1 && s.padding_h == s.padding_w && s.padding_h <= 2 &&
+                     s.dilation == 1 && s.groups == 1 && s.in.c % lanes == 0 && s.out_channels % lanes == 0;
   if (d.gpu || !suits) return nullptr;
   return std::make_unique<Convolution>(s);
 }

@@ -123,4 +123,17 @@ loss('loss_smoothing', 3 * torch.randn(6, 10), 0.1)
 loss('loss_large', 1e4 * (2 * torch.rand(6, 17) - 1), 0.1)
 loss('loss_ties', torch.randn(6, 5).round(), 0.0)
 
+# Later ones have a seed of their own, so that those above keep their numbers.
+torch.manual_seed(2)
+batch_norm('batch_norm_ceiling', lambda y: F.hardtanh(y, 0, 0.75))
+convolution('convolution_wide', 2, 5, 6, 3, 4, (1, 7), padding=(0, 3))
+convolution('convolution_high', 2, 6, 5, 3, 4, (3, 1), padding=(1, 0), stride=2)
+convolution('convolution_depthwise_stride', 1, 6, 5, 19, 19, 3, groups=19, padding=1, stride=2)
+case('max_pool_ceil', nn.MaxPool2d(3, 2, ceil_mode=True), [image(1, 6, 4, 5)])
+case('max_pool_ceil_padding', nn.MaxPool2d(2, 2, 1, ceil_mode=True), [image(1, 5, 4, 3)])
+case('average_pool_inside', nn.AvgPool2d(3, 2, 1, count_include_pad=False), [image(1, 5, 6, 5)])
+case('adaptive_average_pool', nn.AdaptiveAvgPool2d(3), [image(2, 7, 5, 3)])
+case('adaptive_average_pool_up', nn.AdaptiveAvgPool2d(3), [image(1, 1, 2, 5)])
+case('flatten', lambda x: x.flatten(1), [image(2, 3, 2, 5)])
+
 save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'layers.safetensors'))
