@@ -85,7 +85,7 @@ class PredictCommand : public Command {
     o.text("weights", weights_, "FILE", "instead of --run, a safetensors file");
     o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
     o.text("data", data_, "FORMAT:DIR", "data set that the weights were trained on, where the file does not say how pictures are prepared");
-    o.number("image-size", image_size_, "PIXELS", "with --data: side of the images that are made of its pictures; 0: as they are", 0, most_image_side);
+    o.number("image-size", image_size_, "PIXELS", std::string("of --data: ") + image_size_help, 0, most_image_size);
     o.number("resize", resize_, "PIXELS", "with --data: the shorter side of a picture before the middle is taken; 0: the image's", 0, most_image_side);
     o.number("top", top_, "N", "classes to name for each picture", 1, most_classes);
     o.number("batch", trainer_.batch, "N", "pictures at a time", 1, most_batch);
