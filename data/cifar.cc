@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "data/pictures.h"
-#include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/files/durable_file.h"
 
 namespace pipecast {
 namespace {

@@ -2,8 +2,10 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
+// clang-format off: these need <cstdio>, and the second one the first.
 #include <jpeglib.h>
 #include <jerror.h>
+// clang-format on
 
 #include "data/decoders.h"
 

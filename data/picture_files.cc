@@ -17,8 +17,8 @@ namespace pipecast {
 namespace {
 
 constexpr uint64_t most_picture_bytes = uint64_t(1) << 27;  // of a file
-constexpr uint64_t beginning = 4096;   // bytes of a file that the digest knows
-constexpr uint64_t header = 1 << 16;   // bytes that nearly all headers end within
+constexpr uint64_t beginning = 4096;                        // bytes of a file that the digest knows
+constexpr uint64_t header = 1 << 16;                        // bytes that nearly all headers end within
 
 }  // namespace
 
@@ -138,8 +138,8 @@ namespace {
 void check_shapes(const PictureFiles& files, const Shape& shape, const std::string& first) {
   for (int64_t i = 0; i < files.size(); ++i)
     if (const Shape& own = files.shape(i); own != shape)
-      throw UsageError("picture '" + files.path(i) + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) + ", and the first one '" +
-                       first + "' is " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
+      throw UsageError("picture '" + files.path(i) + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) +
+                       ", and the first one '" + first + "' is " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
                        "; make all pictures of one size, or have them scaled with --image-size");
 }
 
@@ -197,9 +197,9 @@ Dataset dataset_of(std::vector<ClassFile> training, std::vector<ClassFile> testi
   if (fits || options.bad_samples == BadSamples::skip) train->check_all(), test->check_all();
   dataset.skipped = train->skipped() + test->skipped();
   if (const int64_t turned = train->turned() + test->turned(); turned > 0)
-    dataset.notes.push_back("pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
-                            (options.orientation == Orientation::apply ? ", turned upright"
-                                                                       : ", taken as stored; --orientation apply turns them upright"));
+    dataset.notes.push_back(
+        "pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
+        (options.orientation == Orientation::apply ? ", turned upright" : ", taken as stored; --orientation apply turns them upright"));
   if (dataset.mean.empty()) describe(*train, dataset);
   dataset.train = picture_samples(train, dataset.image, resize, dataset.mean, dataset.deviation);
   dataset.test = picture_samples(test, dataset.image, resize, dataset.mean, dataset.deviation);

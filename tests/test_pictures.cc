@@ -12,11 +12,11 @@
 #include <set>
 #include <sstream>
 
-#include "data_files.h"
 #include "data/decoders.h"
 #include "data/loader.h"
 #include "data/picture.h"
 #include "data/picture_files.h"
+#include "data_files.h"
 #include "engine/files/durable_file.h"
 #include "engine/files/safetensors.h"
 #include "engine/files/sha256.h"
@@ -228,7 +228,8 @@ TEST_CASE("augmentation: numbers after the names") {
 
 TEST_CASE("augmentation: cutout sets one square within the image to the mean and nothing else, everywhere equally often") {
   const Shape shape{1, 11, 9, 3};
-  PictureSet dataset{.name = "white", .image = shape, .classes = 1, .train = {}, .test = {}, .mean = {.5f, .4f, .3f}, .deviation = {.1f, .2f, .3f}};
+  PictureSet dataset{
+      .name = "white", .image = shape, .classes = 1, .train = {}, .test = {}, .mean = {.5f, .4f, .3f}, .deviation = {.1f, .2f, .3f}};
   constexpr int64_t n = 6000;
   dataset.train.pixels.assign(size_t(n * shape.count()), 255), dataset.train.labels.assign(size_t(n), 0);
   std::vector<float> plain(size_t(n * shape.count())), images = plain;
@@ -320,9 +321,10 @@ TEST_CASE("augmentation: brightness, contrast, saturation and hue as torchvision
     if (picture == name) continue;
     CAPTURE(name);
     Bytes pixels = file.tensors.at(picture).bytes;
-    (change == "brightness" ? change_brightness : change == "contrast" ? change_contrast : change == "saturation" ? change_saturation
-                                                                                                                  : change_hue)(
-        factor, shape_of(expected), pixels.data());
+    (change == "brightness"   ? change_brightness
+     : change == "contrast"   ? change_contrast
+     : change == "saturation" ? change_saturation
+                              : change_hue)(factor, shape_of(expected), pixels.data());
     CHECK(most_difference(pixels, expected.bytes) <= 1);
     ++compared;
   }
@@ -334,7 +336,8 @@ TEST_CASE("augmentation: a random resized crop has torchvision's areas and ratio
   double area = 0, log_ratio = 0, middle = 0, least = 1;
   for (int64_t position = 0; position < n; ++position) {
     const Box box = random_box(.25f, {5, 2, position}, height, width);
-    REQUIRE((box.top >= 0 && box.left >= 0 && box.height > 0 && box.width > 0 && box.top + box.height <= height && box.left + box.width <= width));
+    REQUIRE((box.top >= 0 && box.left >= 0 && box.height > 0 && box.width > 0 && box.top + box.height <= height &&
+             box.left + box.width <= width));
     const double share = double(box.height * box.width) / double(height * width), ratio = double(box.width) / double(box.height);
     CHECK((share > .23 && share <= 1));
     CHECK((ratio > .72 && ratio < 1.39));
@@ -384,7 +387,8 @@ TEST_CASE("augmentation: random erasing has torchvision's areas and ratios and i
 TEST_CASE("augmentation: names and numbers of all") {
   const Augmentation all = parse_augmentation("random-resized-crop:.5,colour-jitter,hue-jitter:.2,random-erasing:.25,crop,flip,cutout:4");
   CHECK(all == Augmentation{.crop = true, .flip = true, .resized_crop = .5f, .colours = .4f, .hue = .2f, .erasing = .25f, .cutout = 4});
-  CHECK(parse_augmentation("random-resized-crop,random-erasing,hue-jitter") == Augmentation{.resized_crop = .08f, .hue = .1f, .erasing = .5f});
+  CHECK(parse_augmentation("random-resized-crop,random-erasing,hue-jitter") ==
+        Augmentation{.resized_crop = .08f, .hue = .1f, .erasing = .5f});
   check_has(usage_error([] { parse_augmentation("random-resized-crop:0"); }), {"0.0001 to 1"});
   check_has(usage_error([] { parse_augmentation("hue-jitter:.6"); }), {"0 to 0.5"});
   check_has(usage_error([] { parse_augmentation("random-erasing:2"); }), {"0 to 1"});
@@ -392,7 +396,13 @@ TEST_CASE("augmentation: names and numbers of all") {
 }
 
 TEST_CASE("augmentation: what is read depends on the place alone, for all of them at once") {
-  PictureSet dataset{.name = "noise", .image = {1, 12, 14, 3}, .classes = 1, .train = {}, .test = {}, .mean = {.5f, .4f, .3f}, .deviation = {.1f, .2f, .3f}};
+  PictureSet dataset{.name = "noise",
+                     .image = {1, 12, 14, 3},
+                     .classes = 1,
+                     .train = {},
+                     .test = {},
+                     .mean = {.5f, .4f, .3f},
+                     .deviation = {.1f, .2f, .3f}};
   constexpr int64_t n = 60;
   dataset.train.pixels = random_bytes(size_t(n * dataset.image.count()), 8), dataset.train.labels.assign(size_t(n), 0);
   const Augmentation all = parse_augmentation("random-resized-crop,colour-jitter,hue-jitter,random-erasing,crop,flip,cutout:4");
@@ -416,7 +426,8 @@ TEST_CASE("augmentation: what is read depends on the place alone, for all of the
     PictureBatches(dataset, dataset.train, n, false, {}, 4).images(0, whole.data());
     CHECK(pieces == whole);
   }
-  PictureSet four{.name = "four", .image = {1, 4, 4, 4}, .classes = 1, .train = {}, .test = {}, .mean = {0, 0, 0, 0}, .deviation = {1, 1, 1, 1}};
+  PictureSet four{
+      .name = "four", .image = {1, 4, 4, 4}, .classes = 1, .train = {}, .test = {}, .mean = {0, 0, 0, 0}, .deviation = {1, 1, 1, 1}};
   four.train.pixels.assign(64, 1), four.train.labels.assign(1, 0);
   check_has(usage_error([&] { PictureBatches(four, four.train, 1, true, {.hue = .1f}, 1); }), {"1 or 3 channels, and these have 4"});
 }
@@ -438,7 +449,8 @@ TEST_CASE("image size: pictures of data sets in memory are scaled, the middle is
   int64_t wrong = 0;
   for (size_t j = 0; j < image.size(); ++j) wrong += image[j] != (float(expected[j]) / 255 - set.mean[j % 3]) / set.deviation[j % 3];
   CHECK(wrong == 0);
-  check_has(usage_error([] { load_dataset("generated:20", {.image_size = 24, .resize = 23}); }), {"--resize 23", "--image-size 24", "at least as large"});
+  check_has(usage_error([] { load_dataset("generated:20", {.image_size = 24, .resize = 23}); }),
+            {"--resize 23", "--image-size 24", "at least as large"});
   check_has(usage_error([] { load_dataset("generated:20", {.resize = 23}); }), {"--resize 23 needs --image-size"});
 }
 
@@ -503,8 +515,9 @@ TEST_CASE("folder: pictures of any size, scaled; the same whatever is kept in me
   TemporaryFolder folder;
   write_photos(folder.path);
   const std::string data = "folder:" + folder.path.string();
-  check_has(load_error(data), {"0.jpg' is 40 x 70" , "--image-size"});
-  const Dataset kept = load_dataset(data, {.image_size = 32, .resize = 36}), little = load_dataset(data, {.image_size = 32, .resize = 36, .cache = 30000}),
+  check_has(load_error(data), {"0.jpg' is 40 x 70", "--image-size"});
+  const Dataset kept = load_dataset(data, {.image_size = 32, .resize = 36}),
+                little = load_dataset(data, {.image_size = 32, .resize = 36, .cache = 30000}),
                 nothing = load_dataset(data, {.image_size = 32, .resize = 36, .cache = 0});
   CHECK((kept.image == Shape{1, 32, 32, 3} && kept.classes == 3 && kept.train->size() == 24 && kept.test->size() == 6));
   CHECK((digest(kept) == digest(little) && digest(kept) == digest(nothing)));
@@ -719,7 +732,8 @@ TEST_CASE("tiny-imagenet: counts, labels and pixels of the real one as Pillow ha
       samples->read(1, &i, 1, {.augmentation = {}}, &label);
       wrong_labels += label != record[0], ++compared;
       for (size_t j = 0; j < image.size(); ++j) {
-        const int difference = std::abs(int(std::lround((image[j] * dataset.deviation[j % 3] + dataset.mean[j % 3]) * 255)) - int(record[1 + j]));
+        const int difference =
+            std::abs(int(std::lround((image[j] * dataset.deviation[j % 3] + dataset.mean[j % 3]) * 255)) - int(record[1 + j]));
         most = std::max(most, difference), different += difference > 0;
       }
     }
@@ -728,7 +742,8 @@ TEST_CASE("tiny-imagenet: counts, labels and pixels of the real one as Pillow ha
     MESSAGE("skipped: python3 with Pillow is needed to compare with");
     return;
   }
-  MESSAGE(compared, " pictures compared, by ", std::string(jpeg_decoder()), ": the largest difference is ", most, ", pixels that differ: ", different);
+  MESSAGE(compared, " pictures compared, by ", std::string(jpeg_decoder()), ": the largest difference is ", most,
+          ", pixels that differ: ", different);
   CHECK((ended && compared == dataset.train->size() + dataset.test->size()));
   CHECK(wrong_labels == 0);
   CHECK(most <= (have_libjpeg ? 1 : 8));
