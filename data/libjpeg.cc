@@ -1,4 +1,4 @@
-// JPEG by libjpeg, or libjpeg-turbo, which is several times as fast as stb_image.
+// JPEG by libjpeg, or libjpeg-turbo: Pillow's pixels, a quarter faster than stb_image, and at a part of the size where that is enough.
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
