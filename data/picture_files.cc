@@ -28,12 +28,16 @@ PictureFiles::PictureFiles(std::vector<ClassFile> files, const Decoding& decodin
   check_each([&](File& file, size_t) {
     std::vector<uint8_t> bytes = read_beginning(file.path, header, file.bytes);
     file.hash = hash64(bytes.data(), std::min(bytes.size(), size_t(beginning)));
+    bool cut = file.bytes > bytes.size();
+    const auto read_all = [&] { bytes = read_file(file.path, most_picture_bytes), cut = false; };
+    // EXIF data may stand behind a PNG's pixels.
+    if (cut && !is_jpeg(text_of(bytes)) && decoding_.orientation == Orientation::apply) read_all();
     PictureFormat format;
     try {
-      format = picture_format(text_of(bytes), file.path, decoding_, file.bytes > bytes.size());
+      format = picture_format(text_of(bytes), file.path, decoding_, cut);
     } catch (const UsageError&) {
-      if (file.bytes == bytes.size()) throw;
-      bytes = read_file(file.path, most_picture_bytes);
+      if (!cut) throw;
+      read_all();
       format = picture_format(text_of(bytes), file.path, decoding_);
     }
     file.shape = format.shape, file.orientation = format.orientation;

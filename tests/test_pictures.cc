@@ -17,6 +17,7 @@
 #include "data/picture.h"
 #include "data/picture_files.h"
 #include "data_files.h"
+#include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
 #include "engine/files/safetensors.h"
 #include "engine/files/sha256.h"
@@ -577,6 +578,40 @@ TEST_CASE("folder: what is damaged and not decoded at the start is named when it
     CHECK_THROWS_WITH_AS(loader.next(), doctest::Contains("train/b/3.jpg"), UsageError);
     CHECK_THROWS_AS(loader.next(), UsageError);
   }
+}
+
+TEST_CASE("folder: headers that are longer than what is read at first, and EXIF data behind a large PNG's pixels") {
+  TemporaryFolder folder;
+  fs::create_directories(folder.path / "train/a"), fs::create_directories(folder.path / "val/a");
+  const std::string data = "folder:" + folder.path.string();
+  const auto chunk = [](const std::string& name, const std::string& content) {
+    const auto number = [](uint32_t value) { return std::string{char(value >> 24), char(value >> 16), char(value >> 8), char(value)}; };
+    const std::string checked = name + content;
+    return number(uint32_t(content.size())) + checked + number(crc32(checked.data(), checked.size()));
+  };
+  int size = 0;
+  unsigned char* encoded = stbi_write_png_to_mem(random_bytes(200 * 150 * 3, 4).data(), 200 * 3, 200, 150, 3, &size);
+  std::string png(reinterpret_cast<const char*>(encoded), size_t(size));
+  std::free(encoded);
+  REQUIRE(png.size() > 1 << 16);
+  // Turned by a quarter: orientation 6.
+  const std::string exif("MM\0*\0\0\0\10\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0", 26);
+  png.insert(png.size() - 12, chunk("eXIf", exif));
+  for (const char* part : {"train/a/1.png", "val/a/1.png"}) write(folder.path / part, Bytes(png.begin(), png.end()));
+  CHECK(load_dataset(data).image == Shape{1, 150, 200, 3});
+  const Dataset upright = load_dataset(data, {.orientation = Orientation::apply});
+  CHECK(upright.image == Shape{1, 200, 150, 3});
+  CHECK(upright.notes.size() == 1);
+  // A JPEG that begins with two long comments.
+  write_jpeg(folder.path / "plain.jpg", 200, 150, 3);
+  const std::vector<uint8_t> plain = read_file((folder.path / "plain.jpg").string());
+  std::string jpeg(text_of(plain));
+  for (int i = 0; i < 2; ++i) jpeg.insert(2, std::string("\xff\xfe\xff\xff", 4) + std::string(65533, 'x'));
+  for (const char* part : {"train/a/1.png", "val/a/1.png"}) {
+    fs::remove(folder.path / part);
+    write((folder.path / part).replace_extension(".jpg"), Bytes(jpeg.begin(), jpeg.end()));
+  }
+  CHECK(load_dataset(data, {.cache = 0}).image == Shape{1, 150, 200, 3});
 }
 
 TEST_CASE("folder: the digest knows labels, sizes and the beginning of files") {
