@@ -669,9 +669,13 @@ TEST_CASE("folder: 100,000 pictures begin in seconds and take no memory but thei
   for (int i = 0; i < 200; ++i) loader.next();
   MESSAGE("100,000 pictures: ", seconds, " s to begin; MiB: ", indexed - before, " for the index, ", some - indexed, " for 10,000 images, ",
           mebibytes_in_use() - some, " for 20,000 more");
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  MESSAGE("time and memory are a sanitizer's here, and are not checked");
+#else
   CHECK(seconds < 30);
   CHECK(indexed - before < 80);
   CHECK(mebibytes_in_use() - some < 8);
+#endif
 }
 
 TEST_CASE("tiny-imagenet: its layout") {
