@@ -59,8 +59,8 @@ void resolve_optimizer(OptimizerOptions&, const Method&);
 
 // Of pictures; both are in pixels.
 constexpr int64_t most_image_size = 2048, most_resize = 4096;
-constexpr const char* image_size_help = "side of the images that pictures of any size are scaled to and cut from; 0: images as the pictures are";
-constexpr const char* resize_help = "what the shorter side of a picture becomes before the image is cut from the middle; 0: the image's side";
+constexpr const char* image_size_help = "side of the images that pictures of any size are scaled to; 0: images as the pictures are";
+constexpr const char* resize_help = "what a picture's shorter side becomes before the image is cut from the middle; 0: the image's side";
 // Mebibytes.
 constexpr int64_t most_cache = int64_t(1) << 24;
 constexpr const char* cache_help = "memory for decoded pictures of folders; what has no room is decoded again in each epoch";

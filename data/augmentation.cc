@@ -12,7 +12,8 @@
 namespace pipecast {
 namespace {
 
-const std::vector<std::string> names = {"random-resized-crop", "colour-jitter", "hue-jitter", "crop", "flip", "random-erasing", "cutout", "none"};
+const std::vector<std::string> names = {"random-resized-crop", "colour-jitter", "hue-jitter", "crop", "flip",
+                                        "random-erasing",      "cutout",        "none"};
 
 // The number after the colon of "name:number", or the usual one where there is no colon.
 double number_of(const std::string& entry, double usual, double least, double most) {
@@ -75,8 +76,8 @@ constexpr uint64_t tries = 10, per_try = 4;
 
 // A rectangle at a random place of height x width pixels: the share of the area is uniform, and so is the logarithm of its width / height.
 // Nothing where attempt `k` does not fit.
-std::optional<Box> random_box(const Numbers& numbers, uint64_t k, double least_area, double most_area, double least_ratio, double most_ratio,
-                              int64_t height, int64_t width) {
+std::optional<Box> random_box(const Numbers& numbers, uint64_t k, double least_area, double most_area, double least_ratio,
+                              double most_ratio, int64_t height, int64_t width) {
   const uint64_t at = k * per_try;
   const double area = double(height * width) * numbers.between(at, least_area, most_area);
   const double ratio = std::exp(numbers.between(at + 1, std::log(least_ratio), std::log(most_ratio)));
@@ -95,7 +96,8 @@ int grey(const uint8_t* colour) { return (19595 * colour[0] + 38470 * colour[1] 
 
 // Sets a rectangle of an image to 0.
 void fill(const Box& box, const Shape& shape, float* image) {
-  for (int64_t y = box.top; y < box.top + box.height; ++y) std::fill_n(image + (y * shape.w + box.left) * shape.c, box.width * shape.c, 0.f);
+  for (int64_t y = box.top; y < box.top + box.height; ++y)
+    std::fill_n(image + (y * shape.w + box.left) * shape.c, box.width * shape.c, 0.f);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #pragma once
-// What training does to pictures, as torchvision defines it. Each random number is a pure function of (seed, epoch, position in the order of
-// the epoch).
+// What training does to pictures, as torchvision defines it. Each random number is a pure function of (seed, epoch, position in the order
+// of the epoch).
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -39,8 +39,8 @@ struct Draw {
 // rectangles that do not fit, it is the largest one in the middle with such a ratio.
 Box random_box(float least_area, const Draw&, int64_t height, int64_t width);
 
-// ColorJitter: brightness, contrast, saturation and hue in a random order. The picture is {1, height, width, 1 or 3} in bytes; one channel has
-// neither saturation nor hue.
+// ColorJitter: brightness, contrast, saturation and hue in a random order. The picture is {1, height, width, 1 or 3} in bytes; one channel
+// has neither saturation nor hue.
 void change_colours(float colours, float hue, const Draw&, const Shape&, uint8_t* picture);
 
 // Its parts. A factor of 1 changes nothing, one of 0 leaves black, the mean grey, or grey. A hue is turned by `turns` of the circle.
@@ -49,7 +49,8 @@ void change_contrast(float factor, const Shape&, uint8_t* picture);
 void change_saturation(float factor, const Shape&, uint8_t* picture);
 void change_hue(float turns, const Shape&, uint8_t* picture);
 
-// RandomErasing with the value 0: an area of .02 to .33, a height / width of .3 to 3.3 (both as in random_box), within the normalised image.
+// RandomErasing with the value 0: an area of .02 to .33, a height / width of .3 to 3.3 (both as in random_box), within the normalised
+// image.
 void erase(float probability, const Draw&, const Shape&, float* image);
 
 // Sets a square within the normalised image to 0, the mean; one that is larger than the image covers it all.

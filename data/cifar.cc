@@ -7,8 +7,8 @@
 
 #include "data/class_folders.h"
 #include "data/pictures.h"
-#include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/files/durable_file.h"
 
 namespace pipecast {
 namespace {

@@ -21,6 +21,8 @@ std::string ending_of(const fs::path& path) {
   return ending;
 }
 
+bool contains(const std::vector<std::string>& list, const std::string& text) { return std::find(list.begin(), list.end(), text) != list.end(); }
+
 // Whether `path` is `folder` or lies in it.
 bool lies_in(const fs::path& path, const fs::path& folder) {
   return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
@@ -39,7 +41,7 @@ ClassFolders::ClassFolders(std::vector<std::string> endings, std::string layout,
     : endings_(std::move(endings)), known_(std::move(known)), layout_(std::move(layout)) {}
 
 bool ClassFolders::is_sample(const fs::path& path) const {
-  return std::find(endings_.begin(), endings_.end(), ending_of(path)) != endings_.end();
+  return contains(endings_, ending_of(path));
 }
 
 ClassFolders::Paths ClassFolders::entries(const fs::path& folder) const {
@@ -91,7 +93,7 @@ void ClassFolders::collect(const fs::path& folder, const std::string& list, Path
   for (const fs::path& path : entries(folder)) {
     if (is_folder(path, around)) collect(path, list, around, files);
     else if (is_sample(path)) files.push_back(path);
-    else if (path.filename() != list && std::find(known_.begin(), known_.end(), ending_of(path)) == known_.end()) ++other_types_[ending_of(path)];
+    else if (path.filename() != list && !contains(known_, ending_of(path))) ++other_types_[ending_of(path)];
   }
 }
 

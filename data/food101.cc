@@ -21,7 +21,8 @@ Listed read_list(const fs::path& path) {
   return listed;
 }
 
-std::vector<ClassFile> files_of(const Listed& listed, const fs::path& root, const std::vector<std::string>& classes, const std::string& list) {
+std::vector<ClassFile> files_of(const Listed& listed, const fs::path& root, const std::vector<std::string>& classes,
+                                const std::string& list) {
   std::vector<ClassFile> files;
   for (const auto& [own_class, name] : listed) {
     const auto found = std::lower_bound(classes.begin(), classes.end(), own_class);

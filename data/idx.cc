@@ -5,8 +5,8 @@
 
 #include "data/decoders.h"
 #include "data/pictures.h"
-#include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/files/durable_file.h"
 
 namespace pipecast {
 namespace {
@@ -21,7 +21,8 @@ std::vector<uint8_t> bytes_of(const fs::path& path) {
   if (fs::exists(path, ignored)) return read_file(path.string());
   const fs::path packed = path.string() + ".gz";
   if (fs::exists(packed, ignored))
-    throw UsageError("'" + path.string() + "' is missing and '" + packed.string() + "' is packed; unpack it with 'gunzip " + packed.string() + "'");
+    throw UsageError("'" + path.string() + "' is missing and '" + packed.string() + "' is packed; unpack it with 'gunzip " +
+                     packed.string() + "'");
   throw UsageError("'" + path.string() + "' is missing; the folder needs train-images-idx3-ubyte, train-labels-idx1-ubyte, " +
                    "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, unpacked");
 }
@@ -36,8 +37,8 @@ std::string_view elements(std::string_view file, const std::string& name, std::v
   for (size_t k = 0; k < sizes.size(); ++k) {
     sizes[k] = number_of(file, 4 + 4 * k, 4);
     if (k > 0 && (sizes[k] < 1 || sizes[k] > most_side))
-      throw UsageError("'" + name + "' says that a side has " + std::to_string(sizes[k]) + " pixels, and it has 1 to " + std::to_string(most_side) +
-                       "; fetch it again");
+      throw UsageError("'" + name + "' says that a side has " + std::to_string(sizes[k]) + " pixels, and it has 1 to " +
+                       std::to_string(most_side) + "; fetch it again");
     count *= sizes[k];  // below 2^32 * 2^12 * 2^12
   }
   if (count == 0 || file.size() - header != count)
@@ -54,7 +55,8 @@ Shape read_part(const fs::path& folder, const std::string& prefix, BadSamples ba
 
 PictureSet load(const std::string& name, const std::string& directory, BadSamples bad_samples, float mean, float deviation) {
   std::error_code ignored;
-  if (directory.empty()) throw UsageError("data set " + name + " needs a folder: " + name + ":DIR, where DIR holds its four idx files, unpacked");
+  if (directory.empty())
+    throw UsageError("data set " + name + " needs a folder: " + name + ":DIR, where DIR holds its four idx files, unpacked");
   if (!fs::is_directory(directory, ignored))
     throw UsageError("folder '" + directory + "' is not there; 'data/download " + name + " " + directory + "' fetches the data");
   PictureSet dataset{.name = name, .image = {}, .classes = classes, .train = {}, .test = {}, .mean = {mean}, .deviation = {deviation}};
@@ -82,7 +84,8 @@ Shape append_idx(std::string_view images, const std::string& images_name, std::s
     const int64_t label = int64_t(byte_of(numbers, i));
     if (label >= classes && bad_samples == BadSamples::fail)
       throw UsageError("'" + labels_name + "' is damaged or of another data set: label " + std::to_string(label) + " of picture " +
-                       std::to_string(i) + " (counted from 0), and labels are 0 to 9; fetch it again, or leave such pictures out with "
+                       std::to_string(i) +
+                       " (counted from 0), and labels are 0 to 9; fetch it again, or leave such pictures out with "
                        "--bad-samples skip");
     if (label >= classes) continue;
     pictures.labels.push_back(int32_t(label));
@@ -95,7 +98,9 @@ Shape append_idx(std::string_view images, const std::string& images_name, std::s
   return {1, int64_t(sizes[1]), int64_t(sizes[2]), 1};
 }
 
-PictureSet load_mnist(const std::string& directory, BadSamples bad_samples) { return load("mnist", directory, bad_samples, .1307f, .3081f); }
+PictureSet load_mnist(const std::string& directory, BadSamples bad_samples) {
+  return load("mnist", directory, bad_samples, .1307f, .3081f);
+}
 PictureSet load_fashion_mnist(const std::string& directory, BadSamples bad_samples) {
   PictureSet dataset = load("fashion-mnist", directory, bad_samples, .2860f, .3530f);
   dataset.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};

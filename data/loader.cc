@@ -67,38 +67,40 @@ std::optional<Loader::Part> Loader::claim(const Batches& batches) {
   // The mini-batch before consumed_ is still being read.
   changed_.wait(lock, [&] { return stop_ || error_ || claimed_ >= end_ || claimed_ - (consumed_ - 1) < slots_; });
   if (stop_ || error_ || claimed_ >= end_) return {};
-  Part part{claimed_, begun_, 0};
-  try {
-    const PassShape shape = batches.shape(claimed_);
-    const size_t slot = size_t(claimed_ % slots_);
-    if (begun_ == 0) shapes_[slot] = shape, left_[slot] = shape.samples;
-    part.end = begun_ + std::min(part_, shape.samples - begun_);
-    begun_ = part.end;
-    if (begun_ == shape.samples) ++claimed_, begun_ = 0;
-  } catch (...) {
-    error_ = std::current_exception(), failed_ = part;
-    changed_.notify_all();
-    return {};
-  }
+  const PassShape shape = batches.shape(claimed_);
+  const size_t slot = size_t(claimed_ % slots_);
+  if (begun_ == 0) shapes_[slot] = shape, left_[slot] = shape.samples;
+  const Part part{claimed_, begun_, begun_ + std::min(part_, shape.samples - begun_)};
+  begun_ = part.end;
+  if (begun_ == shape.samples) ++claimed_, begun_ = 0;
   ++working_;
   return part;
 }
 
+void Loader::finish(const Part& part) {
+  {
+    std::lock_guard lock(mutex_);
+    --working_, left_[size_t(part.index % slots_)] -= part.end - part.begin;
+  }
+  changed_.notify_all();
+}
+
 void Loader::work() {
-  const Batches batches = batches_;
-  while (const std::optional<Part> part = claim(batches)) {
-    std::exception_ptr error;
-    try {
+  std::optional<Part> part;  // the one that is being made
+  try {
+    const Batches batches = batches_;
+    while ((part = claim(batches))) {
       for (size_t k = 0; k < columns_.size(); ++k) batches.read(part->index, columns_[k], part->begin, part->end, place(part->index, k));
-    } catch (...) {
-      error = std::current_exception();
+      finish(*part);
+      part.reset();
     }
+  } catch (...) {
     {
       std::lock_guard lock(mutex_);
-      --working_;
-      if (!error) left_[size_t(part->index % slots_)] -= part->end - part->begin;
+      const std::pair at = part ? std::pair(part->index, part->begin) : std::pair(claimed_, begun_);
       // Parts are claimed in their order: all before the first one that fails are made, and it is always the same one.
-      else if (!error_ || std::pair(part->index, part->begin) < std::pair(failed_.index, failed_.begin)) error_ = error, failed_ = *part;
+      if (!error_ || at < failed_) error_ = std::current_exception(), failed_ = at;
+      working_ -= part.has_value();
     }
     changed_.notify_all();
   }

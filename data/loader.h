@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "data/batches.h"
 #include "engine/memory.h"
@@ -18,7 +19,8 @@ constexpr int mini_batches_ahead = 3;  // how many a loader prepares in advance,
 class Loader {
  public:
   // inputs: the model's, which name the columns. device: where they will be copied to. One thread reads whole mini-batches; where a column
-  // takes long (Samples::takes_long), a thread per processor reads a few samples at a time. Throws UsageError where the data set lacks a column.
+  // takes long (Samples::takes_long), a thread per processor reads a few samples at a time. Throws UsageError where the data set lacks a
+  // column.
   Loader(Batches, const std::vector<InputSpec>& inputs, int64_t begin, int64_t end, Device device = {}, int ahead = mini_batches_ahead);
   ~Loader();  // may come at any time
 
@@ -37,8 +39,9 @@ class Loader {
     int64_t index, begin, end;
   };
   void work();
-  void end_threads();
   std::optional<Part> claim(const Batches&);
+  void finish(const Part&);
+  void end_threads();
   bool ready() const { return consumed_ < claimed_ && left_[size_t(consumed_ % slots_)] == 0; }
   float* place(int64_t index, size_t k) const { return memory_.data() + index % slots_ * slot_floats_ + offsets_[k]; }
 
@@ -55,8 +58,8 @@ class Loader {
   HostMemory memory_;
   bool stop_ = false;
   std::exception_ptr error_;
-  Part failed_{};  // what threw it, the first part of all
-  int working_ = 0;  // threads that make a part
+  std::pair<int64_t, int64_t> failed_;  // index and begin of the part that threw it, the first one of all
+  int working_ = 0;                     // threads that make a part
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::thread> threads_;  // last: they use all of the above

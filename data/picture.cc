@@ -14,7 +14,8 @@ constexpr int channels = 3;
 PictureHeader header_of(std::string_view file, const std::string& name, bool cut) {
   // The decoder counts bytes in int; no picture within the bounds takes as many.
   const size_t most = size_t(most_picture_side * most_picture_side * 8);
-  if (file.size() > most) refuse_picture(name, "has " + std::to_string(file.size()) + " bytes, more than the " + std::to_string(most) + " allowed");
+  if (file.size() > most)
+    refuse_picture(name, "has " + std::to_string(file.size()) + " bytes, more than the " + std::to_string(most) + " allowed");
   most_allocated = 1 << 20;
   const PictureHeader header = is_jpeg(file) ? jpeg_header(file, name) : png_header(file, name, cut);
   if (header.width < 1 || header.height < 1 || header.width > most_picture_side || header.height > most_picture_side)

@@ -17,8 +17,8 @@ namespace pipecast {
 namespace {
 
 constexpr uint64_t most_picture_bytes = uint64_t(1) << 27;  // of a file
-constexpr uint64_t beginning = 4096;   // bytes of a file that the digest knows
-constexpr uint64_t header = 1 << 16;   // bytes that nearly all headers end within
+constexpr uint64_t beginning = 4096;                        // bytes of a file that the digest knows
+constexpr uint64_t header = 1 << 16;                        // bytes that nearly all headers end within
 
 }  // namespace
 
@@ -28,12 +28,16 @@ PictureFiles::PictureFiles(std::vector<ClassFile> files, const Decoding& decodin
   check_each([&](File& file, size_t) {
     std::vector<uint8_t> bytes = read_beginning(file.path, header, file.bytes);
     file.hash = hash64(bytes.data(), std::min(bytes.size(), size_t(beginning)));
+    bool cut = file.bytes > bytes.size();
+    const auto read_all = [&] { bytes = read_file(file.path, most_picture_bytes), cut = false; };
+    // EXIF data may stand behind a PNG's pixels.
+    if (cut && !is_jpeg(text_of(bytes)) && decoding_.orientation == Orientation::apply) read_all();
     PictureFormat format;
     try {
-      format = picture_format(text_of(bytes), file.path, decoding_, file.bytes > bytes.size());
+      format = picture_format(text_of(bytes), file.path, decoding_, cut);
     } catch (const UsageError&) {
-      if (file.bytes == bytes.size()) throw;
-      bytes = read_file(file.path, most_picture_bytes);
+      if (!cut) throw;
+      read_all();
       format = picture_format(text_of(bytes), file.path, decoding_);
     }
     file.shape = format.shape, file.orientation = format.orientation;
@@ -138,8 +142,8 @@ namespace {
 void check_shapes(const PictureFiles& files, const Shape& shape, const std::string& first) {
   for (int64_t i = 0; i < files.size(); ++i)
     if (const Shape& own = files.shape(i); own != shape)
-      throw UsageError("picture '" + files.path(i) + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) + ", and the first one '" +
-                       first + "' is " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
+      throw UsageError("picture '" + files.path(i) + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) +
+                       ", and the first one '" + first + "' is " + std::to_string(shape.w) + " x " + std::to_string(shape.h) +
                        "; make all pictures of one size, or have them scaled with --image-size");
 }
 
@@ -197,9 +201,9 @@ Dataset dataset_of(std::vector<ClassFile> training, std::vector<ClassFile> testi
   if (fits || options.bad_samples == BadSamples::skip) train->check_all(), test->check_all();
   dataset.skipped = train->skipped() + test->skipped();
   if (const int64_t turned = train->turned() + test->turned(); turned > 0)
-    dataset.notes.push_back("pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
-                            (options.orientation == Orientation::apply ? ", turned upright"
-                                                                       : ", taken as stored; --orientation apply turns them upright"));
+    dataset.notes.push_back(
+        "pictures whose EXIF data say that they are stored turned or mirrored: " + std::to_string(turned) +
+        (options.orientation == Orientation::apply ? ", turned upright" : ", taken as stored; --orientation apply turns them upright"));
   if (dataset.mean.empty()) describe(*train, dataset);
   dataset.train = picture_samples(train, dataset.image, resize, dataset.mean, dataset.deviation);
   dataset.test = picture_samples(test, dataset.image, resize, dataset.mean, dataset.deviation);

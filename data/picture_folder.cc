@@ -6,8 +6,8 @@
 
 #include "data/class_folders.h"
 #include "data/picture_files.h"
-#include "engine/files/durable_file.h"
 #include "engine/error.h"
+#include "engine/files/durable_file.h"
 #include "engine/utf8.h"
 
 namespace pipecast {
@@ -91,7 +91,8 @@ Dataset load(const fs::path& root, const DataOptions& options, Dataset of, const
   if (training.empty()) throw UsageError("folder '" + (root / "train").string() + "' holds no pictures" + layout);
   if (testing.empty()) throw UsageError("folder '" + test.string() + "' holds no pictures" + layout);
   if (const auto empty = empty_classes(training, classes); !empty.empty())
-    throw UsageError("class folder '" + (root / "train" / empty.front()).string() + "' holds no pictures (PNG or JPEG); fill it or remove it");
+    throw UsageError("class folder '" + (root / "train" / empty.front()).string() +
+                     "' holds no pictures (PNG or JPEG); fill it or remove it");
   if (const auto empty = empty_classes(testing, classes); !empty.empty())
     of.notes.push_back("classes without pictures in '" + test.string() + "': " + counted(empty));
   for (const std::string& sentence : reader.left_out()) of.notes.push_back(sentence);
@@ -116,7 +117,8 @@ Dataset load_tiny_imagenet(const std::string& directory, const DataOptions& opti
   fs::path root = directory;
   if (!fs::exists(root / "train", ignored) && fs::is_directory(root / "tiny-imagenet-200", ignored)) root /= "tiny-imagenet-200";
   if (fs::is_directory(root / "val", ignored) && !fs::exists(root / "val" / annotations, ignored))
-    throw UsageError("'" + (root / "val" / annotations).string() + "', which names the classes of the pictures in val, is not there; fetch it again");
+    throw UsageError("'" + (root / "val" / annotations).string() +
+                     "', which names the classes of the pictures in val, is not there; fetch it again");
   Dataset dataset;
   dataset.name = "tiny-imagenet", dataset.mean = {.485f, .456f, .406f}, dataset.deviation = {.229f, .224f, .225f};
   dataset = load(root, options, std::move(dataset), {".txt"});

@@ -48,10 +48,7 @@ class PictureSamples : public Samples {
  public:
   PictureSamples(std::shared_ptr<const PictureSource> source, const Shape& image, int64_t resize, const std::vector<float>& mean,
                  const std::vector<float>& deviation)
-      : source_(std::move(source)),
-        image_(image),
-        resize_(resize),
-        columns_{{"image", image_}, {"label", {{1, 1, 1, 1}, Storage::int32}}} {
+      : source_(std::move(source)), image_(image), resize_(resize), columns_{{"image", image_}, {"label", {{1, 1, 1, 1}, Storage::int32}}} {
     for (int64_t c = 0; c < image_.c; ++c)
       for (int byte = 0; byte < 256; ++byte) normalised_.push_back((float(byte) / 255 - mean[size_t(c)]) / deviation[size_t(c)]);
   }

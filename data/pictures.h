@@ -62,8 +62,8 @@ PictureSet generate_shapes(const std::string& train_size);  // 10 kinds of shape
 // Their readers over memory. `file` stands for the file in messages.
 int64_t append_cifar(std::string_view bytes, const std::string& file, Cifar, BadSamples, Pictures&);  // returns how many were skipped
 // Returns the shape of a picture, adds to `skipped`.
-Shape append_idx(std::string_view images, const std::string& images_file, std::string_view labels, const std::string& labels_file, BadSamples,
-                 int64_t& skipped, Pictures&);
+Shape append_idx(std::string_view images, const std::string& images_file, std::string_view labels, const std::string& labels_file,
+                 BadSamples, int64_t& skipped, Pictures&);
 std::map<std::string, std::string> parse_annotations(std::string_view text, const std::string& file);  // class by picture, both names
 std::vector<std::pair<std::string, std::string>> parse_food101_list(std::string_view text, const std::string& file);  // class and name
 

@@ -15,8 +15,8 @@ struct Filter {
   std::vector<int32_t> weights;  // pixel x taps
 };
 
-// Pixels begin ... begin + count - 1 of `from` elements scaled to `to`. The weights of a pixel are a triangle around its middle, as wide as two
-// pixels of the larger size of the two, and sum up to 1.
+// Pixels begin ... begin + count - 1 of `from` elements scaled to `to`. The weights of a pixel are a triangle around its middle, as wide as
+// two pixels of the larger size of the two, and sum up to 1.
 Filter filter(int64_t from, int64_t to, int64_t begin, int64_t count) {
   const double scale = double(from) / double(to), reach = std::max(scale, 1.);
   Filter filter;
