@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "app/report.h"
+#include "engine/error.h"
 #include "engine/format.h"
 
 namespace pipecast {
@@ -47,7 +48,7 @@ std::string matrix(const Classification& c, const std::vector<std::string>& name
 }  // namespace
 
 std::string class_name(const std::vector<std::string>& names, int64_t number) {
-  return size_t(number) < names.size() ? names[size_t(number)] : std::to_string(number);
+  return size_t(number) < names.size() ? shown(names[size_t(number)]) : std::to_string(number);
 }
 
 std::string class_tables(const Classification& c, const std::vector<std::string>& names) {

@@ -8,7 +8,7 @@
 
 namespace pipecast {
 
-// The class's name; its number where the data set names none.
+// The class's name as a terminal and JSON can show it; its number where the data set names none.
 std::string class_name(const std::vector<std::string>& names, int64_t number);
 
 // HTML: top-5 accuracy, a table of the classes, and of up to 20 classes the confusion matrix.

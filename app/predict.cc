@@ -185,7 +185,7 @@ class PredictCommand : public Command {
       if (!picture.damage.empty()) continue;
       std::cout << shown(picture.path) << "\n";
       for (const auto& [number, probability] : picture.top)
-        std::cout << format("  %6.2f %%  ", 100 * probability) << shown(class_name(preparation_.class_names, number)) << "\n";
+        std::cout << format("  %6.2f %%  ", 100 * probability) << class_name(preparation_.class_names, number) << "\n";
     }
     for (const std::string& note : notes) std::cout << note << "\n";
   }
@@ -194,12 +194,12 @@ class PredictCommand : public Command {
     Json pictures = Json::array(), failed = Json::array();
     for (const Predicted& picture : all) {
       if (!picture.damage.empty()) {
-        failed.push_back({{"picture", shown(picture.path)}, {"reason", picture.damage}});
+        failed.push_back({{"picture", shown(picture.path)}, {"reason", printable(picture.damage)}});
         continue;
       }
       Json top = Json::array();
       for (const auto& [number, probability] : picture.top)
-        top.push_back({{"class", number}, {"name", shown(class_name(preparation_.class_names, number))}, {"probability", probability}});
+        top.push_back({{"class", number}, {"name", class_name(preparation_.class_names, number)}, {"probability", probability}});
       pictures.push_back({{"picture", shown(picture.path)}, {"top", top}});
     }
     std::cout << Json{{"model", named.model}, {"weights_digest", weights_digest(named.weights)}, {"notes", notes}, {"pictures", pictures}, {"failed", failed}}
