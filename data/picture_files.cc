@@ -65,25 +65,29 @@ void PictureFiles::check_each(const F& check) {
   });
   if (failure) std::rethrow_exception(failure);
   // In their order, so that the same one is named each time.
-  std::set<int32_t> labels;
-  std::vector<std::atomic<const uint8_t*>> kept(kept_.size());
+  std::set<int32_t> labels;  // of the good ones
+  for (const File& file : files_) {
+    if (file.damage.empty()) labels.insert(file.label);
+    else if (bad_samples_ == BadSamples::fail) throw UsageError(file.damage);
+  }
+  if (labels.empty())
+    throw UsageError("all " + std::to_string(files_.size()) + " pictures are damaged; the first: " + files_.front().damage);
+  // A class that lost all of its pictures would leave the model without it, and nobody would know.
+  for (const File& file : files_)
+    if (!labels.contains(file.label))
+      throw UsageError("all pictures of the class of '" + file.path + "' are damaged; mend them or take the class's folder out");
+  // The good ones move up, with their pixels; nothing throws from here on, so none of those is lost.
   size_t good = 0;
   for (size_t i = 0; i < files_.size(); ++i) {
-    if (!files_[i].damage.empty() && bad_samples_ == BadSamples::fail) throw UsageError(files_[i].damage);
     if (!files_[i].damage.empty()) continue;
-    labels.insert(files_[i].label);
-    if (!kept.empty()) kept[good] = kept_[i].exchange(nullptr);
-    if (good < i) std::swap(files_[good], files_[i]);
+    if (good < i) {
+      std::swap(files_[good], files_[i]);
+      if (!kept_.empty()) kept_[good] = kept_[i].exchange(nullptr);
+    }
     ++good;
   }
-  if (good == 0) throw UsageError("all " + std::to_string(files_.size()) + " pictures are damaged; the first: " + files_.front().damage);
-  // A class that lost all of its pictures would leave the model without it, and nobody would know.
-  for (size_t i = good; i < files_.size(); ++i)
-    if (!labels.contains(files_[i].label))
-      throw UsageError("all pictures of the class of '" + files_[i].path + "' are damaged; mend them or take the class's folder out");
   skipped_ += int64_t(files_.size() - good);
   files_.resize(good);
-  kept_.swap(kept);
 }
 
 void PictureFiles::check_all() {
