@@ -29,9 +29,11 @@ class Convolution : public Layer {
   std::vector<ParameterSpec> parameters() const override {
     const ConvolutionOptions& o = options_;
     const float area = float(o.kernel * kernel_w());
-    std::vector<ParameterSpec> specs = {
-        {"weight", {o.out, o.kernel, kernel_w(), o.in / o.groups}, {Initial::normal, std::sqrt(2 / (area * float(o.out)))}}};
-    if (o.bias) specs.push_back({"bias", {o.out}, {Initial::uniform, 1 / std::sqrt(area * float(o.in / o.groups))}});
+    std::vector<ParameterSpec> specs = {{"weight",
+                                         {o.out, o.kernel, kernel_w(), o.in / o.groups},
+                                         o.initial.value_or(Initial{Initial::normal, std::sqrt(2 / (area * float(o.out)))})}};
+    if (o.bias)
+      specs.push_back({"bias", {o.out}, o.bias_initial.value_or(Initial{Initial::uniform, 1 / std::sqrt(area * float(o.in / o.groups))})});
     return specs;
   }
   Needs prepare(Device device, std::span<const TensorSpec> x) override {

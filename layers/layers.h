@@ -14,15 +14,17 @@ struct ConvolutionOptions {
   std::optional<int64_t> padding_w = {};  // to the left and right, where it is not that above and below
   int64_t dilation = 1, groups = 1;
   bool bias = false;
+  std::optional<Initial> initial = {}, bias_initial = {};  // where they do not begin as below
 };
-// y[n,i,j,o] = sum x[n, i*stride + a*dilation - padding, ..., c] * weight[o,a,b,c] (+ bias[o]). Initially normal, fan-out (He et al. 2015).
+// y[n,i,j,o] = sum x[n, i*stride + a*dilation - padding, ..., c] * weight[o,a,b,c] (+ bias[o]). The weight begins normal,
+// fan-out (He et al. 2015), the bias uniform as PyTorch's.
 std::unique_ptr<Layer> convolution(std::string name, ConvolutionOptions);
 
 struct BatchNormOptions {
   int64_t channels = 1;
-  float epsilon = 1e-5f, momentum = 0.1f;  // running = (1 - momentum) * running + momentum * batch
-  bool relu = false;                       // y = max(0, .) in the same kernel
-  bool add = false;                        // a second input is added before the ReLU: the end of a residual block
+  float epsilon = 1e-5f, momentum = 0.1f;                  // running = (1 - momentum) * running + momentum * batch
+  bool relu = false;                                       // y = max(0, .) in the same kernel
+  bool add = false;                                        // a second input is added before the ReLU: the end of a residual block
   float ceiling = std::numeric_limits<float>::infinity();  // with relu: y = min(ceiling, .) of that; 6 is ReLU6 (Sandler et al. 2018)
 };
 // y = weight * (x - mean) / sqrt(variance + epsilon) + bias, per channel over n, h, w (Ioffe and Szegedy 2015).
@@ -40,18 +42,26 @@ std::unique_ptr<Layer> average_pool(std::string name, PoolOptions);
 // (n, h, w, c) -> (n, side, side, c), whatever h and w are: output i is the mean of the pixels from i * h / side, rounded down, to before
 // (i + 1) * h / side, rounded up.
 std::unique_ptr<Layer> adaptive_average_pool(std::string name, int64_t side);
-std::unique_ptr<Layer> global_average_pool(std::string name);        // (n, h, w, c) -> (n, 1, 1, c)
+std::unique_ptr<Layer> global_average_pool(std::string name);  // (n, h, w, c) -> (n, 1, 1, c)
 
-// (n, h, w, c) -> (n, 1, 1, c * h * w), a channel after the other: the order of a flattened NCHW tensor, in which PyTorch's linear layers have
-// their weights.
+// (n, h, w, c) -> (n, 1, 1, c * h * w), a channel after the other: the order of a flattened NCHW tensor, in which PyTorch's linear layers
+// have their weights.
 std::unique_ptr<Layer> flatten(std::string name);
 
+struct LinearOptions {
+  int64_t in = 1, out = 1;
+  bool bias = true;
+  std::optional<Initial> initial = {}, bias_initial = {};  // where they do not begin uniform within 1 / sqrt(in)
+};
 // y = x * weight^T + bias over (n, h, w, in), pixel by pixel (or position in time), or over (n, h, w, c) with h*w*c = in, flattened in NHWC
 // order, which gives (n, 1, 1, out).
-std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, bool bias = true);
+std::unique_ptr<Layer> linear(std::string name, LinearOptions);
+inline std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, bool bias = true) {
+  return linear(std::move(name), {.in = in, .out = out, .bias = bias});
+}
 
-std::unique_ptr<Layer> add(std::string name);          // y = x[0] + x[1] (+ ...): two or more inputs of one shape
-std::unique_ptr<Layer> concatenation(std::string name);  // along the channels, two or more inputs
+std::unique_ptr<Layer> add(std::string name);                  // y = x[0] + x[1] (+ ...): two or more inputs of one shape
+std::unique_ptr<Layer> concatenation(std::string name);        // along the channels, two or more inputs
 std::unique_ptr<Layer> dropout(std::string name, float rate);  // y = x * keep / (1 - rate); the mask is replayed in backward
 
 struct SoftmaxCrossEntropyOptions {

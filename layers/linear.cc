@@ -10,7 +10,7 @@ namespace {
 
 class Linear : public Layer {
  public:
-  Linear(std::string name, int64_t in, int64_t out, bool bias) : Layer(std::move(name)), in_(in), out_(out), bias_(bias) {}
+  Linear(std::string name, LinearOptions options) : Layer(std::move(name)), options_(options), in_(options.in), out_(options.out) {}
   const char* kind() const override { return "linear"; }
 
   TensorSpec output(std::span<const TensorSpec> x) const override {
@@ -20,9 +20,9 @@ class Linear : public Layer {
     return Shape{in.n, 1, 1, out_};
   }
   std::vector<ParameterSpec> parameters() const override {
-    Initial initial{Initial::uniform, 1 / std::sqrt(float(in_))};
-    std::vector<ParameterSpec> specs = {{"weight", {out_, in_}, initial}};
-    if (bias_) specs.push_back({"bias", {out_}, initial});
+    const Initial uniform{Initial::uniform, 1 / std::sqrt(float(in_))};
+    std::vector<ParameterSpec> specs = {{"weight", {out_, in_}, options_.initial.value_or(uniform)}};
+    if (options_.bias) specs.push_back({"bias", {out_}, options_.bias_initial.value_or(uniform)});
     return specs;
   }
   Needs prepare(Device, std::span<const TensorSpec>) override { return {.input = true}; }
@@ -32,7 +32,7 @@ class Linear : public Layer {
   void forward(const Pass& p) override {
     const int64_t n = p.y.shape.rows();
     gemm(p.device, false, true, n, out_, in_, p.x[0].as<float>(), p.weight[0], 0, p.y.as<float>());
-    if (bias_) map(p.device, n, out_, BiasForward{p.weight[1], p.y.as<float>(), out_});
+    if (options_.bias) map(p.device, n, out_, BiasForward{p.weight[1], p.y.as<float>(), out_});
   }
   void backward(const Pass& p) override {
     const int64_t n = p.dy.shape.rows();
@@ -43,23 +43,23 @@ class Linear : public Layer {
       for (int64_t k = 0; k < sums; ++k) {
         const float *dy = p.dy.as<float>() + k * rows * out_, *x = p.x[0].as<float>() + k * rows * in_;
         gemm(p.device, true, false, out_, in_, rows, dy, x, 1, p.dweight[0]);
-        if (bias_) columns<1>(p.device, rows, out_, BiasBackward{dy, p.dweight[1], out_});
+        if (options_.bias) columns<1>(p.device, rows, out_, BiasBackward{dy, p.dweight[1], out_});
       }
     }
     if (p.dx[0].data) gemm(p.device, false, false, n, in_, out_, p.dy.as<float>(), p.weight[0], 0, p.dx[0].as<float>());
   }
 
  private:
+  LinearOptions options_;
   int64_t in_, out_;
-  bool bias_;
 };
 
 }  // namespace
 
-std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, bool bias) {
-  require(in >= 1 && out >= 1, "linear", name,
-          std::to_string(in) + " inputs and " + std::to_string(out) + " outputs; give at least one of each");
-  return std::make_unique<Linear>(std::move(name), in, out, bias);
+std::unique_ptr<Layer> linear(std::string name, LinearOptions o) {
+  require(o.in >= 1 && o.out >= 1, "linear", name,
+          std::to_string(o.in) + " inputs and " + std::to_string(o.out) + " outputs; give at least one of each");
+  return std::make_unique<Linear>(std::move(name), o);
 }
 
 }  // namespace pipecast

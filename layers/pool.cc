@@ -141,7 +141,8 @@ class Pool : public Layer {
   Pool(std::string name, PoolOptions options) : Layer(std::move(name)), options_(options) {}
 
   TensorSpec output(std::span<const TensorSpec> x) const override {
-    const int64_t smallest = std::max<int64_t>(1, options_.kernel - 2 * options_.padding);
+    const int64_t beyond = 2 * options_.padding + (options_.ceil ? options_.stride - 1 : 0);  // of a window, outside the image
+    const int64_t smallest = std::max<int64_t>(1, options_.kernel - beyond);
     if (x.size() != 1 || x[0].shape.h < smallest || x[0].shape.w < smallest)
       refuse(*this, x, "one of at least " + std::to_string(smallest) + " pixels in height and width");
     return windows(x[0].shape).out;

@@ -47,6 +47,10 @@ class Graph {
   // Appends a node and returns the value that it makes. The last node's value is the model's output. No two layers share a name.
   int add(std::unique_ptr<Layer> layer, std::vector<int> inputs);
 
+  // A file of weights for this model may hold tensors whose names begin so: weights of what the model leaves out. They are not read.
+  void leave_out(std::string beginning) { left_out_.push_back(std::move(beginning)); }
+  const std::vector<std::string>& left_out() const { return left_out_; }
+
   struct Value {
     int node = -1;  // the node that makes it; -1: it is an input
     int input = -1;
@@ -82,6 +86,7 @@ class Graph {
   std::vector<Node> nodes_;
   std::vector<Part> parts_;
   std::vector<Value> values_;
+  std::vector<std::string> left_out_;
 };
 
 }  // namespace pipecast

@@ -26,8 +26,10 @@ void add_classifier_loss(Graph&, int logits, float label_smoothing);
 struct ModelEntry {
   std::string name, summary;
   Graph (*make)(const ModelOptions&);
+  int64_t image = 32, classes = 10;  // what it was made for: height and width of the images, number of classes
 };
 const std::vector<ModelEntry>& model_entries();
+const ModelEntry& model_entry(const std::string& name);  // throws UsageError, with the nearest known name, for an unknown model
 // Adds a model that make_model() then finds by its name. Throws UsageError for a name that is taken.
 void register_model(ModelEntry);
 
@@ -35,6 +37,16 @@ void register_model(ModelEntry);
 Graph resnet9(const ModelOptions&);
 Graph cifar_resnet(int depth, const ModelOptions&);     // 20, 32, 44, 56, 110
 Graph imagenet_resnet(int depth, const ModelOptions&);  // 18, 34, 50, 101, 152
+Graph alexnet(const ModelOptions&);
+Graph vgg16(const ModelOptions&);
+Graph vgg16_bn(const ModelOptions&);
+Graph vgg16_cifar(const ModelOptions&);
+Graph googlenet(const ModelOptions&);
+Graph googlenet_cifar(const ModelOptions&);
+Graph inception_v3(const ModelOptions&);
+Graph densenet121(const ModelOptions&);
+Graph densenet121_cifar(const ModelOptions&);
+Graph mobilenet_v2(const ModelOptions&);
 Graph bag_of_embeddings(const ModelOptions&);           // of text
 
 }  // namespace pipecast

@@ -177,6 +177,10 @@ FileTensors without_wrapper(const SafeTensors& file, const std::set<std::string>
   return tensors;
 }
 
+bool is_left_out(const Graph& graph, const std::string& name) {
+  return std::ranges::any_of(graph.left_out(), [&](const std::string& beginning) { return name.starts_with(beginning); });
+}
+
 std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
   std::vector<float> values(size_t(segments.total));
   initialize(segments, seed, values.data());
@@ -206,7 +210,7 @@ Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std:
   find_mismatches(tensors, weights.parameters, mismatches);
   find_mismatches(tensors, weights.statistics, mismatches);
   for (const auto& [name, tensor] : tensors)
-    if (tensor->is_float() && !names.count(name)) mismatches.of_kind["unknown"].push_back(shown(name));
+    if (tensor->is_float() && !names.count(name) && !is_left_out(graph, name)) mismatches.of_kind["unknown"].push_back(shown(name));
   if (!mismatches.of_kind.empty()) {
     const bool types_only = mismatches.of_kind.size() == 1 && mismatches.of_kind.count("of another type");
     throw UsageError("weights '" + origin + "' do not fit model '" + graph.name() + "' (tensors " + mismatches.text() + "): " +

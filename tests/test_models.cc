@@ -16,9 +16,12 @@
 #include "engine/files/sha256.h"
 #include "layers/layers.h"
 #include "models/models.h"
+#include "model_pass.h"
 #include "models/weights.h"
 
 using namespace pipecast;
+using pipecast::testing::ModelPass;
+using pipecast::testing::run_model;
 
 namespace {
 
@@ -44,12 +47,6 @@ std::string read_text(const std::string& path) {
   return text.str();
 }
 
-std::vector<std::string> names() {
-  std::vector<std::string> all;
-  for (const ModelEntry& entry : model_entries()) all.push_back(entry.name);
-  return all;
-}
-
 int64_t elements(const Segments& segments) {
   int64_t sum = 0;
   for (const ParameterSpec& spec : segments.specs) sum += spec.count();
@@ -73,16 +70,20 @@ std::string tensor_list(const Graph& graph) {
   return text;
 }
 
-// The numbers of tests/golden/make_models.py: in [-1, 1), a hash of the name and of the place within the tensor.
-float formula(const std::string& name, int64_t index, double scale, double centre = 0) {
-  uint32_t x = purpose(name) + uint32_t(index) * 0x9E3779B9u;
+// The numbers of tests/golden/make_models.py: in [-1, 1), a hash of the name (given as purpose(name)) and of the place within the tensor.
+float formula(uint32_t name, int64_t index, double scale, double centre = 0) {
+  uint32_t x = name + uint32_t(index) * 0x9E3779B9u;
   x = (x ^ (x >> 16)) * 0x7FEB352Du;
   x = (x ^ (x >> 15)) * 0x846CA68Bu;
   x ^= x >> 16;
   return float(centre + scale * (double(x >> 8) * 0x1p-23 - 1));
 }
+float formula(const std::string& name, int64_t index, double scale, double centre = 0) {
+  return formula(purpose(name), index, scale, centre);
+}
 
-SafeTensors formula_weights(const Graph& graph) {
+// gain: of convolutions.
+SafeTensors formula_weights(const Graph& graph, double gain = 1) {
   SafeTensors file = to_safetensors(initial_weights(graph, 0));
   for (auto& [name, tensor] : file.tensors) {
     if (tensor.type == "I64") {
@@ -94,71 +95,41 @@ SafeTensors formula_weights(const Graph& graph) {
     const bool positive = name.ends_with("weight") || name.ends_with("running_var");
     const bool matrix = tensor.shape.size() > 1;
     const double scale = matrix ? std::sqrt(3.0 / double(count / tensor.shape[0])) : positive ? 0.5 : 0.25;
+    const float times = tensor.shape.size() == 4 ? float(gain) : 1;
+    const uint32_t hash = purpose(name);
     std::vector<float> values;
-    for (int64_t i = 0; i < count; ++i) values.push_back(formula(name, i, scale, positive && !matrix ? 1 : 0));
+    values.reserve(size_t(count));
+    for (int64_t i = 0; i < count; ++i) values.push_back(times * formula(hash, i, scale, positive && !matrix ? 1 : 0));
     tensor = FileTensor::f32(tensor.shape, values.data());
   }
   return file;
 }
 
-std::vector<float*> pointers(const Graph& graph, int node, const Segments& all, std::vector<float>& values,
-                             std::vector<ParameterSpec> (Layer::*of)() const) {
-  std::vector<float*> result;
-  for (const ParameterSpec& spec : graph.collect(node, node + 1, of).specs) {
-    const int place = all.find(spec.name);
-    REQUIRE(place >= 0);
-    result.push_back(values.data() + all.offsets[size_t(place)]);
-  }
-  return result;
-}
-
 Shape prediction_shape(const Graph& graph, int64_t batch) { return graph.specs(batch)[size_t(graph.prediction())].shape; }
-
-// The model's prediction in evaluation mode: every value in a vector of its own, poisoned before it is written.
-std::vector<float> evaluate(const Graph& graph, Weights weights, const std::vector<float>& images, int64_t batch) {
-  const float poison = std::numeric_limits<float>::quiet_NaN();
-  const DeviceOwner owner("cpu");
-  const Device device = owner.get();
-  const std::vector<TensorSpec> shapes = graph.specs(batch);
-  std::vector<std::vector<float>> values = {images};
-  REQUIRE(int64_t(images.size()) == shapes[0].shape.count());
-  for (size_t i = 0; graph.nodes()[i].value <= graph.prediction(); ++i) {
-    const Node& node = graph.nodes()[i];
-    std::vector<TensorSpec> inputs;
-    std::vector<Tensor> x;
-    for (int input : node.inputs) {
-      inputs.push_back(shapes[size_t(input)]);
-      x.push_back({values[size_t(input)].data(), shapes[size_t(input)].shape});
-    }
-    const Needs needs = node.layer->prepare(device, inputs);
-    std::vector<float> saved(size_t(needs.saved), poison), y(size_t(shapes[i + 1].shape.count()), poison);
-    const Memory workspace(device, needs.workspace);
-    std::fill_n(workspace.data(), needs.workspace, poison);
-    const std::vector<float*> w = pointers(graph, int(i), weights.parameters, weights.parameter_values, &Layer::parameters);
-    const std::vector<float*> s = pointers(graph, int(i), weights.statistics, weights.statistic_values, &Layer::statistics);
-    Pass pass;
-    pass.device = device;
-    pass.training = false;
-    pass.x = x;
-    pass.y = {y.data(), shapes[i + 1].shape};
-    pass.weight = w;
-    pass.statistics = s;
-    pass.saved = saved.data();
-    pass.workspace = workspace.data();
-    node.layer->forward(pass);
-    values.push_back(std::move(y));
-  }
-  return values.back();
-}
 
 // Images of the formula, made as [n,c,h,w], stored NHWC.
 std::vector<float> formula_images(const Shape& s) {
   std::vector<float> images(size_t(s.count()));
   int64_t index = 0;
+  const uint32_t name = purpose("images");
   for (int64_t n = 0; n < s.n; ++n)
     for (int64_t c = 0; c < s.c; ++c)
-      for (int64_t p = 0; p < s.h * s.w; ++p) images[size_t((n * s.h * s.w + p) * s.c + c)] = formula("images", index++, 1);
+      for (int64_t p = 0; p < s.h * s.w; ++p) images[size_t((n * s.h * s.w + p) * s.c + c)] = formula(name, index++, 1);
   return images;
+}
+
+// Of several images and ten classes.
+void check_logits(const std::vector<float>& ours, const std::vector<float>& theirs) {
+  REQUIRE(ours.size() == theirs.size());
+  float largest = 0, error = 0, between_images = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    REQUIRE(std::isfinite(ours[i]));
+    largest = std::max(largest, std::abs(theirs[i]));
+    error = std::max(error, std::abs(ours[i] - theirs[i]));
+    if (i < 10) between_images = std::max(between_images, std::abs(theirs[i] - theirs[i + 10]));
+  }
+  CHECK(between_images > 100 * 1e-4f * largest);  // else the comparison would not see what the network does with its input
+  CHECK(error <= 1e-4f * largest);
 }
 
 Graph tiny() {
@@ -272,7 +243,7 @@ TEST_CASE("names and shapes are torchvision's") {
     sha.add(ours.data(), ours.size());
     CHECK(sha.hex() == digest);
   }
-  CHECK(models == 5);
+  CHECK(models == 12);
 }
 
 TEST_CASE("networks for CIFAR: parameters and parts") {
@@ -281,7 +252,10 @@ TEST_CASE("networks for CIFAR: parameters and parts") {
                                          {"resnet32", 466906, 17},
                                          {"resnet44", 661338, 23},
                                          {"resnet56", 855770, 29},
-                                         {"resnet110", 1730714, 56}}) {
+                                         {"resnet110", 1730714, 56},
+                                         {"vgg16_cifar", 14728266, 19},
+                                         {"googlenet_cifar", 6166250, 13},
+                                         {"densenet121_cifar", 6956298, 63}}) {
     CAPTURE(name);
     const Graph graph = make_model(name, {});
     CHECK(elements(graph.parameters()) == parameters);
@@ -326,10 +300,10 @@ TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes
 }
 
 TEST_CASE("every model: parts cover the nodes, one value crosses between parts, names differ, the summary tells the size") {
-  for (const std::string& name : names()) {
+  for (const ModelEntry& model : model_entries()) {
+    const std::string& name = model.name;
     CAPTURE(name);
-    const bool cifar = name != "resnet18" && name != "resnet34" && name != "resnet50" && name != "resnet101" && name != "resnet152";
-    const Graph graph = make_model(name, {{1, 32, 32, 3}, cifar ? 10 : 1000});
+    const Graph graph = make_model(name, {{1, 75, 75, 3}, contains(model.summary, "ImageNet") ? 1000 : 10});
     CHECK(graph.name() == name);
 
     int next = 0;
@@ -360,6 +334,15 @@ TEST_CASE("every model: parts cover the nodes, one value crosses between parts, 
 }
 
 TEST_CASE("models refuse what they cannot be made of") {
+  CHECK(refusal<UsageError>([] { make_model("vgg16", {{1, 64, 31, 3}, 10}); }) ==
+        "vgg16 cannot take images of 64x31 pixels: use images of at least 32x32");
+  CHECK(contains(refusal<UsageError>([] { make_model("mobilenet_v2", {{1, 64, 31, 0}, 10}); }), "without channels"));
+  CHECK(contains(refusal<UsageError>([] { make_model("mobilenet_v2", {{1, 64, 31, 3}, 1}); }), "classes = 1"));
+  // The smallest images that each says it takes.
+  for (auto [name, side] : {std::pair<std::string, int64_t>{"alexnet", 63}, {"vgg16", 32}, {"vgg16_bn", 32}, {"vgg16_cifar", 32},
+                            {"googlenet", 15}, {"googlenet_cifar", 4}, {"inception_v3", 75}, {"densenet121", 29},
+                            {"densenet121_cifar", 8}, {"mobilenet_v2", 1}})
+    CHECK(prediction_shape(make_model(name, {{1, side, side, 3}, 7}), 2) == Shape{2, 1, 1, 7});
   const std::string unknown = refusal<UsageError>([] { make_model("resnet21", {}); });
   CHECK(contains(unknown, "unknown model 'resnet21'"));
   CHECK(contains(unknown, "resnet20"));
@@ -381,18 +364,76 @@ TEST_CASE("logits are torchvision's") {
     CAPTURE(name);
     const Graph graph = make_model(name, {image, 10});
     const Weights weights = from_safetensors(graph, formula_weights(graph), "formula");
-    const std::vector<float> ours = evaluate(graph, weights, formula_images(image.batch(2)), 2);
+    const std::vector<float> ours = run_model(graph, weights, formula_images(image.batch(2)), {}, 2, false).prediction;
     const std::vector<float> theirs = expected.tensors.at(name).floats();
-    REQUIRE(ours.size() == theirs.size());
-    float largest = 0, error = 0, between_images = 0;
-    for (size_t i = 0; i < ours.size(); ++i) {
-      REQUIRE(std::isfinite(ours[i]));
-      largest = std::max(largest, std::abs(theirs[i]));
-      error = std::max(error, std::abs(ours[i] - theirs[i]));
-      if (i < 10) between_images = std::max(between_images, std::abs(theirs[i] - theirs[i + 10]));
+    check_logits(ours, theirs);
+  }
+}
+
+// See tests/golden/make_model_gradients.py. Every gradient by its norm and its product with a vector of the formula's numbers, which an error
+// that is not at right angles to it changes.
+TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a batch of three") {
+  struct Case {
+    std::string name;
+    int64_t height, width;
+    float shift;
+    double worst = 1e-4;  // the relative error of any gradient; half of them are within 1e-4
+  };
+  const SafeTensors expected = read_safetensors(golden + "model_gradients.safetensors");
+  for (const auto& [name, height, width, shift, worst] : {Case{"alexnet", 67, 75, 0}, {"densenet121", 101, 131, 3}, {"googlenet", 65, 81, 6, 3e-2},
+                                                   {"inception_v3", 139, 139, 6, 3e-2}, {"mobilenet_v2", 101, 131, 3}, {"resnet18", 65, 97, 6}}) {
+    CAPTURE(name);
+    const Shape image{3, height, width, 3};
+    const Graph graph = make_model(name, {image.batch(1), 10});
+    Weights weights = from_safetensors(graph, formula_weights(graph, 1.4), "formula");
+    const std::vector<float> images = formula_images(image);
+    check_logits(run_model(graph, weights, images, {}, 3, false).prediction, expected.tensors.at(name + "/logits").floats());
+
+    for (const Node& node : graph.nodes())
+      if (node.layer->kind() == std::string("batch_norm")) {
+        const int64_t bias = weights.parameters.offsets[size_t(weights.parameters.find(node.layer->name() + ".bias"))];
+        for (int64_t c = 0; c < node.layer->parameters()[1].count(); ++c) weights.parameter_values[size_t(bias + c)] += shift;
+      }
+    const ModelPass trained = run_model(graph, weights, images, {0, 3, 6}, 3, true);
+    CHECK(trained.loss == doctest::Approx(expected.tensors.at(name + "/loss").floats()[0]).epsilon(1e-5));
+    const std::vector<float> rows = expected.tensors.at(name + "/gradients").floats();
+    const SafeTensors gradients = to_safetensors(trained.gradients);
+    std::set<std::string> parameters;
+    for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
+    REQUIRE(rows.size() == 2 * parameters.size());
+    // A bias before a batch norm has a gradient of zero, and what is computed for it is rounding.
+    float largest = 0;
+    for (size_t row = 0; row < rows.size(); row += 2) largest = std::max(largest, rows[row]);
+    const uint32_t probe = purpose("probe");
+    size_t row = 0, close = 0;
+    for (const std::string& parameter : parameters) {
+      CAPTURE(parameter);
+      const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
+      double squares = 0, product = 0;
+      for (size_t i = 0; i < gradient.size(); ++i) {
+        squares += double(gradient[i]) * double(gradient[i]);
+        product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
+      }
+      const double norm = double(rows[row]), unit = norm + 1e-3 * double(largest);
+      const double error = std::max(std::abs(std::sqrt(squares) - norm), std::abs(product - double(rows[row + 1]))) / unit;
+      CHECK(error <= worst);  // false for NaN
+      close += error <= 1e-4;
+      row += 2;
     }
-    CHECK(between_images > 100 * 1e-4f * largest);  // else the comparison would not see what the network does with its input
-    CHECK(error <= 1e-4f * largest);
+    CHECK(close >= parameters.size() / 2);
+  }
+}
+
+TEST_CASE("weights of auxiliary classifiers are left out, and others that are unknown are not") {
+  for (auto [name, auxiliary] : {std::pair<std::string, std::string>{"googlenet", "aux2.fc1.weight"}, {"inception_v3", "AuxLogits.fc.bias"}}) {
+    const Graph graph = make_model(name, {{1, 75, 75, 3}, 10});
+    const Weights weights = initial_weights(graph, 1);
+    SafeTensors file = to_safetensors(weights);
+    const float value = 1;
+    file.tensors[auxiliary] = FileTensor::f32({1}, &value);
+    CHECK(weights_digest(from_safetensors(graph, file, "with auxiliary")) == weights_digest(weights));
+    file.tensors["aux3.fc1.weight"] = FileTensor::f32({1}, &value);
+    CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, file, "another"); }), "1 unknown: aux3.fc1.weight"));
   }
 }
 

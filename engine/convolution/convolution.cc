@@ -111,7 +111,8 @@ std::unique_ptr<ConvolutionPlan> plan_on_gpu(Device d, const ConvolutionShape& s
   if (is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
 #endif
   std::unique_ptr<ConvolutionPlan> plan;
-  if (!d.tf32) plan = plan_convolution_tiles(d, shape);
+  if (shape.groups > 1) plan = plan_convolution_depthwise(d, shape);
+  if (!plan && !d.tf32) plan = plan_convolution_tiles(d, shape);
   if (!plan) plan = plan_convolution_cudnn(d, shape);
   return plan ? std::move(plan) : plan_convolution_tiles(d, shape);
 }
@@ -120,7 +121,8 @@ std::unique_ptr<ConvolutionPlan> plan_on_host(Device d, const ConvolutionShape& 
   std::unique_ptr<ConvolutionPlan> plan;
   if (worth_tiling(shape)) plan = plan_convolution_winograd(d, shape);
   if (!plan && worth_gathering(shape)) plan = plan_convolution_taps(d, shape);
-  return plan ? std::move(plan) : plan_convolution_onednn(d, shape);
+  if (!plan) plan = plan_convolution_onednn(d, shape);
+  return plan ? std::move(plan) : plan_convolution_depthwise(d, shape);
 }
 
 }  // namespace
@@ -128,8 +130,8 @@ std::unique_ptr<ConvolutionPlan> plan_on_host(Device d, const ConvolutionShape& 
 std::unique_ptr<ConvolutionPlan> plan_convolution(Device d, const ConvolutionShape& shape) {
   require_sound(shape);
   if (!d.gpu && is_matrix_product(shape)) return std::make_unique<MatrixConvolution<float>>(shape);
-  std::unique_ptr<ConvolutionPlan> plan = plan_convolution_depthwise(d, shape);
-  if (!plan && shape.in.n > 0) plan = d.gpu ? plan_on_gpu(d, shape) : plan_on_host(d, shape);  // the libraries refuse an empty batch
+  std::unique_ptr<ConvolutionPlan> plan;
+  if (shape.in.n > 0) plan = d.gpu ? plan_on_gpu(d, shape) : plan_on_host(d, shape);  // the libraries refuse an empty batch
   return plan ? std::move(plan) : plan_convolution_plain(d, shape);
 }
 

@@ -106,8 +106,10 @@ def logits(model, height, width):
 
 def main():
     summary = ""
-    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]:
-        model = torchvision.models.get_model(name)
+    without_auxiliary = {"aux_logits": False, "init_weights": False}
+    for name in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "vgg16", "vgg16_bn", "googlenet", "inception_v3",
+                 "densenet121", "mobilenet_v2"]:
+        model = torchvision.models.get_model(name, **(without_auxiliary if name in ["googlenet", "inception_v3"] else {}))
         lines = tensor_list(model)
         trained = sum(p.numel() for p in model.parameters())
         summary += f"{name} {len(model.state_dict())} {trained} {hashlib.sha256(lines.encode()).hexdigest()}\n"
@@ -125,4 +127,5 @@ def main():
     )
 
 
-main()
+if __name__ == "__main__":
+    main()
