@@ -1,4 +1,5 @@
-// A model's logits in evaluation and its loss and gradients in training, written to a file: the half of tests/against_torchvision.py that
+// A model's logits in evaluation and its loss and gradients in training, written to a file: the half of
+// tests/gradients_against_torchvision.py that
 // is ours.
 //
 //   model_gradients MODEL WEIGHTS.safetensors INPUT.safetensors OUT.safetensors
