@@ -96,7 +96,7 @@ int Channels::channel(int hop, bool gradients) const {
 const std::vector<Channels::End>& Channels::ends(int stage, const Instruction& i) const {
   static const std::vector<End> none;
   const int here = piece({stage, i.tag()});
-  if (here >= pieces()) return none;  // of a chunk that there is not
+  if (i.chunk < 0 || here >= pieces()) return none;  // of a chunk that there is not
   switch (i.operation) {
     case Operation::receive_activation:
     case Operation::send_gradient: return behind_[size_t(here)];
