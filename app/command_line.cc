@@ -67,6 +67,7 @@ int run_command(int count, char** arguments) {
     commands.push_back(bench_pipeline_command());
     commands.push_back(export_command());
     commands.push_back(import_command());
+    commands.push_back(models_command());
     commands.push_back(info_command());
     run_command_line(count, arguments, commands);
     check_output();

@@ -21,6 +21,7 @@ std::unique_ptr<Command> bench_optimizer_command();
 std::unique_ptr<Command> bench_pipeline_command();
 std::unique_ptr<Command> export_command();
 std::unique_ptr<Command> import_command();
+std::unique_ptr<Command> models_command();
 std::unique_ptr<Command> info_command();
 
 }  // namespace pipecast

@@ -69,12 +69,12 @@ def resnet9():
 def make_model(name):
     if name == "resnet9":
         return resnet9()
-    depth = int(name.removeprefix("resnet"))
-    if depth in (20, 32, 44, 56, 110):
-        return cifar_resnet(depth)
+    if name.startswith("resnet") and int(name.removeprefix("resnet")) in (20, 32, 44, 56, 110):
+        return cifar_resnet(int(name.removeprefix("resnet")))
     import torchvision
 
-    return getattr(torchvision.models, name)(num_classes=10)
+    without_auxiliary = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return getattr(torchvision.models, name)(num_classes=10, **without_auxiliary)
 
 
 class Pytorch:

@@ -11,30 +11,35 @@ namespace {
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
 Registry<ModelEntry>& registry() {
   using Options = ModelOptions;
-  static Registry<ModelEntry> models = registry_of<ModelEntry>("model", {
-      {"resnet9", "6.57 M parameters, CIFAR, for training in seconds", resnet9},
-      {"resnet20", "0.27 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(20, o); }},
-      {"resnet32", "0.47 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(32, o); }},
-      {"resnet44", "0.66 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(44, o); }},
-      {"resnet56", "0.86 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(56, o); }},
-      {"resnet110", "1.73 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(110, o); }},
-      {"resnet18", "11.69 M parameters, ImageNet, basic blocks", [](const Options& o) { return imagenet_resnet(18, o); }},
-      {"resnet34", "21.80 M parameters, ImageNet, basic blocks", [](const Options& o) { return imagenet_resnet(34, o); }},
-      {"resnet50", "25.56 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(50, o); }},
-      {"resnet101", "44.55 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(101, o); }},
-      {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }},
-      {"alexnet", "61.10 M parameters, ImageNet, most of them in three linear layers", alexnet},
-      {"vgg16", "138.36 M parameters, ImageNet, most of them in three linear layers", vgg16},
-      {"vgg16_bn", "138.37 M parameters, ImageNet, the same with batch norm", vgg16_bn},
-      {"vgg16_cifar", "14.73 M parameters, CIFAR, with batch norm and one linear layer", vgg16_cifar},
-      {"googlenet", "6.62 M parameters, ImageNet, Inception blocks without auxiliary classifiers", googlenet},
-      {"googlenet_cifar", "6.17 M parameters, CIFAR, Inception blocks", googlenet_cifar},
-      {"inception_v3", "23.83 M parameters, ImageNet at 299x299, without its auxiliary classifier", inception_v3},
-      {"densenet121", "7.98 M parameters, ImageNet, dense blocks", densenet121},
-      {"densenet121_cifar", "6.96 M parameters, CIFAR, dense blocks", densenet121_cifar},
-      {"mobilenet_v2", "3.50 M parameters, ImageNet, inverted residuals", mobilenet_v2},
-      {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
-  });
+  static Registry<ModelEntry> models = registry_of<ModelEntry>(
+      "model",
+      {
+          {"resnet9", "6.57 M parameters, CIFAR, for training in seconds", resnet9},
+          {"resnet20", "0.27 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(20, o); }},
+          {"resnet32", "0.47 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(32, o); }},
+          {"resnet44", "0.66 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(44, o); }},
+          {"resnet56", "0.86 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(56, o); }},
+          {"resnet110", "1.73 M parameters, CIFAR, basic blocks", [](const Options& o) { return cifar_resnet(110, o); }},
+          {"resnet18", "11.69 M parameters, ImageNet, basic blocks", [](const Options& o) { return imagenet_resnet(18, o); }, 224, 1000},
+          {"resnet34", "21.80 M parameters, ImageNet, basic blocks", [](const Options& o) { return imagenet_resnet(34, o); }, 224, 1000},
+          {"resnet50", "25.56 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(50, o); }, 224,
+           1000},
+          {"resnet101", "44.55 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(101, o); }, 224,
+           1000},
+          {"resnet152", "60.19 M parameters, ImageNet, bottleneck blocks", [](const Options& o) { return imagenet_resnet(152, o); }, 224,
+           1000},
+          {"alexnet", "61.10 M parameters, ImageNet, most of them in three linear layers", alexnet, 224, 1000},
+          {"vgg16", "138.36 M parameters, ImageNet, most of them in three linear layers", vgg16, 224, 1000},
+          {"vgg16_bn", "138.37 M parameters, ImageNet, the same with batch norm", vgg16_bn, 224, 1000},
+          {"vgg16_cifar", "14.73 M parameters, CIFAR, with batch norm and one linear layer", vgg16_cifar},
+          {"googlenet", "6.62 M parameters, ImageNet, Inception blocks without auxiliary classifiers", googlenet, 224, 1000},
+          {"googlenet_cifar", "6.17 M parameters, CIFAR, Inception blocks", googlenet_cifar},
+          {"inception_v3", "23.83 M parameters, ImageNet at 299x299, without its auxiliary classifier", inception_v3, 299, 1000},
+          {"densenet121", "7.98 M parameters, ImageNet, dense blocks", densenet121, 224, 1000},
+          {"densenet121_cifar", "6.96 M parameters, CIFAR, dense blocks", densenet121_cifar},
+          {"mobilenet_v2", "3.50 M parameters, ImageNet, inverted residuals", mobilenet_v2, 224, 1000},
+          {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
+      });
   return models;
 }
 
@@ -44,7 +49,9 @@ void register_model(ModelEntry entry) { registry().add(std::move(entry)); }
 
 const std::vector<ModelEntry>& model_entries() { return registry().entries(); }
 
-Graph make_model(const std::string& name, const ModelOptions& options) { return registry().find(name).make(options); }
+const ModelEntry& model_entry(const std::string& name) { return registry().find(name); }
+
+Graph make_model(const std::string& name, const ModelOptions& options) { return model_entry(name).make(options); }
 
 std::vector<std::string> head_layers(const std::string& name, ModelOptions options) {
   const std::vector<ParameterSpec> specs = make_model(name, options).parameters().specs;

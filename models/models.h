@@ -26,8 +26,10 @@ void add_classifier_loss(Graph&, int logits, float label_smoothing);
 struct ModelEntry {
   std::string name, summary;
   Graph (*make)(const ModelOptions&);
+  int64_t image = 32, classes = 10;  // what it was made for: height and width of the images, number of classes
 };
 const std::vector<ModelEntry>& model_entries();
+const ModelEntry& model_entry(const std::string& name);  // throws UsageError, with the nearest known name, for an unknown model
 // The layers of such a model whose parameters depend on the number of classes: its head, and heads beside it.
 std::vector<std::string> head_layers(const std::string& name, ModelOptions);
 // Adds a model that make_model() then finds by its name. Throws UsageError for a name that is taken.

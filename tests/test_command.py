@@ -103,7 +103,7 @@ class Help(CommandTest):
     def test_help_gets_one_started(self):
         text = self.succeed("--help")
         self.assertIn("pipecast train --data generated --stages 4", text)
-        for command in ("train", "compare", "eval", "audit", "export", "import", "info"):
+        for command in ("train", "compare", "eval", "audit", "export", "import", "models", "info"):
             self.assertIn("\n  " + command + " ", text)
             own = self.succeed(command, "--help")
             self.assertIn("Usage: pipecast " + command, own)
@@ -118,6 +118,17 @@ class Help(CommandTest):
         self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "folder", "text", "generated"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
+
+    def test_models(self):
+        self.assertRegex(self.succeed("models"), "mobilenet_v2 +224 +1000 +3.50 M +0.6[0-9] +[0-9]+")
+        (model,) = json.loads(self.succeed("models", "--model", "vgg16", "--image", 32, "--classes", 10, "--json"))["models"]
+        self.assertEqual((model["image"], model["classes"], model["parameters"]), (32, 10, 134301514))
+        self.assertEqual(sum(part["parameters"] for part in model["parts"]), model["parameters"])
+        # 32 x 32 x 64 outputs of 27 and of 576 products each.
+        self.assertEqual([part["flops"] for part in model["parts"][:3]], [2 * 65536 * 27, 2 * 65536 * 576, 0])
+        self.assertIn("features.30", self.succeed("models", "--model", "vgg16"))
+        self.refuse(["models", "--model", "vgg17"], "unknown model 'vgg17'")
+        self.refuse(["models", "--model", "alexnet", "--image", 32], "at least 63x63")
 
 
 class BadUsage(CommandTest):
@@ -375,7 +386,7 @@ class Output(CommandTest):
     def test_output_that_is_lost(self):
         """A full disk, or a closed output: exit code 1, whatever the command."""
         self.succeed(*TRAIN, "--out", "run")
-        commands = [["--help"], ["--version"], ["train", "--help"], ["info"], ["info", "--json"], ["audit"], ["draw"], ["simulate", "--uniform"],
+        commands = [["--help"], ["--version"], ["train", "--help"], ["models"], ["info"], ["info", "--json"], ["audit"], ["draw"], ["simulate", "--uniform"],
                     ["plan", "--json"], ["eval", "--run", "run"], ["eval", "--run", "run", "--json"],
                     ["export", "--model", "resnet20", "--out", "weights"], ["bench", "step", "--batch", 2, "--seconds", ".01"],
                     [*TRAIN, "--out", "lost"]]

@@ -118,6 +118,20 @@ std::vector<float> formula_images(const Shape& s) {
   return images;
 }
 
+// Of several images and ten classes.
+void check_logits(const std::vector<float>& ours, const std::vector<float>& theirs) {
+  REQUIRE(ours.size() == theirs.size());
+  float largest = 0, error = 0, between_images = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    REQUIRE(std::isfinite(ours[i]));
+    largest = std::max(largest, std::abs(theirs[i]));
+    error = std::max(error, std::abs(ours[i] - theirs[i]));
+    if (i < 10) between_images = std::max(between_images, std::abs(theirs[i] - theirs[i + 10]));
+  }
+  CHECK(between_images > 100 * 1e-4f * largest);  // else the comparison would not see what the network does with its input
+  CHECK(error <= 1e-4f * largest);
+}
+
 Graph tiny() {
   Graph graph("tiny", {1, 4, 4, 3});
   graph.part("stem");
@@ -352,16 +366,74 @@ TEST_CASE("logits are torchvision's") {
     const Weights weights = from_safetensors(graph, formula_weights(graph), "formula");
     const std::vector<float> ours = run_model(graph, weights, formula_images(image.batch(2)), {}, 2, false).prediction;
     const std::vector<float> theirs = expected.tensors.at(name).floats();
-    REQUIRE(ours.size() == theirs.size());
-    float largest = 0, error = 0, between_images = 0;
-    for (size_t i = 0; i < ours.size(); ++i) {
-      REQUIRE(std::isfinite(ours[i]));
-      largest = std::max(largest, std::abs(theirs[i]));
-      error = std::max(error, std::abs(ours[i] - theirs[i]));
-      if (i < 10) between_images = std::max(between_images, std::abs(theirs[i] - theirs[i + 10]));
+    check_logits(ours, theirs);
+  }
+}
+
+// See tests/golden/make_model_gradients.py. Every gradient by its norm and its product with a vector of the formula's numbers, which an error
+// that is not at right angles to it changes.
+TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a batch of three") {
+  struct Case {
+    std::string name;
+    int64_t height, width;
+    float shift;
+    double worst = 1e-4;  // the relative error of any gradient; half of them are within 1e-4
+  };
+  const SafeTensors expected = read_safetensors(golden + "model_gradients.safetensors");
+  for (const auto& [name, height, width, shift, worst] : {Case{"alexnet", 67, 75, 0}, {"densenet121", 101, 131, 3}, {"googlenet", 65, 81, 6, 3e-2},
+                                                   {"inception_v3", 139, 139, 6, 3e-2}, {"mobilenet_v2", 101, 131, 3}, {"resnet18", 65, 97, 6}}) {
+    CAPTURE(name);
+    const Shape image{3, height, width, 3};
+    const Graph graph = make_model(name, {image.batch(1), 10});
+    Weights weights = from_safetensors(graph, formula_weights(graph, 1.4), "formula");
+    const std::vector<float> images = formula_images(image);
+    check_logits(run_model(graph, weights, images, {}, 3, false).prediction, expected.tensors.at(name + "/logits").floats());
+
+    for (const Node& node : graph.nodes())
+      if (node.layer->kind() == std::string("batch_norm")) {
+        const int64_t bias = weights.parameters.offsets[size_t(weights.parameters.find(node.layer->name() + ".bias"))];
+        for (int64_t c = 0; c < node.layer->parameters()[1].count(); ++c) weights.parameter_values[size_t(bias + c)] += shift;
+      }
+    const ModelPass trained = run_model(graph, weights, images, {0, 3, 6}, 3, true);
+    CHECK(trained.loss == doctest::Approx(expected.tensors.at(name + "/loss").floats()[0]).epsilon(1e-5));
+    const std::vector<float> rows = expected.tensors.at(name + "/gradients").floats();
+    const SafeTensors gradients = to_safetensors(trained.gradients);
+    std::set<std::string> parameters;
+    for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
+    REQUIRE(rows.size() == 2 * parameters.size());
+    // A bias before a batch norm has a gradient of zero, and what is computed for it is rounding.
+    float largest = 0;
+    for (size_t row = 0; row < rows.size(); row += 2) largest = std::max(largest, rows[row]);
+    const uint32_t probe = purpose("probe");
+    size_t row = 0, close = 0;
+    for (const std::string& parameter : parameters) {
+      CAPTURE(parameter);
+      const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
+      double squares = 0, product = 0;
+      for (size_t i = 0; i < gradient.size(); ++i) {
+        squares += double(gradient[i]) * double(gradient[i]);
+        product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
+      }
+      const double norm = double(rows[row]), unit = norm + 1e-3 * double(largest);
+      const double error = std::max(std::abs(std::sqrt(squares) - norm), std::abs(product - double(rows[row + 1]))) / unit;
+      CHECK(error <= worst);  // false for NaN
+      close += error <= 1e-4;
+      row += 2;
     }
-    CHECK(between_images > 100 * 1e-4f * largest);  // else the comparison would not see what the network does with its input
-    CHECK(error <= 1e-4f * largest);
+    CHECK(close >= parameters.size() / 2);
+  }
+}
+
+TEST_CASE("weights of auxiliary classifiers are left out, and others that are unknown are not") {
+  for (auto [name, auxiliary] : {std::pair<std::string, std::string>{"googlenet", "aux2.fc1.weight"}, {"inception_v3", "AuxLogits.fc.bias"}}) {
+    const Graph graph = make_model(name, {{1, 75, 75, 3}, 10});
+    const Weights weights = initial_weights(graph, 1);
+    SafeTensors file = to_safetensors(weights);
+    const float value = 1;
+    file.tensors[auxiliary] = FileTensor::f32({1}, &value);
+    CHECK(weights_digest(from_safetensors(graph, file, "with auxiliary")) == weights_digest(weights));
+    file.tensors["aux3.fc1.weight"] = FileTensor::f32({1}, &value);
+    CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, file, "another"); }), "1 unknown: aux3.fc1.weight"));
   }
 }
 
