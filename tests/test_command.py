@@ -115,7 +115,7 @@ class Help(CommandTest):
         self.assertLessEqual({"pipeoptim", "vanilla", "pipedream", "gpipe"}, {method["name"] for method in info["methods"]})
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
-        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "folder", "text", "generated"})
+        self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "cifar100", "cifar100-coarse", "mnist", "fashion-mnist", "folder", "tiny-imagenet", "food101", "text", "generated"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
 
@@ -189,7 +189,7 @@ class BadUsage(CommandTest):
         self.refuse(["bench", "pipeline", "--minibatches", 10**9], together, mistakes=3)  # one for each method
 
     def test_names(self):
-        for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
+        for option, wrong, nearest in [("model", "rasnet20", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
                                        ("lookahead", "papr", "paper"), ("lr-schedule", "cosin", "cosine"), ("augment", "flop", "flip"),
                                        ("executor", "thread", "threads"), ("device", "cdua", "cuda"), ("math", "tf23", "tf32"), ("data", "cifar", "cifar10"),
                                        ("partition", "balenced", "balanced")]:

@@ -437,67 +437,6 @@ TEST_CASE("weights of auxiliary classifiers are left out, and others that are un
   }
 }
 
-// Every gradient by its norm and its product with a vector of the formula's numbers, which an error that is not at right angles to it changes.
-TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a batch of three") {
-  const SafeTensors expected = read_safetensors(golden + "model_gradients.safetensors");
-  const std::vector<std::pair<std::string, Shape>> models = {{"alexnet", {1, 67, 75, 3}},       {"densenet121", {1, 101, 131, 3}},
-                                                             {"googlenet", {1, 101, 131, 3}},   {"inception_v3", {1, 139, 171, 3}},
-                                                             {"mobilenet_v2", {1, 101, 131, 3}}, {"resnet18", {1, 101, 131, 3}}};
-  for (const auto& [name, image] : models) {
-    CAPTURE(name);
-    const Graph graph = make_model(name, {image, 10});
-    const Weights weights = from_safetensors(graph, formula_weights(graph, 2), "formula");
-    const std::vector<float> images = formula_images(image.batch(3));
-    const std::vector<float> ours = run_model(graph, weights, images, {}, 3, false).prediction;
-    const std::vector<float> theirs = expected.tensors.at(name + "/logits").floats();
-    REQUIRE(ours.size() == theirs.size());
-    float largest = 0, error = 0, between_images = 0;
-    for (size_t i = 0; i < ours.size(); ++i) {
-      largest = std::max(largest, std::abs(theirs[i]));
-      error = std::max(error, std::abs(ours[i] - theirs[i]));
-      if (i < 10) between_images = std::max(between_images, std::abs(theirs[i] - theirs[i + 10]));
-    }
-    CHECK(between_images > 30 * 1e-4f * largest);
-    CHECK(error <= 1e-4f * largest);  // false for NaN
-
-    ModelPass trained = run_model(graph, weights, images, {0, 3, 6}, 3, true);
-    CHECK(trained.loss == doctest::Approx(expected.tensors.at(name + "/loss").floats()[0]).epsilon(1e-5));
-    const std::vector<float> rows = expected.tensors.at(name + "/gradients").floats();
-    const SafeTensors gradients = to_safetensors(trained.gradients);
-    std::set<std::string> parameters;
-    for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
-    REQUIRE(rows.size() == 2 * parameters.size());
-    const uint32_t probe = purpose("probe");
-    size_t row = 0;
-    for (const std::string& parameter : parameters) {
-      CAPTURE(parameter);
-      const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
-      double squares = 0, product = 0;
-      for (size_t i = 0; i < gradient.size(); ++i) {
-        squares += double(gradient[i]) * double(gradient[i]);
-        product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
-      }
-      const double norm = double(rows[row]);
-      CHECK(std::abs(std::sqrt(squares) - norm) <= 1e-4 * norm);
-      CHECK(std::abs(product - double(rows[row + 1])) <= 1e-4 * norm);
-      row += 2;
-    }
-  }
-}
-
-TEST_CASE("weights of auxiliary classifiers are left out, and others that are unknown are not") {
-  for (auto [name, auxiliary] : {std::pair<std::string, std::string>{"googlenet", "aux2.fc1.weight"}, {"inception_v3", "AuxLogits.fc.bias"}}) {
-    const Graph graph = make_model(name, {{1, 75, 75, 3}, 10});
-    const Weights weights = initial_weights(graph, 1);
-    SafeTensors file = to_safetensors(weights);
-    const float value = 1;
-    file.tensors[auxiliary] = FileTensor::f32({1}, &value);
-    CHECK(weights_digest(from_safetensors(graph, file, "with auxiliary")) == weights_digest(weights));
-    file.tensors["aux3.fc1.weight"] = FileTensor::f32({1}, &value);
-    CHECK(contains(refusal<UsageError>([&] { from_safetensors(graph, file, "another"); }), "1 unknown: aux3.fc1.weight"));
-  }
-}
-
 TEST_CASE("initial weights: torchvision's distributions") {
   const Graph graph = make_model("resnet18", {{1, 32, 32, 3}, 10});
   Weights weights = initial_weights(graph, 5);
