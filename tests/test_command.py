@@ -190,7 +190,7 @@ class BadUsage(CommandTest):
         self.refuse(["bench", "pipeline", "--minibatches", 10**9], together, mistakes=3)  # one for each method
 
     def test_names(self):
-        for option, wrong, nearest in [("model", "resnet2", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
+        for option, wrong, nearest in [("model", "resnet200", "resnet20"), ("method", "pipoptim", "pipeoptim"), ("optimizer", "sdg", "sgd"),
                                        ("lookahead", "papr", "paper"), ("lr-schedule", "cosin", "cosine"), ("augment", "flop", "flip"),
                                        ("executor", "thread", "threads"), ("device", "cdua", "cuda"), ("math", "tf23", "tf32"), ("data", "cifar", "cifar10"),
                                        ("partition", "balenced", "balanced")]:
