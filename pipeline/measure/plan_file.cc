@@ -81,30 +81,39 @@ std::string plan_json(const Plan& plan) {
   return json.dump(1);
 }
 
+namespace {
+
+const std::string hint = ": write it with 'pipecast plan --json'";
+using FoundJson = nlohmann::json;  // finds a key among many without comparing all
+
+// A value of an object, from 0 to what fits with room for sums.
+template <class T>
+void read(const FoundJson& object, const char* key, T& value, double most) {
+  const auto found = object.find(key);
+  const bool good = found != object.end() && found->is_number() && found->template get<double>() >= 0 && found->template get<double>() <= most;
+  if (!good)
+    throw UsageError(std::string("the file of costs has no number '") + key + "' from 0 to " + std::to_string(int64_t(most)) + hint);
+  found->get_to(value);
+}
+
+const FoundJson& list(const FoundJson& object, const char* key) {
+  const auto found = object.find(key);
+  bool good = found != object.end() && found->is_array();
+  if (good) good = std::all_of(found->begin(), found->end(), [](const FoundJson& row) { return row.is_object(); });
+  if (!good) throw UsageError(std::string("the file of costs has no list of objects '") + key + "'" + hint);
+  return *found;
+}
+
+}  // namespace
+
 SimulatedRun read_plan(std::string_view text) {
-  using Json = nlohmann::json;  // finds a key among many without comparing all
-  const std::string hint = ": write it with 'pipecast plan --json'";
+  using Json = FoundJson;
   const Json json = parse_json(text.data(), text.size(), "the file of costs");
   if (!json.is_object()) throw UsageError("the file of costs is not a JSON object" + hint);
-  // A value of an object, from 0 to what fits with room for sums.
-  auto read = [&](const Json& object, const char* key, auto& value, double most) {
-    const auto found = object.find(key);
-    const bool good = found != object.end() && found->is_number() && found->get<double>() >= 0 && found->get<double>() <= most;
-    if (!good)
-      throw UsageError(std::string("the file of costs has no number '") + key + "' from 0 to " + std::to_string(int64_t(most)) + hint);
-    found->get_to(value);
-  };
   auto read_text = [&](const char* key) {
     const auto found = json.find(key);
     if (found == json.end() || !found->is_string()) throw UsageError(std::string("the file of costs has no text '") + key + "'" + hint);
     return found->get<std::string>();
-  };
-  auto list = [&](const Json& object, const char* key) -> const Json& {
-    const auto found = object.find(key);
-    bool good = found != object.end() && found->is_array();
-    if (good) good = std::all_of(found->begin(), found->end(), [](const Json& row) { return row.is_object(); });
-    if (!good) throw UsageError(std::string("the file of costs has no list of objects '") + key + "'" + hint);
-    return *found;
   };
   SimulatedRun run{.model = read_text("model"), .method = read_text("method"), .setting = {}, .batch = 1, .costs = {}};
   Setting& setting = run.setting;
