@@ -86,7 +86,8 @@ struct BatchNormEvaluation {
   }
 };
 
-template <class T, bool add, bool relu>
+// bounds: of y; 0: none, 1: the ReLU's, 2: the ceiling too. A choice of the type, as a value that is compared in vain costs a tenth.
+template <class T, bool add, int bounds>
 struct BatchNormForward {
   const T *x, *second;
   const float *mean, *scale, *shift;
@@ -103,7 +104,8 @@ struct BatchNormForward {
     each<W>([&](int k) {
       float v = fma_(in.v[k] - center.v[k], factor.v[k], offset.v[k]);
       if constexpr (add) v += more.v[k];
-      if constexpr (relu) v = v < 0 ? 0 : v > ceiling ? ceiling : v;
+      if constexpr (bounds > 0) v = v < 0 ? 0 : v;
+      if constexpr (bounds > 1) v = v > ceiling ? ceiling : v;
       out.v[k] = v;
     });
     store(y + i, out);
@@ -111,23 +113,24 @@ struct BatchNormForward {
 };
 
 // g: where a second input was added y tells where the ReLU let through, else what y was made of.
-template <class T, bool add, bool relu>
+template <class T, bool add, int bounds>
 struct BatchNormGradient {
   const T *x, *y, *dy;
   const float *mean, *scale, *shift;  // of the forward
   int64_t channels;
   float ceiling;
-  HD const T* output() const { return relu && add ? y : dy; }  // y where value() reads it; elsewhere y may be null
+  HD const T* output() const { return bounds > 0 && add ? y : dy; }  // y where value() reads it; elsewhere y may be null
   HD float value(float in, float out, float d, float center, float factor, float offset) const {
     const float made = add ? out : fma_(in - center, factor, offset);
-    return relu && (made <= 0 || made >= ceiling) ? 0 : d;
+    if constexpr (bounds > 1) d = made >= ceiling ? 0 : d;
+    return bounds > 0 && made <= 0 ? 0 : d;
   }
 };
 
 // scale = weight * inverse, of the weights that the backward reads; average = average(g); slope = inverse * average(g * x^).
-template <class T, bool add, bool relu>
+template <class T, bool add, int bounds>
 struct BatchNormSums {
-  BatchNormGradient<T, add, relu> g;
+  BatchNormGradient<T, add, bounds> g;
   const float *inverse, *weight;
   float *dweight, *dbias, *scale, *average, *slope;
   int64_t rows;
@@ -145,9 +148,9 @@ struct BatchNormSums {
   }
 };
 
-template <class T, bool add, bool relu, bool wants_first, bool wants_second>
+template <class T, bool add, int bounds, bool wants_first, bool wants_second>
 struct BatchNormBackward {
-  BatchNormGradient<T, add, relu> g;
+  BatchNormGradient<T, add, bounds> g;
   const float *scale, *average, *slope;
   T *dx, *dsecond;
   static constexpr int width = pack_width<T>;
@@ -175,6 +178,8 @@ void choose(bool value, const Body& body) {
   else body(std::false_type{});
 }
 
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
 class BatchNorm : public Layer {
  public:
   BatchNorm(std::string name, BatchNormOptions options) : Layer(std::move(name)), options_(options) {}
@@ -201,7 +206,7 @@ class BatchNorm : public Layer {
     return {.input = true, .output = reads_output, .bf16 = true, .saved = 4 * channels, .workspace = 3 * channels, .shared = 4 * channels};
   }
   bool compares_rows() const override { return true; }
-  bool normalises() const override { return options_.relu && !options_.add && options_.ceiling == std::numeric_limits<float>::infinity(); }
+  bool normalises() const override { return options_.relu && !options_.add && options_.ceiling == infinity; }
   Normalised normalised(const Pass& p) const override {
     const int64_t channels = options_.channels;
     return {p.saved, p.saved + 2 * channels, p.saved + 3 * channels};
@@ -216,6 +221,13 @@ class BatchNorm : public Layer {
   }
 
  private:
+  template <class Body>
+  void choose_bounds(const Body& body) const {
+    if (!options_.relu) body(std::integral_constant<int, 0>{});
+    else if (options_.ceiling == infinity) body(std::integral_constant<int, 1>{});
+    else body(std::integral_constant<int, 2>{});
+  }
+
   template <class T>
   void forward_of(const Pass& p) {
     const int64_t rows = p.y.shape.rows(), channels = options_.channels;
@@ -230,9 +242,9 @@ class BatchNorm : public Layer {
     else map(p.device, channels, BatchNormEvaluation{weight, bias, running.mean, running.variance, mean, scale, shift, options_.epsilon});
     if (!p.y.data) return;
     choose(options_.add, [&](auto add) {
-      choose(options_.relu, [&](auto relu) {
+      choose_bounds([&](auto bounds) {
         map(p.device, rows, channels,
-            BatchNormForward<T, add(), relu()>{x, p.x.back().as<T>(), mean, scale, shift, p.y.as<T>(), channels, options_.ceiling});
+            BatchNormForward<T, add(), bounds()>{x, p.x.back().as<T>(), mean, scale, shift, p.y.as<T>(), channels, options_.ceiling});
       });
     });
   }
@@ -245,16 +257,16 @@ class BatchNorm : public Layer {
     float *scale = p.workspace, *average = scale + channels, *slope = average + channels;
     T *dx = p.dx[0].as<T>(), *dsecond = options_.add ? p.dx[1].as<T>() : nullptr;
     choose(options_.add, [&](auto add) {
-      choose(options_.relu, [&](auto relu) {
-        const BatchNormGradient<T, add(), relu()> g{p.x[0].as<T>(), p.y.as<T>(), p.dy.as<T>(), saved.mean,
-                                                    saved.scale,    saved.shift, channels,     options_.ceiling};
+      choose_bounds([&](auto bounds) {
+        const BatchNormGradient<T, add(), bounds()> g{p.x[0].as<T>(), p.y.as<T>(), p.dy.as<T>(), saved.mean,
+                                                      saved.scale,    saved.shift, channels,     options_.ceiling};
         columns<2>(p.device, rows, channels,
-                   BatchNormSums<T, add(), relu()>{g, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average, slope, rows});
+                   BatchNormSums<T, add(), bounds()>{g, inverse, p.weight[0], p.dweight[0], p.dweight[1], scale, average, slope, rows});
         choose(dx != nullptr, [&](auto wants_first) {
           choose(dsecond != nullptr, [&](auto wants_second) {
             if constexpr (wants_first() || wants_second())
               map(p.device, rows, channels,
-                  BatchNormBackward<T, add(), relu(), wants_first(), wants_second()>{g, scale, average, slope, dx, dsecond});
+                  BatchNormBackward<T, add(), bounds(), wants_first(), wants_second()>{g, scale, average, slope, dx, dsecond});
           });
         });
       });
