@@ -151,12 +151,6 @@ __global__ void gather_kernel(Gather<Bfloat16> g) {
   });
 }
 
-template <bool backward, bool Whole, int Rows, int Columns>
-void launch_gather(Device d, const Gather<Bfloat16>& g) {
-  launch(gather_kernel<backward, Whole, Rows, Columns>,
-         dim3(unsigned((g.rows + Rows - 1) / Rows), unsigned((g.columns + Columns - 1) / Columns)), dim3(block_threads), d.stream, g);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // backward_weight
 
@@ -278,18 +272,15 @@ struct Kernels {
   template <bool backward>
   static void gather(Device d, const Gather<Bfloat16>& g) {
     if (g.rows == 0) return;
-    if (g.channels % 8 != 0) return launch_gather<backward, false, 128, 64>(d, g);
-    if (g.columns <= 16) return launch_gather<backward, true, 256, 16>(d, g);
-    if (g.columns <= 32) return launch_gather<backward, true, 256, 32>(d, g);
-    launch_gather<backward, true, 128, 64>(d, g);
+    if (g.channels % 8 != 0) return launch_gather<128, 64>(d, gather_kernel<backward, false, 128, 64>, g);
+    if (g.columns <= 16) return launch_gather<256, 16>(d, gather_kernel<backward, true, 256, 16>, g);
+    if (g.columns <= 32) return launch_gather<256, 32>(d, gather_kernel<backward, true, 256, 32>, g);
+    launch_gather<128, 64>(d, gather_kernel<backward, true, 128, 64>, g);
   }
 
-  static void correlate(Device d, const Correlate<Bfloat16>& c, bool whole, int64_t tile_rows, dim3 grid) {
-    const auto kernel = !whole            ? correlate_kernel<false, 16>
-                        : tile_rows == 16 ? correlate_kernel<true, 16>
-                        : tile_rows == 32 ? correlate_kernel<true, 32>
-                                          : correlate_kernel<true, 64>;
-    launch(kernel, grid, dim3(block_threads), d.stream, c);
+  template <bool Whole, int Rows>
+  static auto correlate() {
+    return correlate_kernel<Whole, Rows>;
   }
 };
 

@@ -142,12 +142,6 @@ __global__ void gather_kernel(Gather<float> g) {
     }
 }
 
-template <bool backward, bool Whole, int Rows, int Columns>
-void launch_gather(Device d, const Gather<float>& g) {
-  launch(gather_kernel<backward, Whole, Rows, Columns>,
-         dim3(unsigned((g.rows + Rows - 1) / Rows), unsigned((g.columns + Columns - 1) / Columns)), dim3(block_threads), d.stream, g);
-}
-
 // Rows x 64 is a tile. `Slices` groups of threads share it: each adds other pixels of a step, and the first adds their sums in order.
 template <bool Whole, int Rows>
 __global__ void correlate_kernel(Correlate<float> c) {
@@ -255,21 +249,18 @@ struct Kernels {
   template <bool backward>
   static void gather(Device d, const Gather<float>& g) {
     if (g.rows == 0) return;
-    if (g.channels % step_depth != 0 || g.columns % 4 != 0) return launch_gather<backward, false, 128, 32>(d, g);
-    if (g.columns <= 16) return launch_gather<backward, true, 256, 16>(d, g);
-    if (g.columns <= 32) return launch_gather<backward, true, 128, 32>(d, g);
+    if (g.channels % step_depth != 0 || g.columns % 4 != 0) return launch_gather<128, 32>(d, gather_kernel<backward, false, 128, 32>, g);
+    if (g.columns <= 16) return launch_gather<256, 16>(d, gather_kernel<backward, true, 256, 16>, g);
+    if (g.columns <= 32) return launch_gather<128, 32>(d, gather_kernel<backward, true, 128, 32>, g);
     // Large tiles read less; small ones are more, and keep more of the GPU's processors busy.
     const int64_t large = int64_t(g.rows + 127) / 128 * ((g.columns + 63) / 64);
-    if (large < 256) return launch_gather<backward, true, 64, 64>(d, g);
-    launch_gather<backward, true, 128, 64>(d, g);
+    if (large < 256) return launch_gather<64, 64>(d, gather_kernel<backward, true, 64, 64>, g);
+    launch_gather<128, 64>(d, gather_kernel<backward, true, 128, 64>, g);
   }
 
-  static void correlate(Device d, const Correlate<float>& c, bool whole, int64_t tile_rows, dim3 grid) {
-    const auto kernel = !whole            ? correlate_kernel<false, 16>
-                        : tile_rows == 16 ? correlate_kernel<true, 16>
-                        : tile_rows == 32 ? correlate_kernel<true, 32>
-                                          : correlate_kernel<true, 64>;
-    launch(kernel, grid, dim3(block_threads), d.stream, c);
+  template <bool Whole, int Rows>
+  static auto correlate() {
+    return correlate_kernel<Whole, Rows>;
   }
 };
 

@@ -92,13 +92,19 @@ struct AddSplits {
   HD void done(int64_t weight, const Sums<1>& sum) const { dweight[weight] += sum.v[0]; }
 };
 
+// For tiles of Rows x Columns.
+template <int Rows, int Columns, class T>
+void launch_gather(Device d, void (*kernel)(Gather<T>), const Gather<T>& g) {
+  const dim3 grid(unsigned((g.rows + Rows - 1) / Rows), unsigned((g.columns + Columns - 1) / Columns));
+  launch(kernel, grid, dim3(block_threads), d.stream, g);
+}
+
 // Kernels has
 //   name
 //   group   channels come in so many, or `whole` is false
 //   depth   the pixels of a split are a multiple of it
-//   gather<backward>(Device, const Gather<T>&)
-//   correlate(Device, const Correlate<T>&, whole, tile_rows: 16, 32 or 64; grid)
-// whose tiles of the gradient of the weights are 64 columns wide.
+//   gather<backward>(Device, const Gather<T>&), which calls launch_gather
+//   correlate<Whole, Rows>(): the kernel of the gradient of the weights, for tiles of Rows x 64
 template <class T, class Kernels>
 class Convolution : public ConvolutionPlanOf<T> {
  public:
@@ -152,7 +158,11 @@ class Convolution : public ConvolutionPlanOf<T> {
     c.dilation = int(shape_.dilation);
     c.pixels = int(shape_.out().rows()), c.chunk = int(chunk_);
     const dim3 grid(unsigned((row_length() + 63) / 64), unsigned((c.outputs + tile_rows() - 1) / tile_rows()), unsigned(splits_));
-    Kernels::correlate(d, c, whole(), tile_rows(), grid);
+    const auto kernel = !whole()            ? Kernels::template correlate<false, 16>()
+                        : tile_rows() == 16 ? Kernels::template correlate<true, 16>()
+                        : tile_rows() == 32 ? Kernels::template correlate<true, 32>()
+                                            : Kernels::template correlate<true, 64>();
+    launch(kernel, grid, dim3(block_threads), d.stream, c);
     const int64_t weights = shape_.weight_count();
     columns<1>(d, splits_, weights, AddSplits{workspace, dweight, weights});
   }

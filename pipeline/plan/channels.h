@@ -54,9 +54,7 @@ class Channels {
   int piece(const PassAt& at) const { return at.pass.chunk * stages_ + at.stage; }
   std::optional<PassAt> after(const PassAt&) const;
   std::optional<PassAt> before(const PassAt&) const;
-  // The channel of a hop, and the stage that receives its activations.
-  int channel(int hop, bool gradients) const;
-  int reader(int hop) const { return (hop < pieces() ? hop : skips_[size_t(hop - pieces())].to) % stages_; }
+  int channel(int hop, bool gradients) const;  // of a hop
   // How many messages an instruction of a stage sends or receives, and the n-th of them: over the border first, then over skips. None for
   // other operations, and at the ends of the model.
   int messages(int stage, const Instruction&) const;
