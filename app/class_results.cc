@@ -59,8 +59,8 @@ std::string class_tables(const Classification& c, const std::vector<std::string>
   std::iota(order.begin(), order.end(), 0);
   std::ranges::stable_sort(order, [&](int64_t a, int64_t b) { return c.accuracy_of(a) < c.accuracy_of(b); });  // the worst come first
   for (int64_t label : order)
-    html += "<tr>" + cell(escaped(class_name(names, label))) + cell(std::to_string(c.samples_of(label))) + cell(percent(c.accuracy_of(label))) +
-            cell(mistakes_of(c, names, label)) + "</tr>\n";
+    html += "<tr>" + cell(escaped(class_name(names, label))) + cell(std::to_string(c.samples_of(label))) +
+            cell(percent(c.accuracy_of(label))) + cell(mistakes_of(c, names, label)) + "</tr>\n";
   return html + "</table>\n" + (c.classes() <= most_in_matrix ? matrix(c, names) : "");
 }
 

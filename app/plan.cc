@@ -49,8 +49,9 @@ std::string table(const Plan& plan) {
                    stage.seconds * 1e3);
   }
   for (const SkipCosts& s : plan.run.costs.skips)
-    text += format("\n%.2f MiB of a pass go from stage %d directly to stage %d, and %.2f MiB of gradients back\n", double(s.activation_bytes) / (1 << 20),
-                   s.skip.from % setting.stages, s.skip.to % setting.stages, double(s.gradient_bytes) / (1 << 20));
+    text += format("\n%.2f MiB of a pass go from stage %d directly to stage %d, and %.2f MiB of gradients back\n",
+                   double(s.activation_bytes) / (1 << 20), s.skip.from % setting.stages, s.skip.to % setting.stages,
+                   double(s.gradient_bytes) / (1 << 20));
   text += format("\nin all %.1f MiB, with %.1f MiB of samples read ahead\n", mebibytes(plan.memory()), mebibytes(plan.loader));
   return text;
 }

@@ -50,7 +50,7 @@ class PreparedImages : public Samples {
 
 struct Predicted {
   std::string path;
-  std::string damage;                            // why it was not; "" if it was
+  std::string damage;                           // why it was not; "" if it was
   std::vector<std::pair<int64_t, double>> top;  // class and probability, the most probable first
 };
 
@@ -64,7 +64,8 @@ std::vector<std::pair<int64_t, double>> most_probable(const float* logits, int64
   double sum = 0;
   for (int64_t c = 0; c < classes; ++c) sum += std::exp(double(logits[c]) - logits[order[0]]);
   std::vector<std::pair<int64_t, double>> top;
-  for (int64_t k = 0; k < count; ++k) top.emplace_back(order[size_t(k)], std::exp(double(logits[order[size_t(k)]]) - logits[order[0]]) / sum);
+  for (int64_t k = 0; k < count; ++k)
+    top.emplace_back(order[size_t(k)], std::exp(double(logits[order[size_t(k)]]) - logits[order[0]]) / sum);
   return top;
 }
 
@@ -86,7 +87,8 @@ class PredictCommand : public Command {
     o.text("model", model_, "NAME", "model of --weights, where the file does not say it");
     o.text("data", data_, "FORMAT:DIR", "data set that the weights were trained on, where the file does not say how pictures are prepared");
     o.number("image-size", image_size_, "PIXELS", std::string("of --data: ") + image_size_help, 0, most_image_size);
-    o.number("resize", resize_, "PIXELS", "with --data: the shorter side of a picture before the middle is taken; 0: the image's", 0, most_image_side);
+    o.number("resize", resize_, "PIXELS", "with --data: the shorter side of a picture before the middle is taken; 0: the image's", 0,
+             most_image_side);
     o.number("top", top_, "N", "classes to name for each picture", 1, most_classes);
     o.number("batch", trainer_.batch, "N", "pictures at a time", 1, most_batch);
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
@@ -113,8 +115,8 @@ class PredictCommand : public Command {
     trainer.set_weights(named.weights);
     std::vector<Predicted> all;
     for (size_t begin = 0; begin < paths.size(); begin += size_t(trainer_.batch))
-      predict({paths.begin() + ptrdiff_t(begin), paths.begin() + ptrdiff_t(std::min(begin + size_t(trainer_.batch), paths.size()))}, trainer,
-              named.options.image, all);
+      predict({paths.begin() + ptrdiff_t(begin), paths.begin() + ptrdiff_t(std::min(begin + size_t(trainer_.batch), paths.size()))},
+              trainer, named.options.image, all);
     if (json_) print_json(all, named, notes);
     else print(all, notes);
     report_damaged(all);
@@ -150,7 +152,8 @@ class PredictCommand : public Command {
       preparation_ = preparation_from(named.preparation, named.options.image.c, named.options.classes, weights_);
     if (preparation_.mean.empty())
       throw UsageError(dataset ? "data set " + dataset->name + " has no pictures"
-                               : "weights '" + weights_ + "' do not say how pictures are prepared: give --data, the data set that they were trained on");
+                               : "weights '" + weights_ +
+                                     "' do not say how pictures are prepared: give --data, the data set that they were trained on");
     preparer_.emplace(preparation_, named.options.image);
   }
 
@@ -202,7 +205,11 @@ class PredictCommand : public Command {
         top.push_back({{"class", number}, {"name", class_name(preparation_.class_names, number)}, {"probability", probability}});
       pictures.push_back({{"picture", shown(picture.path)}, {"top", top}});
     }
-    std::cout << Json{{"model", named.model}, {"weights_digest", weights_digest(named.weights)}, {"notes", notes}, {"pictures", pictures}, {"failed", failed}}
+    std::cout << Json{{"model", named.model},
+                      {"weights_digest", weights_digest(named.weights)},
+                      {"notes", notes},
+                      {"pictures", pictures},
+                      {"failed", failed}}
                      .dump()
               << "\n";
   }

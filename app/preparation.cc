@@ -64,7 +64,8 @@ bool is_preparation(const Json& json, int64_t channels, int64_t classes) {
 
 Preparation preparation_of(const Dataset& dataset) {
   const DataOptions& options = dataset.loaded_with;
-  return {dataset.mean, dataset.deviation, options.resize > 0 ? options.resize : options.image_size, options.orientation, dataset.class_names};
+  return {dataset.mean, dataset.deviation, options.resize > 0 ? options.resize : options.image_size, options.orientation,
+          dataset.class_names};
 }
 
 std::string to_text(const Preparation& p) {
@@ -90,7 +91,8 @@ Preparation preparation_from(const std::string& text, int64_t channels, int64_t 
 
 PicturePreparer::PicturePreparer(const Preparation& preparation, const Shape& image) : preparation_(preparation), image_(image) {
   if (image.c != 1 && image.c != 3)
-    throw UsageError("the model reads images of " + std::to_string(image.c) + " channels, and pictures have 1 or 3: they cannot be predicted");
+    throw UsageError("the model reads images of " + std::to_string(image.c) +
+                     " channels, and pictures have 1 or 3: they cannot be predicted");
 }
 
 void PicturePreparer::prepare(const std::string& path, float* image) const {
@@ -98,14 +100,16 @@ void PicturePreparer::prepare(const std::string& path, float* image) const {
   const int64_t resize = preparation_.resize;
   const auto files_with = [&](int64_t shorter) {
     const Decoding decoding{preparation_.orientation, 2 * shorter};
-    return std::make_shared<const PictureFiles>(std::vector<ClassFile>{{path, 0}}, decoding, BadSamples::fail, std::make_shared<CacheRoom>(0));
+    return std::make_shared<const PictureFiles>(std::vector<ClassFile>{{path, 0}}, decoding, BadSamples::fail,
+                                                std::make_shared<CacheRoom>(0));
   };
   std::shared_ptr<const PictureFiles> files = files_with(resize);
   int64_t shorter = resize;
   if (const Shape& own = files->shape(0); resize == 0 && (own.h != image_.h || own.w != image_.w)) {
     if (image_.h != image_.w)
-      throw UsageError("picture '" + path + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) + ", and the model reads pictures of " +
-                       std::to_string(image_.w) + " x " + std::to_string(image_.h) + "; scale it to that");
+      throw UsageError("picture '" + path + "' is " + std::to_string(own.w) + " x " + std::to_string(own.h) +
+                       ", and the model reads pictures of " + std::to_string(image_.w) + " x " + std::to_string(image_.h) +
+                       "; scale it to that");
     shorter = image_.h;
     files = files_with(shorter);
   }

@@ -22,8 +22,8 @@ std::string to_text(const Preparation&);
 // Throws UsageError for what is no preparation of a model with so many channels and classes. origin: of the text, for the message.
 Preparation preparation_from(const std::string& text, int64_t channels, int64_t classes, const std::string& origin);
 
-// Makes the images of pictures in files, as at an evaluation. A picture of another size than the images, where pictures were not resized, is
-// scaled to them, and the middle taken.
+// Makes the images of pictures in files, as at an evaluation. A picture of another size than the images, where pictures were not resized,
+// is scaled to them, and the middle taken.
 class PicturePreparer {
  public:
   // image: n = 1, with 1 or 3 channels.

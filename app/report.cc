@@ -130,7 +130,7 @@ std::string report_html(const std::string& title, const std::string& configurati
               "<p>" + escaped(summary) + "</p>\n" +
                   chart("Loss", {curve("train", epochs, "train_loss"), curve("test", epochs, "test_loss")}) +
                   chart("Accuracy, %", {curve("train", epochs, "train_accuracy", 100), curve("test", epochs, "test_accuracy", 100),
-                                       curve("test, among the top 5", epochs, "test_top5_accuracy", 100)}) +
+                                        curve("test, among the top 5", epochs, "test_top5_accuracy", 100)}) +
                   chart("Learning rate", {curve("learning rate", epochs, "learning_rate")}) +
                   chart("Norm of the gradient", {thinned(curve("norm", steps, "gradient_norm"))}) +
                   chart("Training images per second", {curve("images per second", epochs, "images_per_second")}) +

@@ -18,12 +18,13 @@ namespace {
 class TrainCommand : public Command {
  public:
   TrainCommand()
-      : Command("train", "Train a model on a pipeline and leave a run's folder",
-                "  pipecast train --data generated --stages 4\n"
-                "  pipecast train --data cifar10:DIR --stages 4 --method pipeoptim --epochs 100 --augment crop,flip --out runs/first\n"
-                "  pipecast train --config runs/first/config --seed 2 --out runs/second\n"
-                "  pipecast train --weights resnet18.safetensors --model resnet18 --data folder:DIR --freeze conv1,bn1,layer1 --head-lr 10\n"
-                "  pipecast train --resume runs/first") {}
+      : Command(
+            "train", "Train a model on a pipeline and leave a run's folder",
+            "  pipecast train --data generated --stages 4\n"
+            "  pipecast train --data cifar10:DIR --stages 4 --method pipeoptim --epochs 100 --augment crop,flip --out runs/first\n"
+            "  pipecast train --config runs/first/config --seed 2 --out runs/second\n"
+            "  pipecast train --weights resnet18.safetensors --model resnet18 --data folder:DIR --freeze conv1,bn1,layer1 --head-lr 10\n"
+            "  pipecast train --resume runs/first") {}
 
   void declare(Options& o) override {
     options_.declare(o);
@@ -47,9 +48,10 @@ class TrainCommand : public Command {
                       ? format("\nended early: no better test accuracy in the last %lld epochs\n", (long long)(options_.run.patience))
                       : "\n")
               << format("test accuracy %.2f %% after %g epochs in %.0f s\n", 100 * result.test_accuracy, result.epochs_done, result.seconds)
-              << "files in " << folder.path() << ": report.html (open it), metrics.jsonl, weights.safetensors, weights-best.safetensors, config"
-              << (options_.run.trace > 0 ? ", trace.json (open it in ui.perfetto.dev)" : "") << "\nweights sha256 "
-              << result.digest << std::endl;
+              << "files in " << folder.path()
+              << ": report.html (open it), metrics.jsonl, weights.safetensors, weights-best.safetensors, config"
+              << (options_.run.trace > 0 ? ", trace.json (open it in ui.perfetto.dev)" : "") << "\nweights sha256 " << result.digest
+              << std::endl;
   }
 
  private:

@@ -37,8 +37,8 @@ void describe(const TrainingOptions& options, const Dataset& dataset, const Grap
     table += format("%5zu  %-28s %10lld  %6d  %6d  %7.1f MiB\n", k, owns.c_str(), (long long)(stage.parameters), stage.copies, stage.frames,
                     memory_mebibytes(stage));
   }
-  std::cout << format("%s with %lld parameters on %s: %lld training and %lld test samples\n", options.model.c_str(), (long long)(parameters),
-                      dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
+  std::cout << format("%s with %lld parameters on %s: %lld training and %lld test samples\n", options.model.c_str(),
+                      (long long)(parameters), dataset.name.c_str(), (long long)(dataset.train->size()), (long long)(dataset.test->size()))
             << left_out_of(dataset) << start
             << format("%s, look-ahead %s, %s, batch %lld, seed %llu, device %s, host threads %d\n\n", options.trained_by().c_str(),
                       options.look_ahead.c_str(), options.trainer.optimizer.name.c_str(), (long long)(options.trainer.batch),

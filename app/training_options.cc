@@ -85,7 +85,8 @@ void TrainingOptions::declare(Options& o) {
   o.number("alpha", optimizer.alpha, "A", "rmsprop: decay of the mean square", 0, 1);
   o.number("clip-norm", trainer.clip_norm, "NORM", "scale gradients above this norm down to it (asynchronous: per stage); 0: none", 0,
            most_value);
-  o.number("ema", trainer.moving_average, "DECAY", "test and export a moving average of the weights; its decay an update, as 0.999; 0: none", 0, 1);
+  o.number("ema", trainer.moving_average, "DECAY",
+           "test and export a moving average of the weights; its decay an update, as 0.999; 0: none", 0, 1);
   o.group("Learning rate");
   o.number("head-lr", trainer.groups.head_rate, "FACTOR", "learning rate of the layers that depend on the number of classes, times this", 0,
            most_factor);
@@ -98,7 +99,8 @@ void TrainingOptions::declare(Options& o) {
   o.number("lr-final", schedule.final_rate, "RATE", "cosine, polynomial: rate at the end", 0, most_rate);
   o.group("Run");
   o.number("eval-every", run.eval_every, "EPOCHS", "epochs from one evaluation to the next; the pipeline drains for it", 1, most_epochs);
-  o.number("patience", run.patience, "EPOCHS", "end at an evaluation so many epochs after the one with the best test accuracy; 0: never", 0, most_epochs);
+  o.number("patience", run.patience, "EPOCHS", "end at an evaluation so many epochs after the one with the best test accuracy; 0: never", 0,
+           most_epochs);
   o.number("log-every", run.log_every, "N", "mini-batches from one line of metrics.jsonl to the next", 1, most_minibatches);
   o.number("checkpoint-every", run.checkpoint_every, "N", "mini-batches between checkpoints; 0: at evaluations only", 0, most_minibatches);
   o.number("checkpoint-keep", run.checkpoint_keep, "N", "checkpoints kept, beside the one with the best test accuracy", 1, 1000000);
@@ -206,7 +208,8 @@ void resolve_optimizer(OptimizerOptions& optimizer, const Method& method) {
 
 void TrainingOptions::resolve_groups(const Graph& graph, const ModelOptions& options) {
   GroupOptions& groups = trainer.groups;
-  if (!no_decay.empty() && no_decay != "norms-and-biases") throw UsageError(unknown_name("exception from weight decay", no_decay, {"norms-and-biases"}));
+  if (!no_decay.empty() && no_decay != "norms-and-biases")
+    throw UsageError(unknown_name("exception from weight decay", no_decay, {"norms-and-biases"}));
   groups.decays_vectors = no_decay.empty();
   groups.frozen = names_of(freeze);
   if (groups.head_rate != 1) {

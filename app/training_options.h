@@ -28,8 +28,8 @@ struct TrainingOptions {
   // everything that is wrong, a line each. A run that is `resumed` has weights of its own: those of --weights are not read.
   TrainingInput resolve(bool resumed = false);
 
-  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore", partition = "balanced",
-              look_ahead = "paper", recompute = "never", non_finite = "stop", program, freeze, no_decay;
+  std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore",
+              partition = "balanced", look_ahead = "paper", recompute = "never", non_finite = "stop", program, freeze, no_decay;
   float label_smoothing = 0;
   int64_t image_size = 0, resize = 0, cache = DataOptions{}.cache >> 20;  // pixels, pixels, mebibytes
   bool allow_bad_values = false, drop_last = false, cut_layers = false;

@@ -80,7 +80,9 @@ std::vector<ConvolutionShape> shapes(int64_t n) {
     add(size, 4 * c, c, 1);
     if (c < 512) add(size, 2 * c, 2 * c, 3, 2), add(size, 4 * c, 8 * c, 1, 2);
   }
-  const auto add_depthwise = [&](int64_t size, int64_t c, int64_t stride) { all.push_back({{n, size, size, c}, c, 3, 3, stride, 1, 1, 1, c}); };
+  const auto add_depthwise = [&](int64_t size, int64_t c, int64_t stride) {
+    all.push_back({{n, size, size, c}, c, 3, 3, stride, 1, 1, 1, c});
+  };
   add_depthwise(112, 32, 1), add_depthwise(112, 96, 2), add_depthwise(56, 144, 1), add_depthwise(14, 384, 1), add_depthwise(7, 960, 1);
   return all;
 }

@@ -21,7 +21,9 @@ std::string ending_of(const fs::path& path) {
   return ending;
 }
 
-bool contains(const std::vector<std::string>& list, const std::string& text) { return std::find(list.begin(), list.end(), text) != list.end(); }
+bool contains(const std::vector<std::string>& list, const std::string& text) {
+  return std::find(list.begin(), list.end(), text) != list.end();
+}
 
 // Whether `path` is `folder` or lies in it.
 bool lies_in(const fs::path& path, const fs::path& folder) {
@@ -40,9 +42,7 @@ fs::path real(const fs::path& folder, const std::string& layout) {
 ClassFolders::ClassFolders(std::vector<std::string> endings, std::string layout, std::vector<std::string> known)
     : endings_(std::move(endings)), known_(std::move(known)), layout_(std::move(layout)) {}
 
-bool ClassFolders::is_sample(const fs::path& path) const {
-  return contains(endings_, ending_of(path));
-}
+bool ClassFolders::is_sample(const fs::path& path) const { return contains(endings_, ending_of(path)); }
 
 ClassFolders::Paths ClassFolders::entries(const fs::path& folder) const {
   Paths paths;

@@ -10,35 +10,37 @@ namespace pipecast {
 namespace {
 
 Registry<DatasetFormat>& registry() {
-  static Registry<DatasetFormat> formats = registry_of<DatasetFormat>("data set", {
-      {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)",
-       [](const std::string& argument, const DataOptions& options) {
-         return dataset_of(load_cifar(Cifar::ten, argument, options.bad_samples), options);
-       }},
-      {"cifar100", "cifar100:DIR, the binary version of CIFAR-100, its 100 classes ('data/download cifar100 DIR' fetches it)",
-       [](const std::string& argument, const DataOptions& options) {
-         return dataset_of(load_cifar(Cifar::hundred, argument, options.bad_samples), options);
-       }},
-      {"cifar100-coarse", "cifar100-coarse:DIR, the same with its 20 superclasses",
-       [](const std::string& argument, const DataOptions& options) {
-         return dataset_of(load_cifar(Cifar::hundred_coarse, argument, options.bad_samples), options);
-       }},
-      {"mnist", "mnist:DIR, the four idx files of MNIST, unpacked ('data/download mnist DIR' fetches them)",
-       [](const std::string& argument, const DataOptions& options) {
-         return dataset_of(load_mnist(argument, options.bad_samples), options);
-       }},
-      {"fashion-mnist", "fashion-mnist:DIR, the same of Fashion-MNIST ('data/download fashion-mnist DIR' fetches them)",
-       [](const std::string& argument, const DataOptions& options) {
-         return dataset_of(load_fashion_mnist(argument, options.bad_samples), options);
-       }},
-      {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG", load_folder},
-      {"tiny-imagenet", "tiny-imagenet:DIR, Tiny-ImageNet as it is unpacked ('data/download tiny-imagenet DIR' fetches it)",
-       load_tiny_imagenet},
-      {"food101", "food101:DIR, Food-101 as it is unpacked ('data/download food101 DIR' fetches it)", load_food101},
-      {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
-      {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
-       [](const std::string& argument, const DataOptions& options) { return dataset_of(generate_shapes(argument), options); }},
-  });
+  static Registry<DatasetFormat> formats = registry_of<DatasetFormat>(
+      "data set",
+      {
+          {"cifar10", "cifar10:DIR, the binary version of CIFAR-10 (data/download_cifar10 fetches it)",
+           [](const std::string& argument, const DataOptions& options) {
+             return dataset_of(load_cifar(Cifar::ten, argument, options.bad_samples), options);
+           }},
+          {"cifar100", "cifar100:DIR, the binary version of CIFAR-100, its 100 classes ('data/download cifar100 DIR' fetches it)",
+           [](const std::string& argument, const DataOptions& options) {
+             return dataset_of(load_cifar(Cifar::hundred, argument, options.bad_samples), options);
+           }},
+          {"cifar100-coarse", "cifar100-coarse:DIR, the same with its 20 superclasses",
+           [](const std::string& argument, const DataOptions& options) {
+             return dataset_of(load_cifar(Cifar::hundred_coarse, argument, options.bad_samples), options);
+           }},
+          {"mnist", "mnist:DIR, the four idx files of MNIST, unpacked ('data/download mnist DIR' fetches them)",
+           [](const std::string& argument, const DataOptions& options) {
+             return dataset_of(load_mnist(argument, options.bad_samples), options);
+           }},
+          {"fashion-mnist", "fashion-mnist:DIR, the same of Fashion-MNIST ('data/download fashion-mnist DIR' fetches them)",
+           [](const std::string& argument, const DataOptions& options) {
+             return dataset_of(load_fashion_mnist(argument, options.bad_samples), options);
+           }},
+          {"folder", "folder:DIR, pictures in DIR/train/CLASS/ and DIR/val/CLASS/ (or test), PNG or JPEG", load_folder},
+          {"tiny-imagenet", "tiny-imagenet:DIR, Tiny-ImageNet as it is unpacked ('data/download tiny-imagenet DIR' fetches it)",
+           load_tiny_imagenet},
+          {"food101", "food101:DIR, Food-101 as it is unpacked ('data/download food101 DIR' fetches it)", load_food101},
+          {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
+          {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
+           [](const std::string& argument, const DataOptions& options) { return dataset_of(generate_shapes(argument), options); }},
+      });
   return formats;
 }
 

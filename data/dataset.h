@@ -64,12 +64,12 @@ struct DataOptions {
 struct Dataset {
   std::string name;
   // Sizes that a model for this data set is built with; 0, or 1 x 1 x 1 for the image, where a size does not apply.
-  Shape image;             // n = 1
-  int64_t classes = 0;     // of the label
-  int64_t vocabulary = 0;  // of the tokens
+  Shape image;                                // n = 1
+  int64_t classes = 0;                        // of the label
+  int64_t vocabulary = 0;                     // of the tokens
   std::vector<std::string> class_names = {};  // in their order; empty where the data set names none
   std::shared_ptr<const Samples> train, test;
-  int64_t skipped = 0;  // bad samples left out
+  int64_t skipped = 0;                  // bad samples left out
   std::vector<std::string> notes = {};  // what else was left out and why, a sentence each, for the user to read
   // Of pictures, per channel of pixel / 255: what normalising subtracts and divides by. Empty where there are none.
   std::vector<float> mean = {}, deviation = {};

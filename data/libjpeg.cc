@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 // clang-format off: these need <cstdio>, and the second one the first.
-#include <jpeglib.h>
 #include <jerror.h>
+#include <jpeglib.h>
 // clang-format on
 
 #include "data/decoders.h"

@@ -49,10 +49,10 @@ class Loader {
   std::vector<InputSpec> inputs_;
   std::vector<size_t> columns_;    // of the data set, by input
   std::vector<int64_t> offsets_;   // of each input in a slot, in floats
-  int64_t end_, claimed_, consumed_;  // mini-batches before claimed_ are made or being made, those before consumed_ were handed out
-  int64_t part_, begun_ = 0;          // samples that a thread takes at once; those of mini-batch claimed_ that are being made
-  int64_t slots_, slot_floats_;       // one per mini-batch ahead, one for the mini-batch handed out last
-  std::vector<int64_t> left_;         // samples of the mini-batch in each slot that are not made yet
+  int64_t end_, claimed_, consumed_;   // mini-batches before claimed_ are made or being made, those before consumed_ were handed out
+  int64_t part_, begun_ = 0;           // samples that a thread takes at once; those of mini-batch claimed_ that are being made
+  int64_t slots_, slot_floats_;        // one per mini-batch ahead, one for the mini-batch handed out last
+  std::vector<int64_t> left_;          // samples of the mini-batch in each slot that are not made yet
   std::vector<PassShape> shapes_;      // of the mini-batch in each slot
   PassShape shape_;                    // of the mini-batch handed out last
   HostMemory memory_;

@@ -50,7 +50,7 @@ std::shared_ptr<const Samples> picture_samples(std::shared_ptr<const PictureSour
                                                const std::vector<float>& mean, const std::vector<float>& deviation);
 
 // One per file:
-enum class Cifar { ten, hundred, hundred_coarse };  // coarse: CIFAR-100 with the labels of its 20 superclasses
+enum class Cifar { ten, hundred, hundred_coarse };                       // coarse: CIFAR-100 with the labels of its 20 superclasses
 PictureSet load_cifar(Cifar, const std::string& directory, BadSamples);  // records: a label byte, or a coarse and a fine one; 3072 bytes
 PictureSet load_mnist(const std::string& directory, BadSamples);         // idx files
 PictureSet load_fashion_mnist(const std::string& directory, BadSamples);

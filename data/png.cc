@@ -99,7 +99,8 @@ PictureHeader png_header(std::string_view file, const std::string& name, bool cu
     if (chunk.name == "eXIf" && chunk.intact()) header.orientation = exif_orientation(chunk.content);
   });
   int width = 0, height = 0, channels = 0;
-  if (!(whole || cut) || !stbi_info_from_memory(reinterpret_cast<const stbi_uc*>(file.data()), int(file.size()), &width, &height, &channels))
+  if (!(whole || cut) ||
+      !stbi_info_from_memory(reinterpret_cast<const stbi_uc*>(file.data()), int(file.size()), &width, &height, &channels))
     refuse_picture(name, "is neither a whole PNG nor a whole JPEG");
   header.height = height, header.width = width;
   return header;

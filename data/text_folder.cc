@@ -171,7 +171,13 @@ Dataset load_text(const std::string& directory, const DataOptions&) {
     throw UsageError("class folder '" + (train / empty.front()).string() + "' holds no texts (*.txt); fill it or remove it");
   const Vocabulary vocabulary = vocabulary_of(training);
   const std::vector<int64_t> lengths = {64, 128, most_tokens};
-  Dataset dataset{.name = "text", .image = {1, 1, 1, 1}, .classes = int64_t(classes.size()), .vocabulary = vocabulary_size, .class_names = classes, .train = {}, .test = {}};
+  Dataset dataset{.name = "text",
+                  .image = {1, 1, 1, 1},
+                  .classes = int64_t(classes.size()),
+                  .vocabulary = vocabulary_size,
+                  .class_names = classes,
+                  .train = {},
+                  .test = {}};
   dataset.train = text_samples(texts_of(training, vocabulary), lengths);
   dataset.test = text_samples(texts_of(testing, vocabulary), lengths);
   dataset.notes = reader.left_out();

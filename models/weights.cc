@@ -219,9 +219,8 @@ std::vector<RenewedLayer> renew(SafeTensors& file, const Graph& graph, const std
       differs = {layer, found->second.shape[0], spec.shape[0]};
     });
     if (differs.name.empty()) continue;
-    each_of_layer([&](const std::string& name, const ParameterSpec& spec, const float* values) {
-      file.tensors[name] = to_file(spec, values);
-    });
+    each_of_layer(
+        [&](const std::string& name, const ParameterSpec& spec, const float* values) { file.tensors[name] = to_file(spec, values); });
     renewed.push_back(differs);
   }
   return renewed;

@@ -23,10 +23,9 @@ SafeTensors to_safetensors(const Weights&);
 enum class BadValues { refuse, take };
 
 // F64, F16 and BF16 are rounded to fp32. Where a wrapper saved the weights under a common prefix ("module.conv1.weight" for
-// "conv1.weight"), the prefix is dropped. Tensors with other names are ignored if they are not floating-point, as they are no weights then, or if
-// the model leaves them out (Graph::leave_out).
-// Throws UsageError that lists what is missing, what is unknown, what has another type or shape, and, unless they are accepted, which
-// tensors have how many bad values.
+// "conv1.weight"), the prefix is dropped. Tensors with other names are ignored if they are not floating-point, as they are no weights then,
+// or if the model leaves them out (Graph::leave_out). Throws UsageError that lists what is missing, what is unknown, what has another type
+// or shape, and, unless they are accepted, which tensors have how many bad values.
 Weights from_safetensors(const Graph&, const SafeTensors&, const std::string& origin, BadValues = BadValues::refuse);
 // A layer that a file has for another number of outputs (classes) than the model.
 struct RenewedLayer {

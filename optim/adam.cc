@@ -111,8 +111,8 @@ class Adam : public Optimizer {
     auto run = [&](auto look_ahead) {
       map(d, b.n,
           AdamStep<decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, u.gradient_scale, keep(u.rate, u.decay),
-                                         kind_ == adam ? u.decay * o_.weight_decay : 0, o_.beta1, 1 - o_.beta1, o_.beta2, 1 - o_.beta2, rate,
-                                         root(u.t), o_.epsilon, along_mean, along_gradient, look_ahead});
+                                         kind_ == adam ? u.decay * o_.weight_decay : 0, o_.beta1, 1 - o_.beta1, o_.beta2, 1 - o_.beta2,
+                                         rate, root(u.t), o_.epsilon, along_mean, along_gradient, look_ahead});
     };
     if (b.predicted) with_look_ahead(u.t, ahead, run);
     else run(AdamNoLookAhead{});

@@ -44,8 +44,9 @@ std::vector<Range> ranges(const Segments& segments, const GroupOptions& options)
     if (last && last->frozen == next.frozen && last->rate == next.rate && last->decay == next.decay) last->n += next.n;
     else all.push_back(next);
   }
+  const std::vector<Matrix> of_all = matrices(segments);
   for (Range& range : all)
-    for (Matrix matrix : matrices(segments)) {
+    for (Matrix matrix : of_all) {
       if (matrix.offset < range.begin || matrix.offset >= range.begin + range.n) continue;
       matrix.offset -= range.begin;
       range.matrices.push_back(matrix);

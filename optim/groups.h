@@ -1,6 +1,7 @@
 #pragma once
-// Groups of parameters that are updated in ways of their own: frozen, at another learning rate, or without weight decay (the param_groups of
-// torch.optim). What is updated alike and lies together in the flat buffers is one range, and takes one kernel launch: kernels know no groups.
+// Groups of parameters that are updated in ways of their own: frozen, at another learning rate, or without weight decay (the param_groups
+// of torch.optim). What is updated alike and lies together in the flat buffers is one range, and takes one kernel launch: kernels know no
+// groups.
 #include <string>
 #include <vector>
 
@@ -8,8 +9,8 @@
 
 namespace pipecast {
 
-// A parameter, a layer or a block is named by its full name or the beginning of it up to a dot: "layer1" stands for "layer1.0.conv1.weight",
-// not for "layer10.weight".
+// A parameter, a layer or a block is named by its full name or the beginning of it up to a dot: "layer1" stands for
+// "layer1.0.conv1.weight", not for "layer10.weight".
 struct GroupOptions {
   std::vector<std::string> frozen = {};  // neither updated nor decayed; left out of the gradient's norm
   std::vector<std::string> head = {};    // head_rate times the learning rate
@@ -21,7 +22,7 @@ struct GroupOptions {
 struct Range {
   int64_t begin = 0, n = 0;
   bool frozen = false;
-  float rate = 1, decay = 1;     // factors of the learning rate and of the weight decay
+  float rate = 1, decay = 1;          // factors of the learning rate and of the weight decay
   std::vector<Matrix> matrices = {};  // in it; offsets count from `begin`
 };
 

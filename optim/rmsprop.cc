@@ -116,8 +116,8 @@ class RmsProp : public Optimizer {
     auto run = [&](auto look_ahead) {
       map(d, b.n,
           RmsPropStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.state[1], b.predicted, b.g, u.gradient_scale, u.rate,
-                                                      u.decay * o_.weight_decay, o_.alpha, 1 - o_.alpha, o_.epsilon, o_.momentum, float(kept),
-                                                      float((1 - kept) / (1 - momentum)), look_ahead});
+                                                      u.decay * o_.weight_decay, o_.alpha, 1 - o_.alpha, o_.epsilon, o_.momentum,
+                                                      float(kept), float((1 - kept) / (1 - momentum)), look_ahead});
     };
     if (b.predicted) with_look_ahead(u.t, ahead, run);
     else run(RmsPropNoLookAhead{});

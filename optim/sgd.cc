@@ -105,8 +105,8 @@ class Sgd : public Optimizer {
     if (o_.nesterov) along_gradient = 1, along_velocity = o_.momentum;
     auto run = [&](auto look_ahead) {
       map(d, b.n,
-          SgdStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.predicted, b.g, u.gradient_scale, u.rate, u.decay * o_.weight_decay, o_.momentum,
-                                                  fresh, along_gradient, along_velocity, look_ahead});
+          SgdStep<Momentum, decltype(look_ahead)>{b.w, b.state[0], b.predicted, b.g, u.gradient_scale, u.rate, u.decay * o_.weight_decay,
+                                                  o_.momentum, fresh, along_gradient, along_velocity, look_ahead});
     };
     auto c = coefficients(u.t, ahead);
     if (!b.predicted) run(SgdNoLookAhead{});

@@ -17,16 +17,16 @@
 #include <numeric>
 #include <set>
 
-#include "data_files.h"
-#include "picture_batches.h"
 #include "data/decoders.h"
 #include "data/loader.h"
 #include "data/picture.h"
+#include "data_files.h"
+#include "engine/error.h"
 #include "engine/files/checksum.h"
 #include "engine/files/durable_file.h"
 #include "engine/files/safetensors.h"
-#include "engine/error.h"
 #include "engine/random.h"
+#include "picture_batches.h"
 
 using namespace pipecast;
 using namespace pipecast::testing;
@@ -108,8 +108,15 @@ Pictures in_memory(const Samples& samples, const Dataset& dataset) {
   return pictures;
 }
 PictureSet in_memory(const Dataset& dataset) {
-  return {dataset.name, dataset.image, dataset.classes, in_memory(*dataset.train, dataset), in_memory(*dataset.test, dataset),
-          dataset.mean, dataset.deviation, dataset.skipped, dataset.notes};
+  return {dataset.name,
+          dataset.image,
+          dataset.classes,
+          in_memory(*dataset.train, dataset),
+          in_memory(*dataset.test, dataset),
+          dataset.mean,
+          dataset.deviation,
+          dataset.skipped,
+          dataset.notes};
 }
 
 // What the format yields before it becomes columns.

@@ -193,7 +193,8 @@ TEST_CASE("a classification counts what was taken for what, and the five largest
   Classification c(batches);
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   // Of seven classes; the label's logit is the largest, the fifth, the sixth, equal to all others, and no number.
-  float logits[5][7] = {{9, 1, 1, 1, 1, 1, 1}, {7, 6, 5, 4, 0, 0, 3}, {7, 6, 5, 4, 3.5f, 0, 3}, {2, 2, 2, 2, 2, 2, 2}, {1, nan, 1, 1, 1, 1, 1}};
+  float logits[5][7] = {
+      {9, 1, 1, 1, 1, 1, 1}, {7, 6, 5, 4, 0, 0, 3}, {7, 6, 5, 4, 3.5f, 0, 3}, {2, 2, 2, 2, 2, 2, 2}, {1, nan, 1, 1, 1, 1, 1}};
   c.add({logits[0], {2, 1, 1, 7}});
   c.add({logits[2], {3, 1, 1, 7}});
   CHECK(c.classes() == 7);

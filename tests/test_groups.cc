@@ -48,7 +48,8 @@ struct Fixture {
 
 double distance(const Values& a, const Values& b) {
   double most = 0, largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::fabs(double(a[i]) - b[i])), largest = std::max(largest, std::fabs(double(b[i])));
+  for (size_t i = 0; i < a.size(); ++i)
+    most = std::max(most, std::fabs(double(a[i]) - b[i])), largest = std::max(largest, std::fabs(double(b[i])));
   return most / largest;
 }
 
@@ -117,7 +118,8 @@ TEST_CASE_FIXTURE(Fixture, "weight decay is left off norms and biases where that
   }
 }
 
-TEST_CASE_FIXTURE(Fixture, "the moving average is that of the weights after each update; it is evaluated and handed out, and training does not read it") {
+TEST_CASE_FIXTURE(
+    Fixture, "the moving average is that of the weights after each update; it is evaluated and handed out, and training does not read it") {
   const double decay = 0.8;
   TrainerOptions o = options_for("vanilla", 1, 1);
   Trainer plain(testing::small_graph(3), o);

@@ -59,7 +59,7 @@ TEST_CASE("launches of a mini-batch: they grow with the layers, and not with any
   CHECK(launches(3, 8) == three);
   // A block: convolution forward, both gradients and the sum of its splits; batch norm's statistics, normalisation, sums and gradient.
   CHECK(five - three == 2 * 8);
-  // The other 13: pooling, the linear layer and the loss in both directions, the checks for values that are not finite, the gradient's norm,
-  // the update.
+  // The other 13: pooling, the linear layer and the loss in both directions, the checks for values that are not finite, the gradient's
+  // norm, the update.
   CHECK(three == 37);
 }

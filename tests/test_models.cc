@@ -12,11 +12,11 @@
 #include <set>
 #include <sstream>
 
-#include "engine/random.h"
 #include "engine/files/sha256.h"
+#include "engine/random.h"
 #include "layers/layers.h"
-#include "models/models.h"
 #include "model_pass.h"
+#include "models/models.h"
 #include "models/weights.h"
 
 using namespace pipecast;
@@ -334,14 +334,22 @@ TEST_CASE("every model: parts cover the nodes, one value crosses between parts, 
 }
 
 TEST_CASE("models refuse what they cannot be made of") {
-  CHECK(refusal<UsageError>([] { make_model("vgg16", {{1, 64, 31, 3}, 10}); }) ==
-        "vgg16 cannot take images of 64x31 pixels: use images of at least 32x32");
+  CHECK(refusal<UsageError>([] {
+          make_model("vgg16", {{1, 64, 31, 3}, 10});
+        }) == "vgg16 cannot take images of 64x31 pixels: use images of at least 32x32");
   CHECK(contains(refusal<UsageError>([] { make_model("mobilenet_v2", {{1, 64, 31, 0}, 10}); }), "without channels"));
   CHECK(contains(refusal<UsageError>([] { make_model("mobilenet_v2", {{1, 64, 31, 3}, 1}); }), "classes = 1"));
   // The smallest images that each says it takes.
-  for (auto [name, side] : {std::pair<std::string, int64_t>{"alexnet", 63}, {"vgg16", 32}, {"vgg16_bn", 32}, {"vgg16_cifar", 32},
-                            {"googlenet", 15}, {"googlenet_cifar", 4}, {"inception_v3", 75}, {"densenet121", 29},
-                            {"densenet121_cifar", 8}, {"mobilenet_v2", 1}})
+  for (auto [name, side] : {std::pair<std::string, int64_t>{"alexnet", 63},
+                            {"vgg16", 32},
+                            {"vgg16_bn", 32},
+                            {"vgg16_cifar", 32},
+                            {"googlenet", 15},
+                            {"googlenet_cifar", 4},
+                            {"inception_v3", 75},
+                            {"densenet121", 29},
+                            {"densenet121_cifar", 8},
+                            {"mobilenet_v2", 1}})
     CHECK(prediction_shape(make_model(name, {{1, side, side, 3}, 7}), 2) == Shape{2, 1, 1, 7});
   const std::string unknown = refusal<UsageError>([] { make_model("resnet21", {}); });
   CHECK(contains(unknown, "unknown model 'resnet21'"));
@@ -370,8 +378,8 @@ TEST_CASE("logits are torchvision's") {
   }
 }
 
-// See tests/golden/make_model_gradients.py. Every gradient by its norm and its product with a vector of the formula's numbers, which an error
-// that is not at right angles to it changes.
+// See tests/golden/make_model_gradients.py. Every gradient by its norm and its product with a vector of the formula's numbers, which an
+// error that is not at right angles to it changes.
 TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a batch of three") {
   struct Case {
     std::string name;
@@ -380,8 +388,12 @@ TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a bat
     double worst = 1e-4;  // the relative error of any gradient; half of them are within 1e-4
   };
   const SafeTensors expected = read_safetensors(golden + "model_gradients.safetensors");
-  for (const auto& [name, height, width, shift, worst] : {Case{"alexnet", 67, 75, 0}, {"densenet121", 101, 131, 3}, {"googlenet", 65, 81, 6, 3e-2},
-                                                   {"inception_v3", 139, 139, 6, 3e-2}, {"mobilenet_v2", 101, 131, 3}, {"resnet18", 65, 97, 6}}) {
+  for (const auto& [name, height, width, shift, worst] : {Case{"alexnet", 67, 75, 0},
+                                                          {"densenet121", 101, 131, 3},
+                                                          {"googlenet", 65, 81, 6, 3e-2},
+                                                          {"inception_v3", 139, 139, 6, 3e-2},
+                                                          {"mobilenet_v2", 101, 131, 3},
+                                                          {"resnet18", 65, 97, 6}}) {
     CAPTURE(name);
     const Shape image{3, height, width, 3};
     const Graph graph = make_model(name, {image.batch(1), 10});
@@ -425,7 +437,8 @@ TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a bat
 }
 
 TEST_CASE("weights of auxiliary classifiers are left out, and others that are unknown are not") {
-  for (auto [name, auxiliary] : {std::pair<std::string, std::string>{"googlenet", "aux2.fc1.weight"}, {"inception_v3", "AuxLogits.fc.bias"}}) {
+  for (auto [name, auxiliary] :
+       {std::pair<std::string, std::string>{"googlenet", "aux2.fc1.weight"}, {"inception_v3", "AuxLogits.fc.bias"}}) {
     const Graph graph = make_model(name, {{1, 75, 75, 3}, 10});
     const Weights weights = initial_weights(graph, 1);
     SafeTensors file = to_safetensors(weights);

@@ -5,8 +5,8 @@
 #include <limits>
 #include <numbers>
 
-#include "engine/memory.h"
 #include "engine/files/safetensors.h"
+#include "engine/memory.h"
 #include "optim/gradient_norm.h"
 #include "optim/groups.h"
 #include "optim/history.h"
@@ -398,8 +398,14 @@ Segments segments_of(const std::vector<std::pair<std::string, std::vector<int64_
   return segments;
 }
 
-const Segments network = segments_of({{"conv1.weight", {4, 3, 3, 2}}, {"bn1.weight", {4}}, {"bn1.bias", {4}}, {"layer1.0.conv.weight", {5, 1, 1, 4}},
-                                      {"layer1.0.bn.weight", {5}}, {"layer10.weight", {3, 5}}, {"fc.weight", {7, 3}}, {"fc.bias", {7}}});
+const Segments network = segments_of({{"conv1.weight", {4, 3, 3, 2}},
+                                      {"bn1.weight", {4}},
+                                      {"bn1.bias", {4}},
+                                      {"layer1.0.conv.weight", {5, 1, 1, 4}},
+                                      {"layer1.0.bn.weight", {5}},
+                                      {"layer10.weight", {3, 5}},
+                                      {"fc.weight", {7, 3}},
+                                      {"fc.bias", {7}}});
 
 }  // namespace
 

@@ -5,10 +5,10 @@
 #include "layers/layers.h"
 #include "models/models.h"
 #include "models/weights.h"
+#include "picture_batches.h"
 #include "pipeline/measure/plan.h"
 #include "pipeline/plan/simulate.h"
 #include "pipeline/train/trainer.h"
-#include "picture_batches.h"
 
 using namespace pipecast;
 using testing::PictureBatches;
@@ -50,7 +50,8 @@ Graph u_shape() {
   }
   for (int k = 2; k >= 0; --k) {
     g.part("up" + std::to_string(k));
-    x = g.add(add("sum" + std::to_string(k)), {g.add(relu("ru" + std::to_string(k)), {conv(g, "up" + std::to_string(k), 4, x)}), down[size_t(k)]});
+    x = g.add(add("sum" + std::to_string(k)),
+              {g.add(relu("ru" + std::to_string(k)), {conv(g, "up" + std::to_string(k), 4, x)}), down[size_t(k)]});
   }
   g.part("head");
   add_classifier_loss(g, g.add(linear("fc", 4, 5), {g.add(global_average_pool("p"), {x})}), 0);
@@ -99,7 +100,8 @@ TEST_CASE("a value goes from each stage that has it to the next one that reads i
   CHECK(gradients == expected);
   // Two channels between neighbours, and two for each skip.
   CHECK(channels.all().size() == 12);
-  const Instruction send{.operation = Operation::send_activation, .minibatch = 2}, receive{.operation = Operation::receive_gradient, .minibatch = 2};
+  const Instruction send{.operation = Operation::send_activation, .minibatch = 2},
+      receive{.operation = Operation::receive_gradient, .minibatch = 2};
   CHECK(channels.messages(0, send) == 1);
   CHECK(channels.messages(1, send) == 2);
   CHECK(channels.messages(4, send) == 0);
@@ -114,7 +116,8 @@ TEST_CASE("a value goes from each stage that has it to the next one that reads i
   CHECK(layout.message_bytes(5, false, specs) == 3 * 5 * 5 * 4 * 4);
 
   // What part "down k" makes is read by the next part and by "up k": it goes on from there.
-  const Layout folded(u_shape(), {1, 1, 1, 1, 1, 1, 1, 1}, programs_of("interleaved", {.stages = 4, .minibatches = 2, .micro_batches = 4, .chunks = 2}));
+  const Layout folded(u_shape(), {1, 1, 1, 1, 1, 1, 1, 1},
+                      programs_of("interleaved", {.stages = 4, .minibatches = 2, .micro_batches = 4, .chunks = 2}));
   CHECK(folded.channels().skips() == std::vector<Skip>{{1, 6}, {2, 5}});
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 // Two-dimensional convolution over NHWC images with OHWI weights. On the host a matrix product where it is one, Winograd's algorithm or a
 // matrix product for each tap where they pay, else oneDNN; on the GPU a matrix product where it is one, tiles of our own in fp32 and where
-// channels are few, else cuDNN; on both a kernel of our own for depthwise ones; and a plain loop, the oracle in tests and the fallback. Weights and their gradients are fp32; images, on
-// the GPU, also bf16.
+// channels are few, else cuDNN; on both a kernel of our own for depthwise ones; and a plain loop, the oracle in tests and the fallback.
+// Weights and their gradients are fp32; images, on the GPU, also bf16.
 #include <memory>
 
 #include "engine/device.h"
@@ -54,7 +54,8 @@ std::unique_ptr<ConvolutionPlan> plan_convolution(Device, const ConvolutionShape
 std::unique_ptr<ConvolutionPlanOf<Bfloat16>> plan_convolution_bf16(Device, const ConvolutionShape&);
 
 std::unique_ptr<ConvolutionPlan> plan_convolution_plain(Device, const ConvolutionShape&);  // any device, kernels of our own
-// Host; null unless 3x3, stride 1, the same padding of 2 at most in both directions, no dilation or groups, and channels that fill whole vectors.
+// Host; null unless 3x3, stride 1, the same padding of 2 at most in both directions, no dilation or groups, and channels that fill whole
+// vectors.
 std::unique_ptr<ConvolutionPlan> plan_convolution_winograd(Device, const ConvolutionShape&);
 // Any device; null unless 3x3 with one input and one output channel in each group, and no dilation.
 std::unique_ptr<ConvolutionPlan> plan_convolution_depthwise(Device, const ConvolutionShape&);

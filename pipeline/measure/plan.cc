@@ -69,7 +69,8 @@ Segments add_memory(Device device, const Graph& graph, const Layout& layout, con
   const int64_t n = parameters.total;
   stage.memory.weights = n * store, stage.memory.stash = n * options.stash_slots;
   stage.memory.gradient = n;
-  stage.memory.state = n * (optimizer.states() + (options.looks_back ? 1 : 0) + (options.moving_average > 0 ? 1 : 0)) + optimizer.scratch(matrices(parameters));
+  stage.memory.state = n * (optimizer.states() + (options.looks_back ? 1 : 0) + (options.moving_average > 0 ? 1 : 0)) +
+                       optimizer.scratch(matrices(parameters));
   costs.weight_bytes = n * int64_t(sizeof(float));
   costs.state_bytes = costs.weight_bytes * optimizer.states();
   costs.arena_bytes = stage.memory.arena * int64_t(sizeof(float));

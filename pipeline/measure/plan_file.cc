@@ -77,7 +77,8 @@ std::string plan_json(const Plan& plan) {
   for (size_t k = 0; k < plan.stages.size(); ++k) add_stage(json, plan.stages[k], plan.run.costs.stages[k]);
   json["skips"] = Json::array();
   for (const SkipCosts& s : plan.run.costs.skips)
-    json["skips"].push_back({{"from", s.skip.from}, {"to", s.skip.to}, {"activation_bytes", s.activation_bytes}, {"gradient_bytes", s.gradient_bytes}});
+    json["skips"].push_back(
+        {{"from", s.skip.from}, {"to", s.skip.to}, {"activation_bytes", s.activation_bytes}, {"gradient_bytes", s.gradient_bytes}});
   return json.dump(1);
 }
 
@@ -90,7 +91,8 @@ using FoundJson = nlohmann::json;  // finds a key among many without comparing a
 template <class T>
 void read(const FoundJson& object, const char* key, T& value, double most) {
   const auto found = object.find(key);
-  const bool good = found != object.end() && found->is_number() && found->template get<double>() >= 0 && found->template get<double>() <= most;
+  const bool good =
+      found != object.end() && found->is_number() && found->template get<double>() >= 0 && found->template get<double>() <= most;
   if (!good)
     throw UsageError(std::string("the file of costs has no number '") + key + "' from 0 to " + std::to_string(int64_t(most)) + hint);
   found->get_to(value);

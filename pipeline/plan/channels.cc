@@ -52,7 +52,11 @@ class Counter : public Visitor {
 }  // namespace
 
 Channels::Channels(const std::vector<Program>& programs, std::vector<Skip> skips)
-    : stages_(int(programs.size())), chunks_(pipecast::chunks(programs)), skips_(std::move(skips)), behind_(size_t(pieces())), ahead_(size_t(pieces())) {
+    : stages_(int(programs.size())),
+      chunks_(pipecast::chunks(programs)),
+      skips_(std::move(skips)),
+      behind_(size_t(pieces())),
+      ahead_(size_t(pieces())) {
   const auto add = [&](int from, int to) {
     const int unlimited = std::numeric_limits<int>::max();
     all_.push_back({.from = from, .to = to, .gradients = false, .capacity = unlimited});

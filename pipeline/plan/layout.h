@@ -36,9 +36,9 @@ struct Piece {
   int first_node = 0, last_node = 0;  // its nodes [first_node, last_node)
 };
 
-// What crosses a hop (plan/channels.h): the values in the messages forward, and the values whose gradients are in the messages back. A value
-// goes from the piece that makes it to the next one that reads it, from there to the next, and so on; its gradient comes back the same way
-// and grows by that of each reader.
+// What crosses a hop (plan/channels.h): the values in the messages forward, and the values whose gradients are in the messages back. A
+// value goes from the piece that makes it to the next one that reads it, from there to the next, and so on; its gradient comes back the
+// same way and grows by that of each reader.
 struct Crossing {
   std::vector<int> values, gradients;
 };

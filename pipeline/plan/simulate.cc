@@ -183,8 +183,8 @@ Simulation simulate(const std::vector<Program>& programs, const Costs& costs, st
   std::vector<Skip> skips;
   for (const SkipCosts& s : costs.skips) {
     if (s.skip.from < 0 || s.skip.to < s.skip.from + 2 || s.skip.to >= pieces)
-      throw UsageError("the costs have a skip from piece " + std::to_string(s.skip.from) + " to piece " + std::to_string(s.skip.to) + " of " +
-                       std::to_string(pieces));
+      throw UsageError("the costs have a skip from piece " + std::to_string(s.skip.from) + " to piece " + std::to_string(s.skip.to) +
+                       " of " + std::to_string(pieces));
     skips.push_back(s.skip);
   }
   const Channels channels(programs, std::move(skips));

@@ -102,7 +102,8 @@ bool Stage::ready() {
     return options_.all_norms->complete(updates());
   }
   bool ready = true;
-  each_message(i, [&](const Message& m) { ready &= m.sends ? senders[size_t(m.channel)]->ready() : receivers[size_t(m.channel)]->ready(); });
+  each_message(i,
+               [&](const Message& m) { ready &= m.sends ? senders[size_t(m.channel)]->ready() : receivers[size_t(m.channel)]->ready(); });
   return ready;
 }
 
@@ -232,9 +233,8 @@ Stage::PassKey Stage::key(const Instruction& i, int frame) const {
 }
 
 void Stage::section_forward(const Instruction& i, int frame) {
-  replays_.run(key(i, frame), [&] {
-    chunk(i).section.forward(frame, shape(i), read(i), weights_->statistic_binding(i.chunk), pass_options(i));
-  });
+  replays_.run(key(i, frame),
+               [&] { chunk(i).section.forward(frame, shape(i), read(i), weights_->statistic_binding(i.chunk), pass_options(i)); });
 }
 
 void Stage::forward(const Instruction& i) {

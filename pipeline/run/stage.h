@@ -79,8 +79,8 @@ class Stage {
   double square_sum(int64_t n) const { return square_sums_[size_t(n)]; }
   StageReport report();
   LossTotals totals();  // waits for the device
-  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, the average for looking back, and the moving average; frames: with the
-  // inputs that are kept for recomputation.
+  // Floats of memory. weights: both copies; state: the optimizer's, its workspace, the average for looking back, and the moving average;
+  // frames: with the inputs that are kept for recomputation.
   struct MemoryUse {
     int64_t weights, stash, gradient, state, frames, arena;
   };

@@ -6,8 +6,8 @@
 #include "engine/tensor.h"
 #include "optim/groups.h"
 #include "optim/schedule.h"
-#include "pipeline/run/gradient_norms.h"
 #include "pipeline/plan/layout.h"
+#include "pipeline/run/gradient_norms.h"
 #include "pipeline/run/health.h"
 
 namespace pipecast {

@@ -126,9 +126,8 @@ void StageWeights::skip(float rate_scale) {
 
 void StageWeights::predict(int ahead) {
   buffers_.predicted = store_.other();
-  each_range([&](const Range& range, const Buffers& part) {
-    options_.optimizer->predict(device_, part, updates_, look_ahead(ahead, range));
-  });
+  each_range(
+      [&](const Range& range, const Buffers& part) { options_.optimizer->predict(device_, part, updates_, look_ahead(ahead, range)); });
 }
 
 void StageWeights::look_back(int updates) {

@@ -150,7 +150,9 @@ std::string Trace::json() const {
   for (const auto& [pass, maker] : passes) {
     const auto& [gradient, stage, tag] = pass;
     const Instruction send{.operation = gradient ? Operation::send_gradient : Operation::send_activation,
-                           .minibatch = tag.minibatch, .micro = tag.micro, .chunk = tag.chunk};
+                           .minibatch = tag.minibatch,
+                           .micro = tag.micro,
+                           .chunk = tag.chunk};
     for (int n = 0; n < channels_->messages(stage, send); ++n) {
       const Message message = channels_->message(stage, send, n);
       const int to = channels_->all()[size_t(message.channel)].to;

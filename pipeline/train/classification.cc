@@ -46,8 +46,8 @@ void Classification::add(const Tensor& logits) {
     confusion_.resize(size_t(classes_ * classes_));
   }
   if (next_ + samples > int64_t(labels_.size()) || logits.shape.count() != samples * classes_)
-    throw Error("a classification of " + std::to_string(labels_.size()) + " samples and " + std::to_string(classes_) + " classes was given logits of " +
-                to_string(logits.shape) + " after " + std::to_string(next_) + " samples");
+    throw Error("a classification of " + std::to_string(labels_.size()) + " samples and " + std::to_string(classes_) +
+                " classes was given logits of " + to_string(logits.shape) + " after " + std::to_string(next_) + " samples");
   for (int64_t i = 0; i < samples; ++i, ++next_) {
     const float* row = logits.as<float>() + i * classes_;
     const int64_t own = labels_[size_t(next_)], first = std::max_element(row, row + classes_) - row;

@@ -25,7 +25,7 @@ class Classification {
   // How many samples with the first class as their label were taken for the second.
   int64_t taken(int64_t label, int64_t prediction) const { return confusion_[size_t(label * classes_ + prediction)]; }
   int64_t samples_of(int64_t label) const;
-  double accuracy_of(int64_t label) const;  // NaN where no sample has the label
+  double accuracy_of(int64_t label) const;                          // NaN where no sample has the label
   double top5() const { return double(in_top5_) / double(next_); }  // the share of samples whose label is among the five largest logits
 
  private:

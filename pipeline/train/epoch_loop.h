@@ -79,8 +79,8 @@ class EpochLoop {
   // change, or fewer epochs than are already trained.
   Resumed resume(const RunOrigin&, const Checkpoint&, const std::string& configuration = "");
 
-  // Trains to the end, or as long as RunOptions::patience permits; call it once. Empty where it was interrupted: the checkpoint is then on the disk, if there is a folder. Throws
-  // Diverged where training cannot go on, after a line of the metrics that says so.
+  // Trains to the end, or as long as RunOptions::patience permits; call it once. Empty where it was interrupted: the checkpoint is then on
+  // the disk, if there is a folder. Throws Diverged where training cannot go on, after a line of the metrics that says so.
   std::optional<RunResult> run();
 
   // The state of the run, to go on from. Call it before or after run().

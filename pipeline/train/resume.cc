@@ -14,10 +14,9 @@ constexpr int description_format = 2;  // of a checkpoint's description; 1 had a
 
 // Options with which a run may go on otherwise than it began. Where the data lies may change, what they are may not: see
 // RunOrigin::identity.
-constexpr const char* alterable[] = {"epochs",   "data",      "stages",           "partition",       "cut-layers",
-                                     "chunks",   "recompute", "eval-every",       "log-every",       "device",
-                                     "executor", "threads",   "checkpoint-every", "checkpoint-keep", "stop-above",
-                                     "patience", "cache"};
+constexpr const char* alterable[] = {"epochs",     "data",      "stages", "partition", "cut-layers", "chunks",           "recompute",
+                                     "eval-every", "log-every", "device", "executor",  "threads",    "checkpoint-every", "checkpoint-keep",
+                                     "stop-above", "patience",  "cache"};
 
 const Change* find(const std::vector<Change>& changes, const std::string& option) {
   const auto found = std::find_if(changes.begin(), changes.end(), [&](const Change& change) { return change.option == option; });

@@ -207,9 +207,8 @@ double Trainer::gradient_norm() const {
 Outcome Trainer::evaluate(const Batches& data, std::vector<float>* prediction) {
   if (!prediction) return evaluate(data, std::function<void(const Tensor&)>());
   prediction->clear();
-  return evaluate(data, [prediction](const Tensor& t) {
-    prediction->insert(prediction->end(), t.as<float>(), t.as<float>() + t.shape.count());
-  });
+  return evaluate(data,
+                  [prediction](const Tensor& t) { prediction->insert(prediction->end(), t.as<float>(), t.as<float>() + t.shape.count()); });
 }
 
 Outcome Trainer::evaluate(const Batches& data, const std::function<void(const Tensor&)>& on_prediction) {

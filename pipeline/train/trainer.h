@@ -71,7 +71,7 @@ class Trainer {
   // The same; on_prediction is called with the outputs of one micro-batch after another, on the host, in the last stage's thread.
   Outcome evaluate(const Batches& data, const std::function<void(const Tensor&)>& on_prediction);
 
-  Weights weights() const;  // that evaluate() reads
+  Weights weights() const;           // that evaluate() reads
   void set_weights(const Weights&);  // throws UsageError for those of another model
 
   // Everything that another trainer needs to go on as this one would, bit for bit: weights, statistics, the optimizer's state and so on
