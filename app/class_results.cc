@@ -54,6 +54,7 @@ std::string class_name(const std::vector<std::string>& names, int64_t number) {
 std::string class_tables(const Classification& c, const std::vector<std::string>& names) {
   std::string html = "<h2>Classes</h2>\n";
   if (c.classes() > 5) html += format("<p>Top-5 accuracy %.2f %%.</p>\n", 100 * c.top5());
+  html += format("<p>Matthews correlation %.4f.</p>\n", c.matthews_correlation());
   html += "<table><tr><th>class</th><th>samples</th><th>accuracy, %</th><th>most often taken for</th></tr>\n";
   std::vector<int64_t> order(static_cast<size_t>(c.classes()));
   std::iota(order.begin(), order.end(), 0);
@@ -75,7 +76,10 @@ Json class_results(const Classification& c, const std::vector<std::string>& name
     for (int64_t k = 0; k < c.classes(); ++k) row.push_back(c.taken(label, k));
     confusion.push_back(std::move(row));
   }
-  return {{"test_top5_accuracy", c.classes() > 5 ? Json(c.top5()) : Json()}, {"classes", classes}, {"confusion", confusion}};
+  return {{"test_top5_accuracy", c.classes() > 5 ? Json(c.top5()) : Json()},
+          {"test_matthews_correlation", c.matthews_correlation()},
+          {"classes", classes},
+          {"confusion", confusion}};
 }
 
 }  // namespace pipecast

@@ -97,15 +97,18 @@ class EvalCommand : public Command {
       if (!logits_.empty()) logits.insert(logits.end(), of_pass.as<float>(), of_pass.as<float>() + of_pass.shape.count());
     });
     if (!logits_.empty()) write_logits(logits_, logits, batches, {"label", {{1, 1, 1, 1}, Storage::int32}});
+    const std::optional<double> perplexity_of_all = perplexity(trainer.graph(), outcome.loss);
     if (json_) {
-      nlohmann::ordered_json json = {{"model", named.model},
-                                     {"data", data_},
-                                     {"data_notes", dataset.notes},
-                                     {"images", outcome.samples},
-                                     {"test_loss", outcome.loss},
-                                     {"test_accuracy", outcome.accuracy},
-                                     {"images_per_second", double(outcome.samples) / outcome.seconds},
-                                     {"weights_digest", weights_digest(named.weights)}};
+      nlohmann::ordered_json json = {
+          {"model", named.model},
+          {"data", data_},
+          {"data_notes", dataset.notes},
+          {"images", outcome.samples},
+          {"test_loss", outcome.loss},
+          {"test_accuracy", outcome.accuracy},
+          {"test_perplexity", perplexity_of_all ? nlohmann::ordered_json(*perplexity_of_all) : nlohmann::ordered_json()},
+          {"images_per_second", double(outcome.samples) / outcome.seconds},
+          {"weights_digest", weights_digest(named.weights)}};
       if (classes) json.update(class_results(*classes, dataset.class_names));
       std::cout << json.dump() << "\n";
       return;
@@ -114,6 +117,8 @@ class EvalCommand : public Command {
               << format("%s on %s, %lld test samples: accuracy %.2f %%, ", named.model.c_str(), data_.c_str(), (long long)(outcome.samples),
                         100 * outcome.accuracy)
               << (classes && classes->classes() > 5 ? format("among the top 5 %.2f %%, ", 100 * classes->top5()) : "")
+              << (classes ? format("Matthews correlation %.4f, ", classes->matthews_correlation()) : "")
+              << (perplexity_of_all ? "perplexity " + decimal(*perplexity_of_all, 2) + ", " : "")
               << format("loss %s\n", decimal(outcome.loss, 4).c_str());
   }
 

@@ -149,6 +149,7 @@ class Shown {
     if (row.test_loss) std::cout << "  test loss " << decimal(*row.test_loss, 4);
     if (row.test_accuracy) std::cout << format("  test accuracy %6.2f %%", 100 * *row.test_accuracy);
     if (row.test_top5_accuracy) std::cout << format(" (top 5 %6.2f %%)", 100 * *row.test_top5_accuracy);
+    if (row.test_perplexity) std::cout << "  perplexity " << decimal(*row.test_perplexity, 2);
     int64_t skipped = 0;  // on the stage that left out most
     for (const EvaluatedStage& stage : row.stages) skipped = std::max(skipped, stage.skipped_updates);
     std::cout << format("  %.0f samples/s  learning rate %.4g", row.samples_per_second, double(row.learning_rate))
@@ -179,11 +180,12 @@ Training::Training(TrainingOptions& options, bool resumed)
     : options_(options),
       input_(options.resolve(resumed)),
       train_(input_.dataset.train, {.batch = options.trainer.batch,
+                                    .tokens = options.batch_tokens,
                                     .shuffle = true,
                                     .augmentation = parse_augmentation(options.augment),
                                     .seed = options.trainer.seed,
                                     .drop_last = options.drop_last}),
-      test_(input_.dataset.test, {.batch = options.trainer.batch}),
+      test_(input_.dataset.test, {.batch = options.trainer.batch, .tokens = options.batch_tokens}),
       trainer_(std::move(*input_.graph), options.trainer, shapes_of(train_, test_)) {
   if (input_.start) trainer_.set_weights(input_.start->weights);
   trainer_.check_batches(train_);

@@ -51,6 +51,9 @@ void TrainingOptions::declare(Options& o) {
   o.number("resize", resize, "PIXELS", resize_help, 0, most_resize);
   o.number("cache", cache, "MEBIBYTES", cache_help, 0, most_cache);
   o.number("batch", trainer.batch, "N", "samples per mini-batch", 1, most_batch);
+  o.number("batch-tokens", batch_tokens, "N",
+           "of sequences: as many samples per mini-batch as have N positions, padding among them, at most --batch; 0: --batch", 0,
+           most_batch);
   o.number("epochs", run.epochs, "N", "passes over the training samples", 1, most_epochs);
   o.text("augment", augment, "LIST", "of pictures in training: " + list(augmentation_names()) + "; as in crop,flip,cutout:8");
   o.flag("drop-last", drop_last, "leave out an epoch's last mini-batch where it is short, unless it is all there is");
@@ -148,6 +151,8 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
   if (input.graph && input.dataset.train) mistakes.check([&] { check_columns(*input.graph, input.dataset); });
+  if (input.dataset.train && batch_tokens > 0 && input.dataset.train->lengths() == std::vector<int64_t>{1})
+    mistakes.add("--batch-tokens is for data sets of sequences, and " + input.dataset.name + " has none: give --batch only");
   if (input.graph && cut_layers) input.graph->cut_parts_by_layer();
   if (input.graph) mistakes.check([&] { resolve_groups(*input.graph, model_options); });
   if (input.graph && method) {
@@ -170,7 +175,8 @@ std::string left_out_of(const Dataset& dataset) {
 }
 
 ModelOptions model_options_of(const Dataset& dataset) {
-  ModelOptions options{.classes = dataset.classes};
+  ModelOptions options;
+  if (dataset.classes > 0) options.classes = dataset.classes;
   if (dataset.image.count() > 1) options.image = dataset.image;
   if (dataset.vocabulary > 0) options.vocabulary = dataset.vocabulary;
   return options;

@@ -31,6 +31,7 @@ struct TrainingOptions {
   std::string model = "resnet20", weights, data = "generated", augment = "none", bad_samples = "fail", orientation = "ignore",
               partition = "balanced", look_ahead = "paper", recompute = "never", non_finite = "stop", program, freeze, no_decay;
   float label_smoothing = 0;
+  int64_t batch_tokens = 0;
   int64_t image_size = 0, resize = 0, cache = DataOptions{}.cache >> 20;  // pixels, pixels, mebibytes
   bool allow_bad_values = false, drop_last = false, cut_layers = false;
   RunOptions run;  // its trace is declared by the command that trains a single run

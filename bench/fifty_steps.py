@@ -2,8 +2,8 @@
 
     python3 bench/fifty_steps.py build/app/pipecast --cifar10 DIR --tiny-imagenet DIR
 
-cifar10: the folder with data_batch_1.bin. tiny-imagenet: the folder with train/CLASS/images. A subset of 1,600 pictures is trained on once, in
-mini-batches of 32. A line per model: the mean loss of updates 1 to 10 and of 41 to 50, and samples per second.
+cifar10: the folder with data_batch_1.bin. tiny-imagenet: the folder with train/CLASS/images. A subset of 1,600 pictures is trained on once,
+in mini-batches of 32. A line per model: the mean loss of updates 1 to 10 and of 41 to 50, and samples per second.
 """
 import argparse
 import json
@@ -14,10 +14,12 @@ import tempfile
 
 UPDATES, BATCH = 50, 32
 RECORD = 3073  # bytes of a CIFAR-10 picture with its label
-# Model, side of its images, learning rate. Those of up to 32 pixels train on CIFAR-10, the others on Tiny-ImageNet.
-MODELS = [("resnet9", 32, 0.01), ("resnet20", 32, 0.02), ("vgg16_cifar", 32, 0.005), ("googlenet_cifar", 32, 0.01), ("densenet121_cifar", 32, 0.01),
-          ("resnet18", 64, 0.01), ("resnet50", 64, 0.01), ("resnet101", 64, 0.005), ("alexnet", 64, 0.01), ("vgg16_bn", 64, 0.005),
-          ("googlenet", 64, 0.01), ("densenet121", 64, 0.01), ("mobilenet_v2", 64, 0.02), ("inception_v3", 96, 0.01)]
+# Model, side of its images, optimizer, learning rate. Those of up to 32 pixels train on CIFAR-10, the others on Tiny-ImageNet.
+MODELS = [("resnet9", 32, "sgd", 0.01), ("resnet20", 32, "sgd", 0.02), ("vgg16_cifar", 32, "sgd", 0.005),
+          ("googlenet_cifar", 32, "sgd", 0.01), ("densenet121_cifar", 32, "sgd", 0.01), ("resnet18", 64, "adam", 0.001),
+          ("resnet50", 64, "adam", 0.001), ("resnet101", 64, "adam", 0.0003), ("alexnet", 64, "adam", 0.0003),
+          ("vgg16_bn", 64, "sgd", 0.005), ("googlenet", 64, "sgd", 0.01), ("densenet121", 64, "sgd", 0.01),
+          ("mobilenet_v2", 64, "adam", 0.002), ("inception_v3", 96, "adam", 0.001)]
 
 
 def cifar10_subset(source, folder):
@@ -27,12 +29,13 @@ def cifar10_subset(source, folder):
     (folder / "test_batch.bin").write_bytes((source / "test_batch.bin").read_bytes()[: RECORD * 100])
 
 
-def tiny_imagenet_subset(source, folder):
+def tiny_imagenet_subset(source, folder, pictures_of_all=UPDATES * BATCH):
+    """The first ten classes, so many pictures of them, as folders of links."""
     classes = sorted(path for path in (source / "train").iterdir() if path.is_dir())[:10]
-    of_class = UPDATES * BATCH // len(classes)
+    of_class = pictures_of_all // len(classes)
     for path in classes:
         pictures = sorted((path / "images").iterdir())
-        for part, some in (("train", pictures[:of_class]), ("val", pictures[-10:])):
+        for part, some in (("train", pictures[:of_class]), ("val", pictures[-50:])):
             (folder / part / path.name).mkdir(parents=True)
             for picture in some:
                 (folder / part / path.name / picture.name).symlink_to(picture.resolve())
@@ -45,21 +48,21 @@ def main():
     parser.add_argument("--tiny-imagenet", type=pathlib.Path, required=True)
     parser.add_argument("--models", default="", help="some of them, as in resnet18,alexnet")
     arguments = parser.parse_args()
-    chosen = arguments.models.split(",") if arguments.models else [name for name, _, _ in MODELS]
+    chosen = arguments.models.split(",") if arguments.models else [name for name, *_ in MODELS]
     risen = []
     with tempfile.TemporaryDirectory(prefix="pipecast-fifty-steps-") as temporary:
         folder = pathlib.Path(temporary)
         (folder / "cifar10").mkdir(), (folder / "tiny").mkdir()
         cifar10_subset(arguments.cifar10, folder / "cifar10")
         tiny_imagenet_subset(arguments.tiny_imagenet, folder / "tiny")
-        for model, side, rate in MODELS:
+        for model, side, optimizer, rate in MODELS:
             if model not in chosen:
                 continue
             data = ["--data", f"cifar10:{folder / 'cifar10'}"] if side == 32 else ["--data", f"folder:{folder / 'tiny'}", "--image-size", str(side)]
             out = folder / model
             subprocess.run([arguments.pipecast, "train", "--model", model, *data, "--stages", "4", "--method", "pipeoptim", "--batch", str(BATCH),
-                            "--epochs", "1", "--lr", str(rate), "--lr-schedule", "constant", "--log-every", "10", "--out", out], check=True,
-                           stdout=subprocess.DEVNULL)
+                            "--epochs", "1", "--optimizer", optimizer, "--lr", str(rate), "--lr-schedule", "constant",
+                            "--log-every", "10", "--out", out], check=True, stdout=subprocess.DEVNULL)
             lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             losses = [line["loss"] for line in lines if line["event"] == "step"]
             speed = next(line["images_per_second"] for line in lines if line["event"] == "epoch")

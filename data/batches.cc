@@ -35,12 +35,14 @@ Batches::Batches(std::shared_ptr<const Samples> samples, const BatchOptions& opt
   std::vector<Batch> shorter;
   for (size_t b = 0; b < buckets.size(); ++b) {
     if (buckets[b].empty()) continue;
+    const int64_t fitting = options_.tokens > 0 ? std::max<int64_t>(options_.tokens / lengths[b], 1) : batch,
+                  most = std::min(batch, fitting);
     const int64_t begin = int64_t(buckets_.size()), end = begin + int64_t(buckets[b].size());
     buckets_.insert(buckets_.end(), buckets[b].begin(), buckets[b].end());
     bucket_ends_.push_back(end);
-    for (int64_t at = begin; at < end; at += batch) {
-      const Batch made{at, {std::min(batch, end - at), lengths[b]}};
-      (options_.drop_last && made.shape.samples < batch ? shorter : batches_).push_back(made);
+    for (int64_t at = begin; at < end; at += most) {
+      const Batch made{at, {std::min(most, end - at), lengths[b]}};
+      (options_.drop_last && made.shape.samples < most ? shorter : batches_).push_back(made);
     }
   }
   if (batches_.empty()) batches_ = std::move(shorter);

@@ -9,6 +9,7 @@ namespace pipecast {
 
 struct BatchOptions {
   int64_t batch = 1;     // samples of a mini-batch
+  int64_t tokens = 0;    // of sequences: as many samples as have so many positions with their padding, `batch` at the most; 0: `batch`
   bool shuffle = false;  // for training: shuffled and augmented; else in the order of the samples, without augmentation
   Augmentation augmentation = {};
   uint64_t seed = 0;

@@ -1,5 +1,7 @@
 #include "data/dataset.h"
 
+#include "data/columns.h"
+#include "data/generated_texts.h"
 #include "data/pictures.h"
 #include "data/text.h"
 #include "engine/files/sha256.h"
@@ -38,6 +40,16 @@ Registry<DatasetFormat>& registry() {
            load_tiny_imagenet},
           {"food101", "food101:DIR, Food-101 as it is unpacked ('data/download food101 DIR' fetches it)", load_food101},
           {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
+          {"columns",
+           "columns:DIR, tokens and other whole numbers in DIR/train.safetensors and DIR/test.safetensors, as data/prepare_text writes "
+           "them",
+           load_columns},
+          {"generated-recall", "generated-recall or generated-recall:SIZE, sequences of digits: which one follows the marker",
+           generated_recall},
+          {"generated-translation", "generated-translation:TASK or TASK:SIZE, a sequence of digits to another: copy, reverse, sort, add",
+           generated_translation},
+          {"generated-language", "generated-language:TASK or TASK:SIZE, the same for a language model: the sequence, then the other",
+           generated_language},
           {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
            [](const std::string& argument, const DataOptions& options) { return dataset_of(generate_shapes(argument), options); }},
       });

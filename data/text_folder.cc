@@ -7,10 +7,10 @@
 #include <unordered_map>
 
 #include "data/class_folders.h"
+#include "data/columns.h"
 #include "data/text.h"
 #include "engine/error.h"
 #include "engine/files/durable_file.h"
-#include "engine/files/sha256.h"
 #include "engine/utf8.h"
 
 namespace pipecast {
@@ -84,52 +84,20 @@ Texts texts_of(const std::vector<ClassFile>& files, const Vocabulary& vocabulary
   return texts;
 }
 
-class TextSamples : public Samples {
- public:
-  TextSamples(Texts texts, std::vector<int64_t> lengths) : texts_(std::move(texts)), lengths_(std::move(lengths)) {
-    const TensorSpec number({1, 1, 1, 1}, Storage::int32);
-    columns_ = {{"tokens", number, true}, {"length", number}, {"label", number}};
-  }
-
-  int64_t size() const override { return texts_.size(); }
-  const std::vector<InputSpec>& columns() const override { return columns_; }
-  std::vector<int64_t> lengths() const override { return lengths_; }
-  int64_t length(int64_t sample) const override { return texts_.ends[size_t(sample)] - begin(sample); }
-
-  void read(size_t column, const int32_t* samples, int64_t count, const Reading& reading, void* to) const override {
-    int32_t* values = static_cast<int32_t*>(to);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t sample = samples[i];
-      if (column == 1) values[i] = int32_t(length(sample));
-      if (column == 2) values[i] = texts_.labels[size_t(sample)];
-      if (column != 0) continue;
-      const int32_t* tokens = texts_.tokens.data() + begin(sample);
-      int32_t* row = values + i * reading.length;
-      std::copy_n(tokens, length(sample), row);
-      std::fill(row + length(sample), row + reading.length, padding_token);
-    }
-  }
-  void check(const Augmentation& augmentation) const override {
-    if (augmentation.any()) throw UsageError("texts are not augmented, pictures are: leave --augment out");
-  }
-  void add_to(Sha256& digest) const override {
-    digest.add(texts_.tokens.data(), texts_.tokens.size() * sizeof(int32_t));
-    digest.add(texts_.ends.data(), texts_.ends.size() * sizeof(int64_t));
-    digest.add(texts_.labels.data(), texts_.labels.size() * sizeof(int32_t));
-  }
-
- private:
-  int64_t begin(int64_t sample) const { return sample > 0 ? texts_.ends[size_t(sample) - 1] : 0; }
-
-  Texts texts_;
-  std::vector<int64_t> lengths_;
-  std::vector<InputSpec> columns_;
-};
-
 }  // namespace
 
 std::shared_ptr<const Samples> text_samples(Texts texts, std::vector<int64_t> lengths) {
-  return std::make_shared<TextSamples>(std::move(texts), std::move(lengths));
+  struct Memory {
+    Texts texts;
+    std::vector<int32_t> lengths;
+  };
+  auto memory = std::make_shared<Memory>(std::move(texts));
+  int64_t begin = 0;
+  for (const int64_t end : memory->texts.ends) memory->lengths.push_back(int32_t(end - begin)), begin = end;
+  std::vector<Column> columns = {{"tokens", WholeNumbers(memory->texts.tokens), "length", padding_token},
+                                 {"length", WholeNumbers(memory->lengths)},
+                                 {"label", WholeNumbers(memory->texts.labels)}};
+  return column_samples(std::move(columns), std::move(lengths), memory, "a data set of texts");
 }
 
 void each_word(std::string_view text, const std::function<void(const std::string&)>& visit) {

@@ -210,6 +210,23 @@ TEST_CASE("a classification counts what was taken for what, and the five largest
   CHECK_THROWS_AS(c.add({logits[0], {1, 1, 1, 7}}), Error);  // more samples than labels
 }
 
+TEST_CASE("Matthews correlation: scikit-learn's figures, and 0 where it is undefined") {
+  const auto correlation = [](std::vector<int32_t> labels, const std::vector<int>& predictions, int64_t classes) {
+    PictureSet data = testing::noise(int64_t(labels.size()));
+    data.train.labels = labels;
+    Classification c(testing::PictureBatches(data, data.train, 1, false, {}, 1));
+    for (const int prediction : predictions) {
+      std::vector<float> logits(static_cast<size_t>(classes));
+      logits[size_t(prediction)] = 1;
+      c.add({logits.data(), {1, 1, 1, classes}});
+    }
+    return c.matthews_correlation();
+  };
+  CHECK(correlation({0, 0, 0, 1, 1, 1, 1}, {0, 0, 1, 0, 1, 1, 1}, 2) == doctest::Approx(0.4166666667));
+  CHECK(correlation({0, 0, 0, 1, 1, 1, 1, 2, 2, 2}, {0, 0, 1, 1, 1, 1, 2, 0, 0, 2}, 3) == doctest::Approx(0.4000473457));
+  CHECK(correlation({0, 0, 1}, {1, 1, 1}, 2) == 0);
+}
+
 TEST_CASE("a checkpoint of another run is refused by name") {
   const Checkpoint checkpoint = interrupted({}, 6);
   Setup s;

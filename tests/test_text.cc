@@ -175,7 +175,8 @@ TEST_CASE("texts: every token, every end and every label is in the digest") {
   };
   for (int32_t& token : texts.tokens) changed(token);
   for (int32_t& label : texts.labels) changed(label);
-  for (int64_t& end : texts.ends) changed(end);
+  for (size_t i = 0; i + 1 < texts.ends.size(); ++i)  // the last one is fixed by the tokens
+    if (texts.ends[i] < texts.ends[i + 1]) changed(texts.ends[i]);
 }
 
 TEST_CASE("text folders: what is hidden is no data, what lies deeper is taken, what is left out is counted") {

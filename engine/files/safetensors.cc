@@ -46,7 +46,7 @@ struct Origin {
 // One tensor as the header describes it.
 struct Entry {
   std::string name;
-  FileTensor tensor;  // without bytes
+  TensorView tensor;  // without bytes
   int64_t begin = 0, end = 0;
 };
 
@@ -171,7 +171,7 @@ std::vector<float> FileTensor::floats() const {
   throw UsageError("a tensor of type " + type + " was found where F32, F64, F16 or BF16 is needed; convert it to F32");
 }
 
-SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::string& name) {
+SafeTensorsView view_safetensors(const uint8_t* data, size_t size, const std::string& name) {
   const Origin origin{name};
   uint64_t header_bytes = 0;
   if (size < sizeof header_bytes) origin.refuse("it has " + std::to_string(size) + " bytes, too few for the size of a header");
@@ -184,7 +184,7 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
   const json header = parse_json(reinterpret_cast<const char*>(data) + sizeof header_bytes, header_bytes, origin.sentence("the header"));
   if (!header.is_object()) origin.refuse("the header is not an object");
 
-  SafeTensors file;
+  SafeTensorsView file;
   std::vector<Entry> entries;
   for (const auto& [key, value] : header.items()) {
     if (key != metadata_key) {
@@ -214,10 +214,18 @@ SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::strin
                     std::to_string(block_bytes) + " (truncated?)");
     }
     filled = entry.end;
-    entry.tensor.bytes.assign(block + entry.begin, block + entry.end);
+    entry.tensor.bytes = {block + entry.begin, block + entry.end};
     file.tensors[entry.name] = std::move(entry.tensor);
   }
   if (filled != block_bytes) origin.refuse(std::to_string(block_bytes - filled) + " bytes follow the last tensor");
+  return file;
+}
+
+SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::string& name) {
+  SafeTensorsView view = view_safetensors(data, size, name);
+  SafeTensors file{{}, std::move(view.metadata)};
+  for (auto& [tensor_name, tensor] : view.tensors)
+    file.tensors[tensor_name] = {std::move(tensor.type), std::move(tensor.shape), {tensor.bytes.begin(), tensor.bytes.end()}};
   return file;
 }
 

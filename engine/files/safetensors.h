@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,5 +47,17 @@ void write_safetensors(const std::string& path, const SafeTensors&);  // with wr
 // Throws UsageError naming the path and the defect (truncated, overlapping, unknown type, bad JSON ...).
 SafeTensors read_safetensors(const std::string& path);
 SafeTensors parse_safetensors(const uint8_t* data, size_t size, const std::string& origin);  // the same over memory, for fuzzing
+
+// The same without a copy: where each tensor's bytes are. They may begin at any address.
+struct TensorView {
+  std::string type;
+  std::vector<int64_t> shape;
+  std::span<const uint8_t> bytes;
+};
+struct SafeTensorsView {
+  std::map<std::string, TensorView> tensors;
+  std::map<std::string, std::string> metadata;
+};
+SafeTensorsView view_safetensors(const uint8_t* data, size_t size, const std::string& origin);
 
 }  // namespace pipecast

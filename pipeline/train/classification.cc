@@ -29,6 +29,13 @@ bool classifies(const Graph& graph, const Batches& data) {
          });
 }
 
+std::optional<double> perplexity(const Graph& graph, double loss) {
+  if (!graph.loss() || std::ranges::count(graph.loss()->means(), "accuracy") == 0) return {};
+  for (const int value : graph.nodes().back().inputs)
+    if (graph.is_input(value) && graph.input_of(value).sequence) return std::exp(loss);
+  return {};
+}
+
 Classification::Classification(const Batches& data) {
   const size_t column = data.column(label);
   std::vector<int32_t> of_batch;
@@ -59,6 +66,20 @@ void Classification::add(const Tensor& logits) {
 int64_t Classification::samples_of(int64_t own) const {
   const auto row = confusion_.begin() + own * classes_;
   return std::accumulate(row, row + classes_, int64_t(0));
+}
+
+double Classification::matthews_correlation() const {
+  // In the terms of Gorodkin 2004: c samples are right of s; class k is the label of t_k and the prediction of p_k.
+  double c = 0, tp = 0, tt = 0, pp = 0;
+  const double s = double(next_);
+  for (int64_t k = 0; k < classes_; ++k) {
+    double p = 0;
+    for (int64_t label = 0; label < classes_; ++label) p += double(taken(label, k));
+    const double t = double(samples_of(k));
+    c += double(taken(k, k)), tp += t * p, tt += t * t, pp += p * p;
+  }
+  const double scale = std::sqrt((s * s - pp) * (s * s - tt));
+  return scale > 0 ? (c * s - tp) / scale : 0;
 }
 
 double Classification::accuracy_of(int64_t own) const {

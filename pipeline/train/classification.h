@@ -1,6 +1,7 @@
 #pragma once
 // How a classifier did on a data set, class by class.
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "data/batches.h"
@@ -10,6 +11,9 @@ namespace pipecast {
 
 // Whether the model's loss tells hits, and each sample of the data has one label.
 bool classifies(const Graph&, const Batches&);
+
+// The perplexity of a model that says a token at each position: e to the mean loss of a token. Nothing for other models.
+std::optional<double> perplexity(const Graph&, double loss);
 
 // Counts of an evaluation. A hit is a sample whose label has the largest logit (of equal ones, the first).
 class Classification {
@@ -26,6 +30,9 @@ class Classification {
   int64_t taken(int64_t label, int64_t prediction) const { return confusion_[size_t(label * classes_ + prediction)]; }
   int64_t samples_of(int64_t label) const;
   double accuracy_of(int64_t label) const;                          // NaN where no sample has the label
+  // The correlation of labels and predictions, -1 to 1 (Matthews 1975; of more than two classes, Gorodkin 2004); 0 where it is undefined,
+  // as scikit-learn and GLUE have it.
+  double matthews_correlation() const;
   double top5() const { return double(in_top5_) / double(next_); }  // the share of samples whose label is among the five largest logits
 
  private:

@@ -202,6 +202,7 @@ void EpochLoop::evaluate() {
     row.test_loss = outcome.loss;
     if (classification_ && classification_->classes() > 5) row.test_top5_accuracy = classification_->top5();
     if (outcome.accuracy_count > 0) row.test_accuracy = outcome.accuracy;
+    row.test_perplexity = perplexity(trainer_.graph(), outcome.loss);
     finite = std::isfinite(outcome.loss);
   }
   end_epoch(row);

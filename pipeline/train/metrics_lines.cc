@@ -47,6 +47,7 @@ Json json_of(const EpochRow& row) {
           {"test_loss", json_of(row.test_loss)},
           {"test_accuracy", json_of(row.test_accuracy)},
           {"test_top5_accuracy", json_of(row.test_top5_accuracy)},
+          {"test_perplexity", json_of(row.test_perplexity)},
           {"images_per_second", row.samples_per_second},
           {"learning_rate", row.learning_rate},
           {"seconds", row.seconds},

@@ -26,6 +26,7 @@ struct EpochRow {
   // Set where the epoch ends with an evaluation; the test's only where the training loss was finite.
   std::optional<double> train_accuracy, test_loss, test_accuracy;
   std::optional<double> test_top5_accuracy;  // of a classifier with more than five classes
+  std::optional<double> test_perplexity;     // of a model of tokens
   std::vector<EvaluatedStage> stages;
   double samples_per_second = 0, seconds = 0;  // of training alone
   float learning_rate = 0;                     // of the epoch's last update

@@ -56,6 +56,13 @@ write("cifar100", "two", b"\0" + b"".join(bytes(labels) + bytes(3072) for labels
 write("cifar100", "coarse", b"\2" + bytes([19, 99]) + bytes(3072))
 write("cifar100", "bad_label", b"\1\x0a\x64" + bytes(3072))
 
+numbers = lambda *values: b"".join(struct.pack("<i", value) for value in values)
+texts = {"length": ("I32", [2], numbers(3, 1)), "label": ("I32", [2], numbers(0, 1)), "tokens": ("U16", [4], struct.pack("<4H", 5, 6, 7, 5))}
+about = {"sequences": '{"tokens": "length"}', "vocabulary": "8", "class_names": '["no", "yes"]'}
+write("columns", "texts", safetensors(texts, about))
+write("columns", "lengths", safetensors(texts, about | {"lengths": "[2, 4]", "padding": '{"tokens": -100}'}))
+write("columns", "numbers", safetensors({"label": ("I32", [1], numbers(3))}))
+
 
 def idx(labels, height, width):
     pictures = struct.pack(">IIII", 0x803, len(labels), height, width) + bytes(range(len(labels) * height * width))
