@@ -11,7 +11,7 @@ using Names = std::vector<std::string>;
 bool holds(const Names& names, const std::string& name) { return std::ranges::find(names, name) != names.end(); }
 
 const Names own_optimizers = {"sgd", "adam", "adamw", "nadam", "rmsprop", "muon"};
-const Names own_schedules = {"constant", "step", "multi-step", "cosine", "polynomial"};
+const Names own_schedules = {"constant", "step", "multi-step", "cosine", "polynomial", "inverse-sqrt"};
 
 // An option of some optimizers, or of some schedules.
 struct Readers {

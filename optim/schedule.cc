@@ -32,13 +32,18 @@ double polynomial(const Schedule& s, const ScheduleProgress& at) {
   return s.final_rate + (double(s.rate) - s.final_rate) * std::pow(1 - at.share, double(s.power));
 }
 
+double inverse_sqrt(const Schedule& s, const ScheduleProgress& at) {
+  return s.rate * std::sqrt(std::max(at.warmup, 1.0) / std::max(double(at.t), 1.0));
+}
+
 Registry<ScheduleEntry>& registry() {
   static Registry<ScheduleEntry> schedules =
       registry_of<ScheduleEntry>("learning-rate schedule", {{"constant", [](const Schedule& s, const ScheduleProgress&) { return double(s.rate); }},
                                                             {"step", step},
                                                             {"multi-step", multi_step},
                                                             {"cosine", cosine, true},
-                                                            {"polynomial", polynomial, true}});
+                                                            {"polynomial", polynomial, true},
+                                                            {"inverse-sqrt", inverse_sqrt}});
   return schedules;
 }
 
@@ -52,7 +57,7 @@ float Schedule::at(int64_t t, int64_t updates) const {
   const double warmup = std::round(warmup_epochs * double(updates)), end = epochs * double(updates);
   if (double(t) < warmup) return float(double(rate) * double(t + 1) / warmup);
   const double share = double(t) < end ? std::clamp((double(t) - warmup) / (end - warmup), 0.0, 1.0) : 1;
-  return float(registry().find(name).rate(*this, {t, updates, share}));
+  return float(registry().find(name).rate(*this, {t, updates, warmup, share}));
 }
 
 void Schedule::validate() const {

@@ -14,6 +14,7 @@ namespace pipecast {
 //   step                  rate * gamma^floor(t / (step_epochs * E))              epochs counted from the start of training
 //   multi-step            rate * gamma^(number of milestones m with m * E <= t)  the same
 //   cosine                final_rate + (rate - final_rate) * (1 + cos(pi * p)) / 2    p = (t - W) / (T - W), at most 1
+//   inverse-sqrt          rate * sqrt(max(W, 1) / max(t, 1))                     Vaswani et al. 2017
 //   polynomial            final_rate + (rate - final_rate) * (1 - p)^power            the same
 struct Schedule {
   std::string name = "constant";  // of schedule_names()
@@ -36,6 +37,7 @@ std::vector<std::string> schedule_names();
 // The position of an update after the warm-up.
 struct ScheduleProgress {
   int64_t t = 0, updates = 1;  // the update's number, 0 for the first; updates per epoch
+  double warmup = 0;           // W above
   double share = 0;            // p above: the share of the updates after the warm-up that are done
 };
 struct ScheduleEntry {

@@ -860,6 +860,11 @@ TEST_CASE("schedules equal hand-computed points") {
   CHECK(s.at(30, 10) == doctest::Approx(0.1 + 0.4 * 0.25));
   CHECK(s.at(50, 10) == doctest::Approx(0.1));
   CHECK(s.at(500, 10) == doctest::Approx(0.1));
+
+  s = {.name = "inverse-sqrt", .rate = 0.5f, .warmup_epochs = 2};  // twenty updates
+  for (auto [t, rate] : {std::pair{9, 0.25}, {19, 0.5}, {20, 0.5}, {80, 0.25}, {2000, 0.05}}) CHECK(s.at(t, 10) == doctest::Approx(rate));
+  s.warmup_epochs = 0;
+  for (auto [t, rate] : {std::pair{0, 0.5}, {1, 0.5}, {4, 0.25}}) CHECK(s.at(t, 10) == doctest::Approx(rate));
 }
 
 TEST_CASE("schedules rise through the warm-up, meet the schedule proper without a jump, and then never rise") {
