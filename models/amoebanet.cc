@@ -1,10 +1,10 @@
-// AmoebaNet-D (L, F) (Real et al. 2018, "Regularized evolution for image classifier architecture search", its appendix), in the two
-// sizes L and F by which GPipe (Huang et al. 2018) and torchgpipe (Kim et al. 2020) give it: a stem, then three groups of L / 3 normal cells
-// of F, 2 F and 4 F channels, with a reduction cell, which halves the sides, between two groups.
+// AmoebaNet-D (L, F) (Real et al. 2018, "Regularized evolution for image classifier architecture search", its appendix), in the two sizes L
+// and F by which GPipe (Huang et al. 2018) and torchgpipe (Kim et al. 2020) give it: a stem, then three groups of L / 3 normal cells of F,
+// 2 F and 4 F channels, with a reduction cell, which halves the sides, between two groups.
 //
-// A cell reads the outputs of the two cells before it, so that two tensors cross a border between stages. Names, and the channels that a
-// normal cell passes on, are those of torchgpipe's benchmark, whose counts of parameters are GPipe's. Two things are as in the papers and not
-// as there: max_pool_3x3 takes the maximum, not the average; and pooling with a stride of 2 takes odd sides, too.
+// A cell reads the outputs of the two cells before it, so that two tensors cross a border between stages. Names, parts, and which values a
+// normal cell passes on are those of torchgpipe's benchmark: with these its counts of parameters are GPipe's. Two things are not as there:
+// max_pool_3x3 takes the maximum, as the paper has it, where the benchmark takes the average; and pooling with a stride of 2 takes odd sides.
 #include <array>
 
 #include "models/image_model.h"

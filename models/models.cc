@@ -16,10 +16,10 @@ ModelEntry amoebanet_d_row(const std::string& millions, int64_t layers, int64_t 
           [=](const ModelOptions& o) { return amoebanet_d(layers, filters, o); }, 224, 1000};
 }
 
-// amoebanet_d_LxF, for any L and F.
+// amoebanet_d_LxF, for any L of up to three digits and F of up to five.
 std::optional<ModelEntry> sized_model(const std::string& name) {
   int layers, filters;
-  if (std::sscanf(name.c_str(), "amoebanet_d_%5dx%5d", &layers, &filters) != 2) return {};
+  if (std::sscanf(name.c_str(), "amoebanet_d_%3dx%5d", &layers, &filters) != 2) return {};
   ModelEntry entry = amoebanet_d_row("", layers, filters);
   return entry.name == name ? std::optional(std::move(entry)) : std::nullopt;
 }

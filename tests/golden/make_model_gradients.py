@@ -31,7 +31,7 @@ BATCH = 3
 # Height and width, odd, and the shift.
 MODELS = {
     "alexnet": (67, 75, 0),
-    "amoebanet_d_3x16": (101, 131, 6),
+    "amoebanet_d_3x16": (67, 75, 6),
     "densenet121": (101, 131, 3),
     "googlenet": (65, 81, 6),
     "inception_v3": (139, 139, 6),
