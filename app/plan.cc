@@ -46,10 +46,10 @@ std::string stage_row(const Plan& plan, size_t k) {
     parts += (parts.empty() ? "" : "; ") + plan.parts[size_t(first)].name;
     if (count > 1) parts += " to " + plan.parts[size_t(first + count - 1)].name;
   }
-  std::string row = format("%5zu  %-28s %10lld  %6d  %6d %8.1f  %8.1f %7.1f %8.1f %8.1f %9.1f %8.1f", k, parts.c_str(),
-                           (long long)(stage.parameters), stage.copies, stage.frames, mebibytes(m.weights + m.stash), mebibytes(m.gradient),
-                           mebibytes(m.state), mebibytes(m.frames), mebibytes(m.arena),
-                           mebibytes(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena), mebibytes(stage.links));
+  std::string row =
+      format("%5zu  %-28s %10lld  %6d  %6d %8.1f  %8.1f %7.1f %8.1f %8.1f %9.1f %8.1f", k, parts.c_str(), (long long)(stage.parameters),
+             stage.copies, stage.frames, mebibytes(m.weights + m.stash), mebibytes(m.gradient), mebibytes(m.state), mebibytes(m.frames),
+             mebibytes(m.arena), mebibytes(m.weights + m.stash + m.gradient + m.state + m.frames + m.arena), mebibytes(stage.links));
   if (plan.timed) row += format("  %15.2f", stage.seconds * 1e3);
   return row + "\n";
 }
@@ -60,9 +60,10 @@ std::string table(const Plan& plan) {
                             (long long)(plan.run.batch));
   if (setting.micro_batches > 1) text += format(" in %d micro-batches", setting.micro_batches);
   text += "\n\n" + (plan.timed ? timed_parts(plan) : untimed_parts(plan));
-  text += "                                                                     MiB\n"
-          "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total"
-          "    links";
+  text +=
+      "                                                                     MiB\n"
+      "stage  parts                        parameters  copies  frames  weights  gradient   state   frames    arena     total"
+      "    links";
   text += plan.timed ? "  ms a mini-batch\n" : "\n";
   for (size_t k = 0; k < plan.stages.size(); ++k) text += stage_row(plan, k);
   for (const SkipCosts& s : plan.run.costs.skips)

@@ -4,7 +4,8 @@
 //
 // A cell reads the outputs of the two cells before it, so that two tensors cross a border between stages. Names, parts, and which values a
 // normal cell passes on are those of torchgpipe's benchmark: with these its counts of parameters are GPipe's. Two things are not as there:
-// max_pool_3x3 takes the maximum, as the paper has it, where the benchmark takes the average; and pooling with a stride of 2 takes odd sides.
+// max_pool_3x3 takes the maximum, as the paper has it, where the benchmark takes the average; and pooling with a stride of 2 takes odd
+// sides.
 #include <array>
 
 #include "models/image_model.h"
@@ -93,12 +94,13 @@ class Cell {
       case conv_1x1: return {convolution(net_, name + ".1", rectified(b.value), {.out = x.channels, .stride = stride}), name + ".2"};
       case conv_3x3: return bottleneck(name, b.value, {{.kernel = 3, .stride = stride, .padding = 1}});
       default:
-        return bottleneck(name, b.value, {{.kernel = 1, .kernel_w = 7, .padding_w = 3}, {.kernel = 7, .kernel_w = 1, .padding = 3, .padding_w = 0}});
+        return bottleneck(name, b.value,
+                          {{.kernel = 1, .kernel_w = 7, .padding_w = 3}, {.kernel = 7, .kernel_w = 1, .padding = 3, .padding_w = 0}});
     }
   }
 
-  // 1x1 to a quarter of the channels, these convolutions, 1x1 back; a ReLU before each, a batch norm behind each. In torchgpipe's sequence of
-  // modules the ReLUs have the places 0, 3, 6 ..., the convolutions those behind them.
+  // 1x1 to a quarter of the channels, these convolutions, 1x1 back; a ReLU before each, a batch norm behind each. In torchgpipe's sequence
+  // of modules the ReLUs have the places 0, 3, 6 ..., the convolutions those behind them.
   Open bottleneck(const std::string& name, int value, std::vector<ConvolutionOptions> inner) {
     const int64_t channels = values_[size_t(value)].channels;
     inner.insert(inner.begin(), ConvolutionOptions{.kernel = 1});
@@ -161,10 +163,10 @@ class Cells {
   }
 
   ImageModel& net_;
-  Features last_;              // the output of the last cell
-  Features before_;            // the output of the one before it, behind its ReLU
+  Features last_;                 // the output of the last cell
+  Features before_;               // the output of the one before it, behind its ReLU
   bool before_is_large_ = false;  // with twice the sides of last_
-  int64_t channels_;           // of the values in a cell
+  int64_t channels_;              // of the values in a cell
 };
 
 }  // namespace
@@ -172,7 +174,8 @@ class Cells {
 Graph amoebanet_d(int64_t layers, int64_t filters, const ModelOptions& options) {
   const std::string name = "amoebanet_d_" + std::to_string(layers) + "x" + std::to_string(filters);
   if (layers < 3 || layers % 3 != 0 || filters < 8 || filters % 8 != 0)
-    throw UsageError(name + ": AmoebaNet-D has a number of layers that 3 divides and a number of filters that 8 divides; give such numbers");
+    throw UsageError(name +
+                     ": AmoebaNet-D has a number of layers that 3 divides and a number of filters that 8 divides; give such numbers");
   ImageModel net(name, options, 1);
   net.part("stem1");
   const Features image = net.add(relu("stem1.relu"), net.image());
@@ -185,7 +188,8 @@ Graph amoebanet_d(int64_t layers, int64_t filters, const ModelOptions& options) 
     if (group < 5) cells.add("cell" + std::to_string(group + 1) + "_reduction", reduction_cell);
   }
   net.part("classify");
-  return std::move(net).finish(net.linear("classify.fc", net.add(global_average_pool("classify.pool"), cells.last()), {.out = net.classes()}));
+  return std::move(net).finish(
+      net.linear("classify.fc", net.add(global_average_pool("classify.pool"), cells.last()), {.out = net.classes()}));
 }
 
 }  // namespace pipecast

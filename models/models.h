@@ -31,7 +31,8 @@ struct ModelEntry {
 };
 const std::vector<ModelEntry>& model_entries();
 bool is_model(const std::string& name);
-// One of them, or an AmoebaNet-D of other sizes, which its name tells. Throws UsageError, with the nearest known name, for an unknown model.
+// One of them, or an AmoebaNet-D of other sizes, which its name tells. Throws UsageError, with the nearest known name, for an unknown
+// model.
 ModelEntry model_entry(const std::string& name);
 // The layers of such a model whose parameters depend on the number of classes: its head, and heads beside it.
 std::vector<std::string> head_layers(const std::string& name, ModelOptions);

@@ -328,7 +328,8 @@ TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes
   CHECK(graph.parameters().specs.size() == parameters.specs.size());
 }
 
-TEST_CASE("every model: parts cover the nodes, one value crosses between parts, in AmoebaNet-D two, names differ, the summary tells the size") {
+TEST_CASE(
+    "every model: parts cover the nodes, one value crosses between parts, in AmoebaNet-D two, names differ, the summary tells the size") {
   for (const ModelEntry& model : model_entries()) {
     const std::string& name = model.name;
     CAPTURE(name);

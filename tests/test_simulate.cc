@@ -268,8 +268,9 @@ TEST_CASE("plan: without times it says the same of memory, and nothing in second
   CHECK_THROWS_AS(read_plan(plan_json(untimed)), UsageError);
 }
 
-// The benchmark of memory of torchgpipe (Kim et al. 2020) after table 1 of GPipe (Huang et al. 2018): stages, sizes, balances and GiB of the
-// model (weights, gradients and one state for each) as published. The largest has 1.84 billion parameters: nothing may be allocated for them.
+// The benchmark of memory of torchgpipe (Kim et al. 2020) after table 1 of GPipe (Huang et al. 2018): stages, sizes, balances and GiB of
+// the model (weights, gradients and one state for each) as published. The largest has 1.84 billion parameters: nothing may be allocated for
+// them.
 TEST_CASE("plan: the memory of AmoebaNet-D grows with its stages as published") {
   struct Published {
     const char* model;
@@ -278,9 +279,10 @@ TEST_CASE("plan: the memory of AmoebaNet-D grows with its stages as published") 
   };
   const int64_t before = memory_peak();
   double last = 0;
-  for (const auto& [name, partition, model_gibibytes, published] :
-       {Published{"amoebanet_d_18x416", {24}, 3.57, 0.91}, {"amoebanet_d_18x544", {16, 8}, 6.07, 3.39},
-        {"amoebanet_d_36x544", {16, 12, 7, 7}, 11.80, 6.91}, {"amoebanet_d_72x512", {23, 16, 11, 6, 6, 5, 5, 6}, 20.62, 10.83}}) {
+  for (const auto& [name, partition, model_gibibytes, published] : {Published{"amoebanet_d_18x416", {24}, 3.57, 0.91},
+                                                                    {"amoebanet_d_18x544", {16, 8}, 6.07, 3.39},
+                                                                    {"amoebanet_d_36x544", {16, 12, 7, 7}, 11.80, 6.91},
+                                                                    {"amoebanet_d_72x512", {23, 16, 11, 6, 6, 5, 5, 6}, 20.62, 10.83}}) {
     CAPTURE(name);
     TrainerOptions o;
     o.stages = int(partition.size()), o.partition = partition, o.threads = 1;

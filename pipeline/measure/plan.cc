@@ -173,8 +173,7 @@ Plan plan_run(const Graph& graph, const TrainerOptions& options, const RunLayout
   Costs& simulated = plan.run.costs;
   simulated.stages.resize(layout.stages.size());
   for (int k = 0; k < options.stages; ++k)
-    plan.stages.push_back(
-        plan_stage(owner.get(), graph, options, layout, k, seconds, optimizer, plan.timed, simulated.stages[size_t(k)]));
+    plan.stages.push_back(plan_stage(owner.get(), graph, options, layout, k, seconds, optimizer, plan.timed, simulated.stages[size_t(k)]));
   const Channels& channels = layout.model->channels();
   const std::vector<SpecTable> tables = spec_tables(graph, {options.pass()}, activation_storage(options.math));
   for (size_t n = 0; n < channels.skips().size(); ++n) {
