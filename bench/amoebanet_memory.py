@@ -11,12 +11,12 @@ import json
 import subprocess
 import sys
 
-# L, F, the parts of each stage, and what torchgpipe and Huang et al. say: parameters, GiB or GB of the model and of activations.
-ROWS = [(18, 208, [24], "81.5 M", 0.91, "out of memory", 1.05, 6.26),
-        (18, 416, [24], "319.0 M", 3.57, 0.91, 3.8, 3.46),
-        (18, 544, [16, 8], "542.7 M", 6.07, 3.39, 6.45, 8.11),
-        (36, 544, [16, 12, 7, 7], "1.06 B", 11.80, 6.91, 12.53, 15.21),
-        (72, 512, [23, 16, 11, 6, 6, 5, 5, 6], "1.84 B", 20.62, 10.83, 24.62, 26.24)]
+# L, F, the parts of each stage; published: parameters, GiB of the model and of activations (torchgpipe), GB of activations (Huang et al.).
+ROWS = [(18, 208, [24], "81.5 M", 0.91, "out of memory", 6.26),
+        (18, 416, [24], "319.0 M", 3.57, 0.91, 3.46),
+        (18, 544, [16, 8], "542.7 M", 6.07, 3.39, 8.11),
+        (36, 544, [16, 12, 7, 7], "1.06 B", 11.80, 6.91, 15.21),
+        (72, 512, [23, 16, 11, 6, 6, 5, 5, 6], "1.84 B", 20.62, 10.83, 26.24)]
 
 
 def plan(pipecast, layers, filters, balance, micro_batches):
@@ -28,15 +28,15 @@ def plan(pipecast, layers, filters, balance, micro_batches):
 
 
 def main():
-    print("| stages | (L, F) | parameters | model, torchgpipe | model, plan | activations, torchgpipe | activations, Huang et al. | activations, plan |")
-    print("|---|---|---|---|---|---|---|---|")
-    for layers, filters, balance, count, model, activations, _, huang in ROWS:
-        p = plan(sys.argv[1], layers, filters, balance, 1 if filters == 208 else 128)
-        stages = p["stage_plans"]
-        of_model = sum(s["weight_bytes"] + s["gradient_bytes"] + s["state_bytes"] for s in stages)
-        millions = sum(s["parameters"] for s in stages) / 1e6
-        print(f"| {len(balance)} | ({layers}, {filters}) | {count}, {millions:.1f} M | {model} | {of_model / 2**30:.2f} | {activations} | {huang} GB "
-              f"| {(p['memory_bytes'] - of_model) / 2**30:.2f} |", flush=True)
+    print("| stages | (L, F) | parameters, published | here | model, torchgpipe | here | activations, torchgpipe | here "
+          "| activations, Huang et al. (GB) |\n|---|---|---|---|---|---|---|---|---|")
+    for layers, filters, balance, count, model, activations, huang in ROWS:
+        found = plan(sys.argv[1], layers, filters, balance, 1 if filters == 208 else 128)
+        stages = found["stage_plans"]
+        of_model = sum(stage["weight_bytes"] + stage["gradient_bytes"] + stage["state_bytes"] for stage in stages)
+        parameters = sum(stage["parameters"] for stage in stages)
+        print(f"| {len(balance)} | ({layers}, {filters}) | {count} | {parameters:,} | {model:.2f} | {of_model / 2**30:.2f} | {activations} "
+              f"| {(found['memory_bytes'] - of_model) / 2**30:.2f} | {huang} |", flush=True)
 
 
 if __name__ == "__main__":
