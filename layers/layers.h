@@ -44,6 +44,12 @@ std::unique_ptr<Layer> average_pool(std::string name, PoolOptions);
 std::unique_ptr<Layer> adaptive_average_pool(std::string name, int64_t side);
 std::unique_ptr<Layer> global_average_pool(std::string name);  // (n, h, w, c) -> (n, 1, 1, c)
 
+// The pixels at offset, offset + stride, ... of each axis, as many as an axis has pixels at 0, stride, ...; zero for one beyond the image.
+struct SubsampleOptions {
+  int64_t stride = 2, offset = 0;  // 0 <= offset < stride
+};
+std::unique_ptr<Layer> subsample(std::string name, SubsampleOptions);
+
 // (n, h, w, c) -> (n, 1, 1, c * h * w), a channel after the other: the order of a flattened NCHW tensor, in which PyTorch's linear layers
 // have their weights.
 std::unique_ptr<Layer> flatten(std::string name);

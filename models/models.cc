@@ -1,12 +1,28 @@
 #include "models/models.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <optional>
 
 #include "engine/registry.h"
 #include "layers/layers.h"
 
 namespace pipecast {
 namespace {
+
+ModelEntry amoebanet_d_row(const std::string& millions, int64_t layers, int64_t filters) {
+  const std::string l = std::to_string(layers), f = std::to_string(filters);
+  return {"amoebanet_d_" + l + "x" + f, millions + " M parameters, ImageNet, AmoebaNet-D (" + l + ", " + f + "); other sizes by such names",
+          [=](const ModelOptions& o) { return amoebanet_d(layers, filters, o); }, 224, 1000};
+}
+
+// amoebanet_d_LxF, for any L of up to three digits and F of up to five.
+std::optional<ModelEntry> sized_model(const std::string& name) {
+  int layers, filters;
+  if (std::sscanf(name.c_str(), "amoebanet_d_%3dx%5d", &layers, &filters) != 2) return {};
+  ModelEntry entry = amoebanet_d_row("", layers, filters);
+  return entry.name == name ? std::optional(std::move(entry)) : std::nullopt;
+}
 
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
 Registry<ModelEntry>& registry() {
@@ -38,6 +54,12 @@ Registry<ModelEntry>& registry() {
           {"densenet121", "7.98 M parameters, ImageNet, dense blocks", densenet121, 224, 1000},
           {"densenet121_cifar", "6.96 M parameters, CIFAR, dense blocks", densenet121_cifar},
           {"mobilenet_v2", "3.50 M parameters, ImageNet, inverted residuals", mobilenet_v2, 224, 1000},
+          amoebanet_d_row("81.51", 18, 208),
+          amoebanet_d_row("122.47", 18, 256),
+          amoebanet_d_row("319.02", 18, 416),
+          amoebanet_d_row("542.73", 18, 544),
+          amoebanet_d_row("1055.83", 36, 544),
+          amoebanet_d_row("1844.86", 72, 512),
           {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
       });
   return models;
@@ -49,7 +71,13 @@ void register_model(ModelEntry entry) { registry().add(std::move(entry)); }
 
 const std::vector<ModelEntry>& model_entries() { return registry().entries(); }
 
-const ModelEntry& model_entry(const std::string& name) { return registry().find(name); }
+bool is_model(const std::string& name) { return registry().search(name) || sized_model(name); }
+
+ModelEntry model_entry(const std::string& name) {
+  if (!registry().search(name))
+    if (const auto sized = sized_model(name)) return *sized;
+  return registry().find(name);
+}
 
 Graph make_model(const std::string& name, const ModelOptions& options) { return model_entry(name).make(options); }
 

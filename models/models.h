@@ -1,5 +1,6 @@
 #pragma once
 // The models by name. What ships is in models.cc, a row each; a program adds its own with register_model().
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,11 +26,14 @@ void add_classifier_loss(Graph&, int logits, float label_smoothing);
 
 struct ModelEntry {
   std::string name, summary;
-  Graph (*make)(const ModelOptions&);
+  std::function<Graph(const ModelOptions&)> make;
   int64_t image = 32, classes = 10;  // what it was made for: height and width of the images, number of classes
 };
 const std::vector<ModelEntry>& model_entries();
-const ModelEntry& model_entry(const std::string& name);  // throws UsageError, with the nearest known name, for an unknown model
+bool is_model(const std::string& name);
+// One of them, or an AmoebaNet-D of other sizes, which its name tells. Throws UsageError, with the nearest known name, for an unknown
+// model.
+ModelEntry model_entry(const std::string& name);
 // The layers of such a model whose parameters depend on the number of classes: its head, and heads beside it.
 std::vector<std::string> head_layers(const std::string& name, ModelOptions);
 // Adds a model that make_model() then finds by its name. Throws UsageError for a name that is taken.
@@ -49,6 +53,7 @@ Graph inception_v3(const ModelOptions&);
 Graph densenet121(const ModelOptions&);
 Graph densenet121_cifar(const ModelOptions&);
 Graph mobilenet_v2(const ModelOptions&);
+Graph amoebanet_d(int64_t layers, int64_t filters, const ModelOptions&);  // (L, F); a multiple of 3, a multiple of 8
 Graph bag_of_embeddings(const ModelOptions&);           // of text
 
 }  // namespace pipecast

@@ -158,6 +158,15 @@ TEST_CASE("adaptive average pool") {
   CHECK_THROWS_AS(adaptive_average_pool("pool", 0), UsageError);
 }
 
+TEST_CASE("subsample") {
+  check_layer(*subsample("s", {.stride = 2, .offset = 1}), {{2, 5, 4, 5}});
+  check_layer(*subsample("s", {.stride = 3, .offset = 1}), {{1, 4, 5, 16}});
+  check_layer(*subsample("s", {.stride = 2}), {{1, 1, 3, 4}});
+  check_golden("subsample", *subsample("s", {.stride = 2, .offset = 1}));
+  check_golden("subsample_even", *subsample("s", {.stride = 2, .offset = 1}));
+  CHECK_THROWS_AS(subsample("s", {.stride = 2, .offset = 2}), UsageError);
+}
+
 TEST_CASE("flatten") {
   check_layer(*flatten("flat"), {{2, 3, 2, 5}});
   check_golden("flatten", *flatten("flat"));

@@ -273,6 +273,35 @@ TEST_CASE("networks for CIFAR: parameters and parts") {
   CHECK(refusal<UsageError>([] { imagenet_resnet(20, {}); }) != "(no error)");
 }
 
+// Huang et al. (2018), table 1, and torchgpipe's benchmark: 82 M or 81.5 M, 318 M or 319.0 M, 542 M or 542.7 M, 1.05 B or 1.06 B, 1.8 B or
+// 1.84 B. The last digits are those of tests/golden/amoebanet_d.py. Nothing is allocated for the weights.
+TEST_CASE("AmoebaNet-D has the published numbers of parameters, and torchgpipe's parts") {
+  const auto parts = [](const Graph& graph) { return graph.parts().size(); };
+  for (auto [name, parameters] : {std::pair<std::string, int64_t>{"amoebanet_d_18x208", 81505540},
+                                  {"amoebanet_d_18x256", 122470120},
+                                  {"amoebanet_d_18x416", 319024120},
+                                  {"amoebanet_d_18x544", 542734840},
+                                  {"amoebanet_d_36x544", 1055832376},
+                                  {"amoebanet_d_72x512", 1844858344}}) {
+    CAPTURE(name);
+    CHECK(elements(make_model(name, {{1, 224, 224, 3}, 1000}).parameters()) == parameters);
+  }
+  CHECK(parts(make_model("amoebanet_d_18x256", {})) == 24);
+  const Graph small = make_model("amoebanet_d_3x16", {});
+  std::string names;
+  for (const Part& part : small.parts()) names += part.name + " ";
+  CHECK(names == "stem1 stem2 stem3 cell1_normal1 cell2_reduction cell3_normal1 cell4_reduction cell5_normal1 classify ");
+  CHECK(prediction_shape(make_model("amoebanet_d_3x16", {{1, 1, 1, 3}, 7}), 2) == Shape{2, 1, 1, 7});
+
+  CHECK(is_model("amoebanet_d_3x16"));
+  for (const char* wrong : {"amoebanet_d_", "amoebanet_d_18", "amoebanet_d_018x256", "amoebanet_d_18x256 ", "amoebanet_d_18x256x1"}) {
+    CHECK(!is_model(wrong));
+    CHECK(contains(refusal<UsageError>([&] { make_model(wrong, {}); }), "unknown model"));
+  }
+  for (const char* wrong : {"amoebanet_d_4x16", "amoebanet_d_3x20", "amoebanet_d_0x16", "amoebanet_d_3x-8"})
+    CHECK(contains(refusal<UsageError>([&] { make_model(wrong, {}); }), "layers that 3 divides"));
+}
+
 TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes are the same") {
   Graph graph = make_model("resnet20", {});
   const Segments parameters = graph.parameters();
@@ -299,7 +328,8 @@ TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes
   CHECK(graph.parameters().specs.size() == parameters.specs.size());
 }
 
-TEST_CASE("every model: parts cover the nodes, one value crosses between parts, names differ, the summary tells the size") {
+TEST_CASE(
+    "every model: parts cover the nodes, one value crosses between parts, in AmoebaNet-D two, names differ, the summary tells the size") {
   for (const ModelEntry& model : model_entries()) {
     const std::string& name = model.name;
     CAPTURE(name);
@@ -315,7 +345,11 @@ TEST_CASE("every model: parts cover the nodes, one value crosses between parts, 
       for (int i = part.last; i < int(graph.nodes().size()); ++i)
         for (int input : graph.nodes()[size_t(i)].inputs)
           if (!graph.is_input(input) && graph.values()[size_t(input)].node < part.last) crossing.insert(input);
-      if (part.last < int(graph.nodes().size())) CHECK(crossing == std::set<int>{graph.nodes()[size_t(part.last) - 1].value});
+      if (part.last == int(graph.nodes().size())) continue;
+      CHECK(crossing.count(graph.nodes()[size_t(part.last) - 1].value) == 1);
+      // Cells read the outputs of two others; the first, and the classifier behind the last, read one.
+      const bool of_two_cells = name.starts_with("amoebanet") && &part != &graph.parts().front() && &part != &graph.parts().back() - 1;
+      CHECK(crossing.size() == (of_two_cells ? 2 : 1));
     }
     CHECK(next == int(graph.nodes().size()));
 
@@ -380,7 +414,7 @@ TEST_CASE("logits are torchvision's") {
 
 // See tests/golden/make_model_gradients.py. Every gradient by its norm and its product with a vector of the formula's numbers, which an
 // error that is not at right angles to it changes.
-TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a batch of three") {
+TEST_CASE("logits, loss and gradients are PyTorch's, for odd sizes and a batch of three") {
   struct Case {
     std::string name;
     int64_t height, width;
@@ -389,6 +423,7 @@ TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a bat
   };
   const SafeTensors expected = read_safetensors(golden + "model_gradients.safetensors");
   for (const auto& [name, height, width, shift, worst] : {Case{"alexnet", 67, 75, 0},
+                                                          {"amoebanet_d_3x16", 67, 75, 6},
                                                           {"densenet121", 101, 131, 3},
                                                           {"googlenet", 65, 81, 6, 3e-2},
                                                           {"inception_v3", 139, 139, 6, 3e-2},

@@ -135,5 +135,9 @@ case('average_pool_inside', nn.AvgPool2d(3, 2, 1, count_include_pad=False), [ima
 case('adaptive_average_pool', nn.AdaptiveAvgPool2d(3), [image(2, 7, 5, 3)])
 case('adaptive_average_pool_up', nn.AdaptiveAvgPool2d(3), [image(1, 1, 2, 5)])
 case('flatten', lambda x: x.flatten(1), [image(2, 3, 2, 5)])
+# A pixel down and to the right, then every second one: the shifted half of a factorised reduction.
+shifted = lambda x: F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2]
+case('subsample', shifted, [image(2, 5, 3, 3)])
+case('subsample_even', shifted, [image(1, 4, 6, 5)])
 
 save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'layers.safetensors'))
