@@ -86,4 +86,15 @@ std::unique_ptr<Layer> embedding(std::string name, EmbeddingOptions);
 // mean of no positions is 0.
 std::unique_ptr<Layer> masked_mean(std::string name);
 
+struct LstmOptions {
+  int64_t in = 1, hidden = 1;
+  bool bidirectional = false;
+  // Where weights, bias_ih and bias_hh do not begin uniform within 1 / sqrt(hidden).
+  std::optional<Initial> initial = {}, bias_initial = {}, hidden_bias_initial = {};
+};
+// A long short-term memory over time: (n, length, 1, in) becomes (n, length, 1, hidden), or twice as many channels, forward direction first.
+// A second input, int32 lengths (n, 1, 1, 1) in [0, length], ends each sample: behind its length the output is 0, and the backward direction
+// begins at its end, as in PyTorch's packed sequences. The state is 0 before the first position. Parameters are named as torch.nn.LSTM's.
+std::unique_ptr<Layer> lstm(std::string name, LstmOptions);
+
 }  // namespace pipecast
