@@ -303,7 +303,7 @@ TEST_CASE("every model: parts cover the nodes, one value crosses between parts, 
   for (const ModelEntry& model : model_entries()) {
     const std::string& name = model.name;
     CAPTURE(name);
-    const Graph graph = make_model(name, {{1, 75, 75, 3}, contains(model.summary, "ImageNet") ? 1000 : 10});
+    const Graph graph = make_model(name, {{1, 75, 75, 3}, model.classes});
     CHECK(graph.name() == name);
 
     int next = 0;

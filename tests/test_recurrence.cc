@@ -110,6 +110,21 @@ TEST_CASE("lstm: samples are independent of each other and of the number of thre
   set_threads(before);
 }
 
+TEST_CASE("bahdanau attention") {
+  const auto layer = [](int64_t features) { return bahdanau_attention("attn", {.features = features}); };
+  check_layer(*layer(5), {{3, 4, 1, 5}, {3, 3, 1, 5}, {3, 3, 1, 2}, {3, 1, 1, 1}}, {.below = {0, 0, 0, 4}});
+  check_layer(*layer(67), {{2, 1, 1, 67}, {2, 2, 1, 67}, {2, 2, 1, 3}, {2, 1, 1, 1}, {2, 1, 1, 1}}, {.below = {0, 0, 0, 3, 2}});
+  check_padding(*layer(70), {{7, 5, 1, 70}, {7, 5, 1, 70}, {7, 5, 1, 19}, {7, 1, 1, 1}, {7, 1, 1, 1}}, {0, 0, 0, 6, 6}, 4);
+  check_golden_sequences("bahdanau", *layer(9));
+  const auto one = [](std::vector<TensorSpec> specs) {
+    return message_of<UsageError>([&] { bahdanau_attention("attn", {.features = 3})->output(specs); });
+  };
+  CHECK(one(specs_of({{2, 4, 1, 3}})) ==
+        "bahdanau_attention 'attn' cannot take 1 input (2x4x1x3): it wants queries (n, q, 1, 3), keys (n, k, 1, 3), values (n, k, 1, c), an int32 "
+        "number of keys for each sample, and perhaps one of queries");
+  CHECK_THROWS_AS(layer(0), UsageError);
+}
+
 TEST_CASE("lstm: what it cannot take") {
   const auto layer = lstm("rnn", {.in = 3, .hidden = 2});
   CHECK(message_of<UsageError>([&] { layer->output(specs_of({{2, 5, 1, 4}})); }) ==

@@ -52,4 +52,24 @@ lstm('lstm_whole', 2, 4, 6, 5, [4, 4])
 lstm('lstm_both', 5, 7, 6, 5, [3, 7, 1, 5, 7], bidirectional=True)
 lstm('lstm_both_short', 3, 5, 2, 3, [2, 1, 3], bidirectional=True)
 
+
+class Attention(nn.Module):
+    """Additive attention with a normalised energy; query and key are projected already."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.linear_att = nn.Parameter(torch.randn(features))
+        self.normalize_scalar = nn.Parameter(torch.randn(1))
+        self.normalize_bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, query, key, value, lengths):
+        v = self.normalize_scalar * self.linear_att / self.linear_att.norm()
+        score = torch.tanh(query[:, :, None] + key[:, None] + self.normalize_bias) @ v
+        behind = torch.arange(key.shape[1])[None, None] >= lengths[:, None, None]
+        return score.masked_fill(behind, -torch.inf).softmax(-1) @ value
+
+
+module = Attention(9).double()
+case('bahdanau', module, module, [torch.randn(3, q, c) for q, c in ((4, 9), (6, 9), (6, 5))], [6, 1, 4])
+
 save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'recurrence.safetensors'))
