@@ -43,12 +43,16 @@ Registry<ModelEntry>& registry() {
           {"densenet121_cifar", "6.96 M parameters, CIFAR, dense blocks", densenet121_cifar},
           {"mobilenet_v2", "3.50 M parameters, ImageNet, inverted residuals", mobilenet_v2, 224, 1000},
           {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
-          {"residual-lstm", "1.87 M parameters, text of 10000 tokens, four LSTM blocks with shortcuts", residual_lstm, 32, 2},
-          {"gnmt-8", "115.95 M parameters, translation with 10000 tokens, 8 LSTMs of 1024 units with attention",
+          {"residual-lstm", "1.87 M parameters, text of 10000 tokens, four LSTM blocks with shortcuts",
+           [](const Options& o) {
+             return residual_lstm({.vocabulary = o.vocabulary, .classes = o.classes, .label_smoothing = o.label_smoothing});
+           },
+           32, 2},
+          {"gnmt-8", "125.18 M parameters, translation with 10000 tokens, 8 LSTMs of 1024 units with attention",
            [](const Options& o) { return gnmt_of("gnmt-8", 1024, 4, o); }},
-          {"gnmt-16", "192 M parameters, translation with 10000 tokens, 16 LSTMs of 1024 units with attention",
+          {"gnmt-16", "209.13 M parameters, translation with 10000 tokens, 16 LSTMs of 1024 units with attention",
            [](const Options& o) { return gnmt_of("gnmt-16", 1024, 8, o); }},
-          {"gnmt-8-small", "12 M parameters, translation with 10000 tokens, 8 LSTMs of 256 units with attention",
+          {"gnmt-8-small", "13.61 M parameters, translation with 10000 tokens, 8 LSTMs of 256 units with attention",
            [](const Options& o) { return gnmt_of("gnmt-8-small", 256, 4, o); }},
       });
   return models;

@@ -50,7 +50,13 @@ Graph densenet121(const ModelOptions&);
 Graph densenet121_cifar(const ModelOptions&);
 Graph mobilenet_v2(const ModelOptions&);
 Graph bag_of_embeddings(const ModelOptions&);           // of text
-Graph residual_lstm(const ModelOptions&);
+struct ResidualLstmOptions {
+  int64_t width = 128, vocabulary = 10000, classes = 2;
+  int blocks = 4;
+  float label_smoothing = 0;
+};
+// A classifier of text, see models/residual_lstm.cc.
+Graph residual_lstm(const ResidualLstmOptions&);
 
 struct GnmtOptions {
   std::string name = "gnmt-8";

@@ -8,16 +8,15 @@
 
 namespace pipecast {
 
-Graph residual_lstm(const ModelOptions& options) {
-  constexpr int64_t width = 128;
-  constexpr int blocks = 4;
+Graph residual_lstm(const ResidualLstmOptions& options) {
+  const int64_t width = options.width;
   const LinearOptions linear_options{.in = width, .out = width, .initial = Initial{Initial::normal, 0.01f}, .bias_initial = Initial{}};
   Graph graph("residual-lstm");
   const int tokens = graph.input({"tokens", {{1, 1, 1, 1}, Storage::int32}, true});
   const int length = graph.input({"length", {{1, 1, 1, 1}, Storage::int32}});
   graph.part("embedding");
   int x = graph.add(embedding("embedding", {.vocabulary = options.vocabulary, .features = width}), {tokens});
-  for (int k = 0; k < blocks; ++k) {
+  for (int k = 0; k < options.blocks; ++k) {
     const std::string block = "blocks." + std::to_string(k);
     graph.part(block);
     const int states = graph.add(lstm(block + ".lstm", {.in = width, .hidden = width}), {x, length});
