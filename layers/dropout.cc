@@ -1,6 +1,7 @@
 // y = x / (1 - rate) where the element is kept, 0 where it is dropped (Srivastava et al. 2014); evaluation: y = x.
 // Whether an element is kept is a pure function of (seed, layer, number of the pass, element), so backward draws the same mask again and
-// nothing is saved. In bf16 runs the layer is given fp32 copies (Needs::bf16).
+// nothing is saved. The elements of sequences are numbered position by position, all samples of one first: more padding keeps the mask of what
+// is not padding. In bf16 runs the layer is given fp32 copies (Needs::bf16).
 #include "engine/launch.h"
 #include "engine/random.h"
 #include "layers/layers.h"
@@ -15,9 +16,20 @@ struct Dropout {
   float* out;
   Random random;
   float rate;
-  HD void operator()(int64_t i) const {
+  HD void apply(int64_t i, int64_t number) const {
     const float scaled = in[i] / (1 - rate);
-    out[i] = random.uniform(uint64_t(i)) < rate ? 0 : scaled;
+    out[i] = random.uniform(uint64_t(number)) < rate ? 0 : scaled;
+  }
+  HD void operator()(int64_t i) const { apply(i, i); }
+};
+
+// The same for rows (sample, position).
+struct SequenceDropout {
+  Dropout dropout;
+  int64_t samples, positions, features;
+  HD void operator()(int64_t r, int64_t c) const {
+    const int64_t sample = r / positions, position = r % positions;
+    dropout.apply(r * features + c, (position * samples + sample) * features + c);
   }
 };
 
@@ -41,8 +53,11 @@ class DropoutLayer : public Layer {
  private:
   void apply(const Pass& p, const float* in, Tensor out) const {
     const Random random{p.seed, purpose(name()), p.step};
-    if (p.training && rate_ > 0) map(p.device, out.shape.count(), Dropout{in, out.as<float>(), random, rate_});
-    else copy(p.device, out.data, in, out.bytes());
+    if (!p.training || rate_ == 0) return copy(p.device, out.data, in, out.bytes());
+    const Dropout dropout{in, out.as<float>(), random, rate_};
+    const Shape& s = out.shape;
+    if (s.w == 1 && s.h > 1) map(p.device, s.n * s.h, s.c, SequenceDropout{dropout, s.n, s.h, s.c});
+    else map(p.device, s.count(), dropout);
   }
 
   float rate_;

@@ -24,6 +24,10 @@ std::optional<ModelEntry> sized_model(const std::string& name) {
   return entry.name == name ? std::optional(std::move(entry)) : std::nullopt;
 }
 
+Graph gnmt_of(const std::string& name, int64_t hidden, int layers, const ModelOptions& options) {
+  return gnmt({.name = name, .hidden = hidden, .vocabulary = options.vocabulary, .layers = layers, .label_smoothing = options.label_smoothing});
+}
+
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
 Registry<ModelEntry>& registry() {
   using Options = ModelOptions;
@@ -61,6 +65,17 @@ Registry<ModelEntry>& registry() {
           amoebanet_d_row("1055.83", 36, 544),
           amoebanet_d_row("1844.86", 72, 512),
           {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
+          {"residual-lstm", "1.87 M parameters, text of 10000 tokens, four LSTM blocks with shortcuts",
+           [](const Options& o) {
+             return residual_lstm({.vocabulary = o.vocabulary, .classes = o.classes, .label_smoothing = o.label_smoothing});
+           },
+           32, 2},
+          {"gnmt-8", "125.18 M parameters, translation with 10000 tokens, 8 LSTMs of 1024 units with attention",
+           [](const Options& o) { return gnmt_of("gnmt-8", 1024, 4, o); }},
+          {"gnmt-16", "209.13 M parameters, translation with 10000 tokens, 16 LSTMs of 1024 units with attention",
+           [](const Options& o) { return gnmt_of("gnmt-16", 1024, 8, o); }},
+          {"gnmt-8-small", "13.61 M parameters, translation with 10000 tokens, 8 LSTMs of 256 units with attention",
+           [](const Options& o) { return gnmt_of("gnmt-8-small", 256, 4, o); }},
       });
   return models;
 }

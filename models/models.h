@@ -55,5 +55,22 @@ Graph densenet121_cifar(const ModelOptions&);
 Graph mobilenet_v2(const ModelOptions&);
 Graph amoebanet_d(int64_t layers, int64_t filters, const ModelOptions&);  // (L, F); a multiple of 3, a multiple of 8
 Graph bag_of_embeddings(const ModelOptions&);           // of text
+struct ResidualLstmOptions {
+  int64_t width = 128, vocabulary = 10000, classes = 2;
+  int blocks = 4;
+  float label_smoothing = 0;
+};
+// A classifier of text, see models/residual_lstm.cc.
+Graph residual_lstm(const ResidualLstmOptions&);
+
+struct GnmtOptions {
+  std::string name = "gnmt-8";
+  int64_t hidden = 1024, vocabulary = 32320;  // the vocabulary of both languages
+  int layers = 4;                             // of the encoder, whose first one goes both ways, and of the decoder; at least 3
+  float dropout = 0.2f, label_smoothing = 0;
+};
+// Translation, see models/gnmt.cc. Inputs: tokens and length of the source; target_in, what the decoder is given, and target_length; target,
+// what it is to say, -100 in the padding.
+Graph gnmt(const GnmtOptions&);
 
 }  // namespace pipecast
