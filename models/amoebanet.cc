@@ -93,7 +93,7 @@ class Cell {
       case max_pool_2x2: return {net_.add(max_pool(name, {.kernel = 2, .stride = stride, .ceil = true}), x), ""};
       case conv_1x1: return {convolution(net_, name + ".1", rectified(b.value), {.out = x.channels, .stride = stride}), name + ".2"};
       case conv_3x3: return bottleneck(name, b.value, {{.kernel = 3, .stride = stride, .padding = 1}});
-      default:
+      default:  // never with a stride
         return bottleneck(name, b.value,
                           {{.kernel = 1, .kernel_w = 7, .padding_w = 3}, {.kernel = 7, .kernel_w = 1, .padding = 3, .padding_w = 0}});
     }
