@@ -1,4 +1,5 @@
 // How fast this machine trains: one stage, one process, no files.
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 
@@ -21,12 +22,15 @@ class BenchStepCommand : public Command {
   BenchStepCommand()
       : Command("bench step", "Forward, loss, backward and update of one mini-batch on one stage: speed and memory",
                 "  pipecast bench step --model resnet20 --batch 128 --image 32 --threads 2\n"
-                "  pipecast bench step --model resnet50 --batch 32 --image 64 --json") {}
+                "  pipecast bench step --model resnet50 --batch 32 --image 64 --json\n"
+                "  pipecast bench step --model residual-lstm --batch 256 --length 200") {}
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", list_names(model_entries()));
-    o.number("batch", trainer_.batch, "N", "images per mini-batch", 1, most_batch);
+    o.number("batch", trainer_.batch, "N", "samples per mini-batch", 1, most_batch);
     o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
+    o.number("length", trainer_.length, "N", "tokens per sample, where the model reads sequences", 1, most_length);
+    o.number("vocabulary", vocabulary_, "N", "size of the vocabulary", 1, most_vocabulary);
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
     o.text("math", trainer_.math, "NAME", "fp32, tf32 on a GPU, or bf16");
     o.flag("cuda-graphs", trainer_.cuda_graphs, "record each pass on the GPU once and replay it");
@@ -41,9 +45,13 @@ class BenchStepCommand : public Command {
     trainer_.threads = threads_asked_for(trainer_.threads);
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
-    const Dataset data = noise_pictures(trainer_.batch, image_);
-    const Batches batches(data.train, {.batch = trainer_.batch, .shuffle = true, .seed = 1});
-    Trainer trainer(make_model(model_, {data.image, data.classes}), trainer_);
+    const Dataset pictures = noise_pictures(trainer_.batch, image_);
+    Graph graph = make_model(model_, {.image = pictures.image, .classes = pictures.classes, .vocabulary = vocabulary_});
+    const bool sequences = std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
+    if (!sequences) trainer_.length = 1;
+    const Batches batches(sequences ? noise_sequences(graph, trainer_.batch, trainer_.length, vocabulary_, pictures.classes) : pictures.train,
+                          {.batch = trainer_.batch, .shuffle = true, .seed = 1});
+    Trainer trainer(std::move(graph), trainer_, batches.shapes());
 
     using Clock = std::chrono::steady_clock;
     constexpr int64_t most_steps = 1 << 20, warm_up = 3;
@@ -70,7 +78,7 @@ class BenchStepCommand : public Command {
     if (times.empty()) throw UsageError("--seconds " + format("%g", seconds_) + " leaves no time for a single step; give more");
     const double elapsed = std::chrono::duration<double>(Clock::now() - begin).count();
     const double steps_per_second = double(times.size()) / elapsed, images_per_second = steps_per_second * double(trainer_.batch);
-    const double flops_per_second = training_flops(trainer.graph(), trainer_.batch) * steps_per_second;
+    const double flops_per_second = training_flops(trainer.graph(), trainer_.pass()) * steps_per_second;
     const Spread spread(times);
     // Before the machine is measured, which takes memory too.
     const double tensors = double(memory_peak()) / (1 << 20), resident = double(peak_resident_bytes()) / (1 << 20);
@@ -82,10 +90,12 @@ class BenchStepCommand : public Command {
                                           {"model", model_},
                                           {"batch", trainer_.batch},
                                           {"image", image_},
+                                          {"length", trainer_.length},
                                           {"device", trainer_.device},
                                           {"threads", trainer_.threads},
                                           {"steps", times.size()},
                                           {"images_per_second", images_per_second},
+                                          {"tokens_per_second", images_per_second * double(trainer_.length)},
                                           {"step_seconds", spread.json()},
                                           {"memory_mebibytes", tensors},
                                           {"peak_resident_mebibytes", resident},
@@ -97,9 +107,10 @@ class BenchStepCommand : public Command {
                        .dump()
                 << std::endl;
     else
-      std::cout << format("%s, batch %lld, %lldx%lld images, %d threads on %s: %.1f images/s\n", model_.c_str(),
-                          (long long)(trainer_.batch), (long long)(image_), (long long)(image_), trainer_.threads, trainer_.device.c_str(),
-                          images_per_second)
+      std::cout << format("%s, batch %lld, ", model_.c_str(), (long long)(trainer_.batch))
+                << (sequences ? format("%lld tokens, ", (long long)(trainer_.length)) : format("%lldx%lld images, ", (long long)(image_), (long long)(image_)))
+                << format("%d threads on %s: ", trainer_.threads, trainer_.device.c_str())
+                << (sequences ? format("%.0f tokens/s\n", images_per_second * double(trainer_.length)) : format("%.1f images/s\n", images_per_second))
                 << format("step %.2f ms median of %zu, a tenth below %.2f, a tenth above %.2f; first step done %.2f s after the start\n",
                           spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
                 << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,
@@ -110,7 +121,7 @@ class BenchStepCommand : public Command {
 
  private:
   std::string model_ = "resnet20";
-  int64_t image_ = 32;
+  int64_t image_ = 32, vocabulary_ = ModelOptions().vocabulary;
   double seconds_ = 5;
   bool json_ = false;
   TrainerOptions trainer_;

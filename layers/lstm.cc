@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "engine/gemm.h"
-#include "layers/bias.h"
+#include "engine/launch.h"
 #include "layers/layers.h"
 #include "layers/lstm_cell.h"
 #include "layers/lstm_host.h"
@@ -60,6 +60,15 @@ struct LstmBackward {
     a[0] = made.a.i, a[hidden] = made.a.f, a[2 * hidden] = made.a.g, a[3 * hidden] = made.a.o;
     dc = made.before;
   }
+};
+
+// Both biases have the same gradient: the column sums of da.
+struct BiasGradients {
+  const float* dgates;  // rows x cols
+  float *dbias_ih, *dbias_hh;
+  int64_t cols;
+  HD Sums<1> operator()(int64_t r, int64_t c) const { return {{dgates[r * cols + c]}}; }
+  HD void done(int64_t c, Sums<1> sums) const { dbias_ih[c] += sums.v[0], dbias_hh[c] += sums.v[0]; }
 };
 
 class Lstm : public Layer {
@@ -129,8 +138,7 @@ class Lstm : public Layer {
       lstm_states_before(host.s, recurrence, p.y.as<float>() + d.column, host.before);
       gemm(p.device, true, false, 4 * hidden_, in_, rows, host.dgates, x, 1, d.dweight_ih);
       gemm(p.device, true, false, 4 * hidden_, hidden_, rows, host.dgates, host.before, 1, d.dweight_hh);
-      columns<1>(p.device, rows, 4 * hidden_, BiasBackward{host.dgates, d.dbias_ih, 4 * hidden_});
-      columns<1>(p.device, rows, 4 * hidden_, BiasBackward{host.dgates, d.dbias_hh, 4 * hidden_});
+      columns<1>(p.device, rows, 4 * hidden_, BiasGradients{host.dgates, d.dbias_ih, d.dbias_hh, 4 * hidden_});
       if (p.dx[0].data) gemm(p.device, false, false, rows, in_, 4 * hidden_, host.dgates, d.weight_ih, k == 0 ? 0 : 1, dx);
     }
     if (p.dx[0].data && host.s.padded()) scatter_rows(host.s, in_, dx, p.dx[0].as<float>());
@@ -212,8 +220,7 @@ class Lstm : public Layer {
       gemm(p.device, true, false, width, in_, s.h, da, x, 1, d.dweight_ih);
       gemm(p.device, true, false, width, hidden_, s.h - 1, d.reverse ? da : da + width, d.reverse ? y + y_row : y, 1, d.dweight_hh,
            {width, y_row, hidden_});
-      columns<1>(p.device, s.h, width, BiasBackward{da, d.dbias_ih, width});
-      columns<1>(p.device, s.h, width, BiasBackward{da, d.dbias_hh, width});
+      columns<1>(p.device, s.h, width, BiasGradients{da, d.dbias_ih, d.dbias_hh, width});
     }
     if (p.dx[0].data)
       gemm(p.device, false, false, s.rows(), in_, width, dgates, d.weight_ih, d.reverse ? 1 : 0, p.dx[0].as<float>());

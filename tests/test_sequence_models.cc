@@ -63,7 +63,7 @@ struct Result {
 // One mini-batch of all samples. The gradients are seen in what one step of plain gradient descent changes, a large one, so that rounding
 // does not hide them.
 Result train_once(Graph graph, const Weights& weights, std::shared_ptr<const Samples> samples, int stages = 1, int threads = 1) {
-  constexpr float rate = 64;
+  constexpr float rate = 65536;
   TrainerOptions o;
   o.stages = stages, o.batch = samples->size(), o.threads = threads, o.executor = threads > 1 ? "threads" : "sequential";
   o.method = "1f1b-flush";
