@@ -59,4 +59,9 @@ Graph ImageModel::finish(Features logits) && {
   return std::move(graph_);
 }
 
+Graph ImageModel::finish_pixels(Features logits) && {
+  add_classifier_loss(graph_, logits.value, options_.label_smoothing, {1, options_.image.h, options_.image.w, 1});
+  return std::move(graph_);
+}
+
 }  // namespace pipecast

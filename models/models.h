@@ -20,8 +20,9 @@ struct ModelOptions {
 // Throws UsageError, with the nearest known name, for an unknown model.
 Graph make_model(const std::string& name, const ModelOptions&);
 
-// Appends the loss of a classifier to the last part: softmax cross-entropy of the logits (n, 1, 1, classes) with the input "label".
-void add_classifier_loss(Graph&, int logits, float label_smoothing);
+// Appends the loss of a classifier to the last part: softmax cross-entropy of the logits (n, 1, 1, classes) with the input "label". label:
+// the shape of a sample's, for logits of every pixel (n, h, w, classes).
+void add_classifier_loss(Graph&, int logits, float label_smoothing, const Shape& label = {});
 
 struct ModelEntry {
   std::string name, summary;
@@ -49,6 +50,7 @@ Graph inception_v3(const ModelOptions&);
 Graph densenet121(const ModelOptions&);
 Graph densenet121_cifar(const ModelOptions&);
 Graph mobilenet_v2(const ModelOptions&);
+Graph unet(int blocks, int64_t channels, const ModelOptions&);  // of pixels; blocks a level, channels of the first level
 Graph bag_of_embeddings(const ModelOptions&);           // of text
 
 }  // namespace pipecast
