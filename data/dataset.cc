@@ -40,6 +40,8 @@ Registry<DatasetFormat>& registry() {
           {"text", "text:DIR, texts in DIR/train/CLASS/*.txt and DIR/test/CLASS/*.txt, as the IMDB reviews are unpacked", load_text},
           {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
            [](const std::string& argument, const DataOptions& options) { return dataset_of(generate_shapes(argument), options); }},
+          {"generated-masks", "generated-masks or generated-masks:SIZE, the same shapes with a label for every pixel, at 64 pixels a side",
+           generate_masks},
       });
   return formats;
 }

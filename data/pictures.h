@@ -58,6 +58,7 @@ Dataset load_folder(const std::string& directory, const DataOptions&);         /
 Dataset load_tiny_imagenet(const std::string& directory, const DataOptions&);  // the same, as it is unpacked
 Dataset load_food101(const std::string& directory, const DataOptions&);        // images/CLASS/*.jpg, meta/train.txt, meta/test.txt
 PictureSet generate_shapes(const std::string& train_size);  // 10 kinds of shape, place, size, colours at random; "" = 2000
+Dataset generate_masks(const std::string& train_size, const DataOptions&);  // the same, with a label for each pixel
 
 // Their readers over memory. `file` stands for the file in messages.
 int64_t append_cifar(std::string_view bytes, const std::string& file, Cifar, BadSamples, Pictures&);  // returns how many were skipped

@@ -8,6 +8,11 @@
 namespace pipecast {
 namespace {
 
+template <int blocks, int channels>
+Graph unet_of(const ModelOptions& options) {
+  return unet(blocks, channels, options);
+}
+
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
 Registry<ModelEntry>& registry() {
   using Options = ModelOptions;
@@ -38,19 +43,13 @@ Registry<ModelEntry>& registry() {
           {"densenet121", "7.98 M parameters, ImageNet, dense blocks", densenet121, 224, 1000},
           {"densenet121_cifar", "6.96 M parameters, CIFAR, dense blocks", densenet121_cifar},
           {"mobilenet_v2", "3.50 M parameters, ImageNet, inverted residuals", mobilenet_v2, 224, 1000},
-          {"unet_2_8", "1.13 M parameters, labels of pixels, to try U-Nets", [](const Options& o) { return unet(2, 8, o); }, 64, 11},
-          {"unet_5_64", "232.69 M parameters, labels of pixels, torchgpipe's U-Net (5, 64)",
-           [](const Options& o) { return unet(5, 64, o); }, 192, 2},
-          {"unet_6_72", "362.16 M parameters, labels of pixels, torchgpipe's U-Net (6, 72)",
-           [](const Options& o) { return unet(6, 72, o); }, 192, 2},
-          {"unet_11_128", "2213.83 M parameters, labels of pixels, torchgpipe's U-Net (11, 128)",
-           [](const Options& o) { return unet(11, 128, o); }, 192, 2},
-          {"unet_24_128", "4993.86 M parameters, labels of pixels, torchgpipe's U-Net (24, 128)",
-           [](const Options& o) { return unet(24, 128, o); }, 192, 2},
-          {"unet_24_160", "7802.90 M parameters, labels of pixels, torchgpipe's U-Net (24, 160)",
-           [](const Options& o) { return unet(24, 160, o); }, 192, 2},
-          {"unet_48_160", "15822.21 M parameters, labels of pixels, torchgpipe's U-Net (48, 160)",
-           [](const Options& o) { return unet(48, 160, o); }, 192, 2},
+          {"unet_2_8", "1.13 M parameters, labels of pixels, to try U-Nets", unet_of<2, 8>, 64, 11},
+          {"unet_5_64", "232.69 M parameters, labels of pixels, torchgpipe's U-Net (5, 64)", unet_of<5, 64>, 192, 2},
+          {"unet_6_72", "362.16 M parameters, labels of pixels, torchgpipe's U-Net (6, 72)", unet_of<6, 72>, 192, 2},
+          {"unet_11_128", "2213.83 M parameters, labels of pixels, torchgpipe's U-Net (11, 128)", unet_of<11, 128>, 192, 2},
+          {"unet_24_128", "4993.86 M parameters, labels of pixels, torchgpipe's U-Net (24, 128)", unet_of<24, 128>, 192, 2},
+          {"unet_24_160", "7802.90 M parameters, labels of pixels, torchgpipe's U-Net (24, 160)", unet_of<24, 160>, 192, 2},
+          {"unet_48_160", "15822.21 M parameters, labels of pixels, torchgpipe's U-Net (48, 160)", unet_of<48, 160>, 192, 2},
           {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
       });
   return models;
