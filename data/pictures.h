@@ -1,5 +1,6 @@
 #pragma once
-// Data sets of labelled pictures. Columns: image (fp32, scaled, augmented, normalised) and label (int32).
+// Data sets of labelled pictures. Columns: image (fp32, scaled, augmented, normalised) and label (int32); "second label" (int32) and
+// "share" (fp32), the other label of a mixture and how much of it is the first (mixup). Where nothing is mixed the share is 1.
 #include <map>
 #include <string_view>
 

@@ -101,6 +101,9 @@ struct SoftmaxCrossEntropyOptions {
 };
 // Losses. Inputs: the logits (n, h, w, classes) and the label of each row (n, h, w, 1), int32 in [0, classes) or the ignored one. A row is
 // a sample, or a position of one. Means: loss, accuracy.
+// For mixtures of two samples (Zhang et al., "mixup", 2018) two more inputs: a second label, and the share s of the first, fp32 in [0, 1]
+// without a gradient, for each row. The loss is s times that of the first label and 1 - s times that of the second, and the accuracy is
+// that of the label with the larger share. Not with class weights.
 std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions = {});
 // Inputs: the prediction and the target, fp32 without a gradient, of one shape. Means: loss, over all elements.
 std::unique_ptr<Layer> mean_squared_error(std::string name);

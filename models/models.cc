@@ -77,9 +77,13 @@ std::vector<std::string> head_layers(const std::string& name, ModelOptions optio
   return layers;
 }
 
-void add_classifier_loss(Graph& graph, int logits, float label_smoothing, const Shape& label) {
-  const int labels = graph.input({"label", {label, Storage::int32}});
-  graph.add(softmax_cross_entropy("loss", {.label_smoothing = label_smoothing}), {logits, labels});
+void add_classifier_loss(Graph& graph, int logits, const ModelOptions& options, const Shape& label) {
+  std::vector<int> inputs = {logits, graph.input({"label", {label, Storage::int32}})};
+  if (options.mixup) {
+    inputs.push_back(graph.input({"second label", {label, Storage::int32}}));
+    inputs.push_back(graph.input({"share", {label, Storage::fp32, false}}));
+  }
+  graph.add(softmax_cross_entropy("loss", {.label_smoothing = options.label_smoothing}), std::move(inputs));
 }
 
 }  // namespace pipecast
