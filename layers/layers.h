@@ -20,6 +20,18 @@ struct ConvolutionOptions {
 // fan-out (He et al. 2015), the bias uniform as PyTorch's.
 std::unique_ptr<Layer> convolution(std::string name, ConvolutionOptions);
 
+struct TransposedConvolutionOptions {
+  int64_t in = 1, out = 1, kernel = 1;
+  int64_t stride = 1, padding = 0;
+  int64_t output_padding = 0;  // more rows below and columns to the right; less than the stride
+  bool bias = true;
+};
+// The gradient of a convolution's input as a layer ("up-convolution"), torch.nn.ConvTranspose2d: every pixel of x adds weight times x to
+// the kernel x kernel pixels of y from i * stride - padding on. y has (h - 1) * stride - 2 * padding + kernel + output_padding rows. The
+// weight is in x kernel x kernel x out, in PyTorch's files in x out x kernel x kernel; it begins uniform, and so does the bias, as
+// PyTorch's.
+std::unique_ptr<Layer> transposed_convolution(std::string name, TransposedConvolutionOptions);
+
 struct BatchNormOptions {
   int64_t channels = 1;
   float epsilon = 1e-5f, momentum = 0.1f;                  // running = (1 - momentum) * running + momentum * batch
@@ -30,7 +42,17 @@ struct BatchNormOptions {
 // y = weight * (x - mean) / sqrt(variance + epsilon) + bias, per channel over n, h, w (Ioffe and Szegedy 2015).
 std::unique_ptr<Layer> batch_norm(std::string name, BatchNormOptions);
 
+struct InstanceNormOptions {
+  int64_t channels = 1;
+  float epsilon = 1e-5f;
+  bool affine = false;  // with a weight and a bias
+  float slope = 1;      // y = leaky ReLU of that, with this slope, in the same kernel; 1: no leaky ReLU
+};
+// The same with the mean and variance of each sample's own pixels, in evaluation too, without running statistics (Ulyanov et al. 2016).
+std::unique_ptr<Layer> instance_norm(std::string name, InstanceNormOptions);
+
 std::unique_ptr<Layer> relu(std::string name);
+std::unique_ptr<Layer> leaky_relu(std::string name, float slope);  // y = x where x > 0, else slope * x
 
 struct PoolOptions {
   int64_t kernel = 2, stride = 2, padding = 0;
@@ -54,6 +76,13 @@ std::unique_ptr<Layer> subsample(std::string name, SubsampleOptions);
 // have their weights.
 std::unique_ptr<Layer> flatten(std::string name);
 
+struct UpsampleOptions {
+  int64_t factor = 2;
+  int64_t h = 0, w = 0;  // of y, where they are not factor times x's: y is 0 below and to the right of x's pixels
+};
+// Every pixel becomes factor x factor of them (nearest).
+std::unique_ptr<Layer> upsample(std::string name, UpsampleOptions);
+
 struct LinearOptions {
   int64_t in = 1, out = 1;
   bool bias = true;
@@ -69,6 +98,7 @@ inline std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, 
 std::unique_ptr<Layer> add(std::string name);                  // y = x[0] + x[1] (+ ...): two or more inputs of one shape
 std::unique_ptr<Layer> concatenation(std::string name);        // along the channels, two or more inputs
 std::unique_ptr<Layer> dropout(std::string name, float rate);  // y = x * keep / (1 - rate); the mask is replayed in backward
+std::unique_ptr<Layer> channel_dropout(std::string name, float rate);  // the same for whole channels of a sample, as Dropout2d
 
 struct SoftmaxCrossEntropyOptions {
   float label_smoothing = 0;  // share of the target that is spread over all classes (Szegedy et al. 2016), in training only
@@ -77,6 +107,9 @@ struct SoftmaxCrossEntropyOptions {
 };
 // Losses. Inputs: the logits (n, h, w, classes) and the label of each row (n, h, w, 1), int32 in [0, classes) or the ignored one. A row is
 // a sample, or a position of one. Means: loss, accuracy.
+// For mixtures of two samples (Zhang et al., "mixup", 2018) two more inputs: a second label, and the share s of the first, fp32 in [0, 1]
+// without a gradient, for each row. The loss is s times that of the first label and 1 - s times that of the second, and the accuracy is
+// that of the label with the larger share. Not with class weights.
 std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions = {});
 // Inputs: the prediction and the target, fp32 without a gradient, of one shape. Means: loss, over all elements.
 std::unique_ptr<Layer> mean_squared_error(std::string name);

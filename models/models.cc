@@ -16,12 +16,19 @@ ModelEntry amoebanet_d_row(const std::string& millions, int64_t layers, int64_t 
           [=](const ModelOptions& o) { return amoebanet_d(layers, filters, o); }, 224, 1000};
 }
 
-// amoebanet_d_LxF, for any L of up to three digits and F of up to five.
+ModelEntry unet_row(const std::string& millions, int blocks, int64_t channels) {
+  const std::string b = std::to_string(blocks), c = std::to_string(channels);
+  return {"unet_" + b + "x" + c, millions + " M parameters, labels of pixels, U-Net (" + b + ", " + c + "); other sizes by such names",
+          [=](const ModelOptions& o) { return unet(blocks, channels, o); }, 192, 2};
+}
+
+// amoebanet_d_LxF, for any L of up to three digits and F of up to five; unet_BxC, for any B of up to three and C of up to five.
 std::optional<ModelEntry> sized_model(const std::string& name) {
-  int layers, filters;
-  if (std::sscanf(name.c_str(), "amoebanet_d_%3dx%5d", &layers, &filters) != 2) return {};
-  ModelEntry entry = amoebanet_d_row("", layers, filters);
-  return entry.name == name ? std::optional(std::move(entry)) : std::nullopt;
+  int a, b;
+  std::optional<ModelEntry> entry;
+  if (std::sscanf(name.c_str(), "amoebanet_d_%3dx%5d", &a, &b) == 2) entry = amoebanet_d_row("", a, b);
+  if (std::sscanf(name.c_str(), "unet_%3dx%5d", &a, &b) == 2) entry = unet_row("", a, b);
+  return entry && entry->name == name ? entry : std::nullopt;
 }
 
 Graph gnmt_of(const std::string& name, int64_t hidden, int layers, const ModelOptions& options) {
@@ -64,6 +71,13 @@ Registry<ModelEntry>& registry() {
           amoebanet_d_row("542.73", 18, 544),
           amoebanet_d_row("1055.83", 36, 544),
           amoebanet_d_row("1844.86", 72, 512),
+          unet_row("1.13", 2, 8),
+          unet_row("232.69", 5, 64),
+          unet_row("362.16", 6, 72),
+          unet_row("2213.83", 11, 128),
+          unet_row("4993.86", 24, 128),
+          unet_row("7802.90", 24, 160),
+          unet_row("15822.21", 48, 160),
           {"bag-of-embeddings", "0.65 M parameters, text of 10000 tokens, the mean of all words", bag_of_embeddings},
           {"residual-lstm", "1.87 M parameters, text of 10000 tokens, four LSTM blocks with shortcuts",
            [](const Options& o) {
@@ -108,9 +122,13 @@ std::vector<std::string> head_layers(const std::string& name, ModelOptions optio
   return layers;
 }
 
-void add_classifier_loss(Graph& graph, int logits, float label_smoothing) {
-  const int label = graph.input({"label", {{1, 1, 1, 1}, Storage::int32}});
-  graph.add(softmax_cross_entropy("loss", {.label_smoothing = label_smoothing}), {logits, label});
+void add_classifier_loss(Graph& graph, int logits, const ModelOptions& options, const Shape& label) {
+  std::vector<int> inputs = {logits, graph.input({"label", {label, Storage::int32}})};
+  if (options.mixup) {
+    inputs.push_back(graph.input({"second label", {label, Storage::int32}}));
+    inputs.push_back(graph.input({"share", {label, Storage::fp32, false}}));
+  }
+  graph.add(softmax_cross_entropy("loss", {.label_smoothing = options.label_smoothing}), std::move(inputs));
 }
 
 }  // namespace pipecast

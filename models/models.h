@@ -16,13 +16,19 @@ struct ModelOptions {
   int64_t classes = 10;
   float label_smoothing = 0;  // of the loss, in training
   int64_t vocabulary = 10000;  // tokens, where the model reads them
+  bool mixup = false;          // images are mixtures of two (data/augmentation.h): the loss reads both labels and the share of the first
 };
 
 // Throws UsageError, with the nearest known name, for an unknown model.
 Graph make_model(const std::string& name, const ModelOptions&);
 
-// Appends the loss of a classifier to the last part: softmax cross-entropy of the logits (n, 1, 1, classes) with the input "label".
-void add_classifier_loss(Graph&, int logits, float label_smoothing);
+// Appends the loss of a classifier to the last part: softmax cross-entropy of the logits (n, 1, 1, classes) with the input "label",
+// and with mixup "second label" and "share". Of the options it reads label_smoothing and mixup. label:
+// the shape of a sample's, for logits of every pixel (n, h, w, classes).
+void add_classifier_loss(Graph&, int logits, const ModelOptions&, const Shape& label = {});
+inline void add_classifier_loss(Graph& graph, int logits, float label_smoothing) {
+  add_classifier_loss(graph, logits, ModelOptions{.label_smoothing = label_smoothing});
+}
 
 struct ModelEntry {
   std::string name, summary;
@@ -54,6 +60,7 @@ Graph densenet121(const ModelOptions&);
 Graph densenet121_cifar(const ModelOptions&);
 Graph mobilenet_v2(const ModelOptions&);
 Graph amoebanet_d(int64_t layers, int64_t filters, const ModelOptions&);  // (L, F); a multiple of 3, a multiple of 8
+Graph unet(int blocks, int64_t channels, const ModelOptions&);            // of pixels; blocks a level, channels of the first level
 Graph bag_of_embeddings(const ModelOptions&);           // of text
 struct ResidualLstmOptions {
   int64_t width = 128, vocabulary = 10000, classes = 2;

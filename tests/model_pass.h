@@ -13,12 +13,12 @@ namespace pipecast::testing {
 
 struct ModelPass {
   std::vector<float> prediction;  // of the batch, row by row
-  double loss = 0;                // mean over the batch; only in training
+  double loss = 0;                // mean over the labels; only in training
   Weights gradients;              // in place of the parameters; only in training
 };
 
-// Trained or not with these weights on `batch` images (NHWC) and their labels. Every value is in a vector of its own, poisoned before it is
-// written. Throws Error for a model whose inputs are not "image" and "label".
+// Trained or not with these weights on `batch` images (NHWC) and their labels, or those of their pixels. Every value is in a vector of its
+// own, poisoned before it is written. Throws Error for a model whose inputs are not "image" and "label".
 inline ModelPass run_model(const Graph& graph, Weights weights, const std::vector<float>& images, const std::vector<int32_t>& labels,
                            int64_t batch, bool training) {
   const float poison = std::numeric_limits<float>::quiet_NaN();
@@ -44,7 +44,7 @@ inline ModelPass run_model(const Graph& graph, Weights weights, const std::vecto
 
   Weights gradient_weights{weights.parameters, weights.statistics, std::vector<float>(weights.parameter_values.size()),
                            weights.statistic_values};
-  float sums[8] = {}, scale = 1 / float(batch);
+  float sums[8] = {}, scale = 1 / float(std::max<size_t>(labels.size(), 1));
   // The pass of a node: what is common to forward and backward.
   struct Prepared {
     std::vector<Tensor> x;
@@ -72,7 +72,7 @@ inline ModelPass run_model(const Graph& graph, Weights weights, const std::vecto
     p.dweight = pointers(int(i), weights.parameters, gradient_weights.parameter_values, &Layer::parameters);
     p.statistics = pointers(int(i), weights.statistics, weights.statistic_values, &Layer::statistics);
     p.pass.device = device;
-    p.pass.training = training && std::string(node.layer->kind()) != "dropout";
+    p.pass.training = training && !std::string(node.layer->kind()).ends_with("dropout");
     p.pass.x = p.x, p.pass.y = tensors[size_t(node.value)];
     p.pass.weight = p.weight, p.pass.statistics = p.statistics;
     p.pass.saved = saved[i].data(), p.pass.workspace = workspaces[i].data(), p.pass.sums = sums, p.pass.scale = &scale;
@@ -83,7 +83,7 @@ inline ModelPass run_model(const Graph& graph, Weights weights, const std::vecto
     prepare(i, p, true);
     graph.nodes()[i].layer->forward(p.pass);
   }
-  ModelPass made{values[size_t(graph.prediction())], double(sums[0]) / double(batch), {}};
+  ModelPass made{values[size_t(graph.prediction())], double(sums[0]) * double(scale), {}};
   if (!training) return made;
 
   for (size_t i = last; i-- > 0;) {

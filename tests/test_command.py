@@ -116,7 +116,7 @@ class Help(CommandTest):
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
         self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "cifar100", "cifar100-coarse", "mnist", "fashion-mnist", "folder", "tiny-imagenet",
-                                                               "food101", "text", "generated"})
+                                                               "food101", "text", "generated", "generated-masks"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
 

@@ -132,6 +132,35 @@ void check_logits(const std::vector<float>& ours, const std::vector<float>& thei
   CHECK(error <= 1e-4f * largest);
 }
 
+// Every gradient by its norm and its product with a vector of the formula's numbers, which an error that is not at right angles to it
+// changes. worst: the relative error of any; half of them are within 1e-4.
+void check_gradients(const Graph& graph, const Weights& made, const std::vector<float>& rows, double worst) {
+  const SafeTensors gradients = to_safetensors(made);
+  std::set<std::string> parameters;
+  for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
+  REQUIRE(rows.size() == 2 * parameters.size());
+  // A bias before a batch norm has a gradient of zero, and what is computed for it is rounding.
+  float largest = 0;
+  for (size_t row = 0; row < rows.size(); row += 2) largest = std::max(largest, rows[row]);
+  const uint32_t probe = purpose("probe");
+  size_t row = 0, close = 0;
+  for (const std::string& parameter : parameters) {
+    CAPTURE(parameter);
+    const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
+    double squares = 0, product = 0;
+    for (size_t i = 0; i < gradient.size(); ++i) {
+      squares += double(gradient[i]) * double(gradient[i]);
+      product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
+    }
+    const double norm = double(rows[row]), unit = norm + 1e-3 * double(largest);
+    const double error = std::max(std::abs(std::sqrt(squares) - norm), std::abs(product - double(rows[row + 1]))) / unit;
+    CHECK(error <= worst);  // false for NaN
+    close += error <= 1e-4;
+    row += 2;
+  }
+  CHECK(close >= parameters.size() / 2);
+}
+
 Graph tiny() {
   Graph graph("tiny", {1, 4, 4, 3});
   graph.part("stem");
@@ -329,7 +358,8 @@ TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes
 }
 
 TEST_CASE(
-    "every model: parts cover the nodes, one value crosses between parts, in AmoebaNet-D and GNMT two, names differ, the summary tells the size") {
+    "every model: parts cover the nodes, one value crosses between parts, two in AmoebaNet-D and GNMT, skips in U-Nets, names differ, "
+    "sizes") {
   for (const ModelEntry& model : model_entries()) {
     const std::string& name = model.name;
     CAPTURE(name);
@@ -350,7 +380,8 @@ TEST_CASE(
       // Cells read the outputs of two others; the first, and the classifier behind the last, read one.
       const bool of_two_cells = name.starts_with("amoebanet") && &part != &graph.parts().front() && &part != &graph.parts().back() - 1;
       // Of GNMT, the encoder's output or the context as well.
-      if (name.starts_with("gnmt")) CHECK(crossing.size() <= 2);
+      if (name.starts_with("unet")) CHECK(!crossing.empty());
+      else if (name.starts_with("gnmt")) CHECK(crossing.size() <= 2);
       else CHECK(crossing.size() == (of_two_cells ? 2 : 1));
     }
     CHECK(next == int(graph.nodes().size()));
@@ -445,32 +476,48 @@ TEST_CASE("logits, loss and gradients are PyTorch's, for odd sizes and a batch o
       }
     const ModelPass trained = run_model(graph, weights, images, {0, 3, 6}, 3, true);
     CHECK(trained.loss == doctest::Approx(expected.tensors.at(name + "/loss").floats()[0]).epsilon(1e-5));
-    const std::vector<float> rows = expected.tensors.at(name + "/gradients").floats();
-    const SafeTensors gradients = to_safetensors(trained.gradients);
-    std::set<std::string> parameters;
-    for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
-    REQUIRE(rows.size() == 2 * parameters.size());
-    // A bias before a batch norm has a gradient of zero, and what is computed for it is rounding.
-    float largest = 0;
-    for (size_t row = 0; row < rows.size(); row += 2) largest = std::max(largest, rows[row]);
-    const uint32_t probe = purpose("probe");
-    size_t row = 0, close = 0;
-    for (const std::string& parameter : parameters) {
-      CAPTURE(parameter);
-      const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
-      double squares = 0, product = 0;
-      for (size_t i = 0; i < gradient.size(); ++i) {
-        squares += double(gradient[i]) * double(gradient[i]);
-        product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
-      }
-      const double norm = double(rows[row]), unit = norm + 1e-3 * double(largest);
-      const double error = std::max(std::abs(std::sqrt(squares) - norm), std::abs(product - double(rows[row + 1]))) / unit;
-      CHECK(error <= worst);  // false for NaN
-      close += error <= 1e-4;
-      row += 2;
-    }
-    CHECK(close >= parameters.size() / 2);
+    check_gradients(graph, trained.gradients, expected.tensors.at(name + "/gradients").floats(), worst);
   }
+}
+
+// See tests/golden/make_unet.py.
+TEST_CASE("U-Net: names, parameters, logits, loss and gradients are those of torchgpipe's model, for sides that poolings do not divide") {
+  const SafeTensors expected = read_safetensors(golden + "unet.safetensors");
+  const Shape image{2, 131, 99, 3};
+  const Graph graph = unet(3, 4, {image.batch(1), 3});
+  const std::vector<uint8_t>& names = expected.tensors.at("names").bytes;
+  CHECK(tensor_list(graph) == std::string(names.begin(), names.end()));
+
+  std::vector<int32_t> labels;
+  for (int64_t i = 0; i < image.rows(); ++i) labels.push_back(int32_t((formula("labels", i, 1) + 1) * 1.5));
+  const ModelPass trained =
+      run_model(graph, from_safetensors(graph, formula_weights(graph), "formula"), formula_images(image), labels, 2, true);
+  std::vector<float> some;
+  for (size_t i = 0; i < trained.prediction.size(); i += 307) some.push_back(trained.prediction[i]);
+  check_logits(some, expected.tensors.at("logits").floats());
+  CHECK(trained.loss == doctest::Approx(expected.tensors.at("loss").floats()[0]).epsilon(1e-5));
+  check_gradients(graph, trained.gradients, expected.tensors.at("gradients").floats(), 1e-3);
+}
+
+// torchgpipe's model has one output for each pixel where this has one for each class. It publishes 362.2M, 2.21B, 4.99B, 7.80B and 15.82B.
+TEST_CASE("U-Net: the sizes that torchgpipe publishes") {
+  const SafeTensors file = read_safetensors(golden + "unet.safetensors");
+  size_t place = 0;
+  for (auto [blocks, channels] : {std::pair{5, 64}, {6, 72}, {11, 128}, {24, 128}, {24, 160}, {48, 160}}) {
+    CAPTURE(blocks);
+    int64_t expected = 0;
+    std::memcpy(&expected, file.tensors.at("counts").bytes.data() + 8 * place++, 8);
+    const Graph graph = unet(blocks, channels, {{1, 192, 192, 3}, 2});
+    CHECK(elements(graph.parameters()) == expected + channels / 2);
+    CHECK(prediction_shape(graph, 3) == Shape{3, 192, 192, 2});
+  }
+  CHECK(make_model("unet_5x64", {{1, 192, 192, 3}, 2}).parts().size() == 5 * 5 + 5 + 5 * 5 + 1);
+  CHECK(refusal<UsageError>([] {
+          unet(2, 7, {{1, 64, 64, 3}, 2});
+        }) == "unet_2x7 has no shape: give at least 1 block a level, and an even number of channels");
+  CHECK(refusal<UsageError>([] {
+          unet(2, 8, {{1, 64, 63, 3}, 2});
+        }) == "unet_2x8 cannot take images of 64x63 pixels: use images of at least 64x64");
 }
 
 TEST_CASE("weights of auxiliary classifiers are left out, and others that are unknown are not") {
