@@ -27,6 +27,16 @@ HD float exp_(float x) {
 #endif
 }
 
+// tanh(x) to 1.2e-7 of the larger of |tanh(x)| and 2^-1.
+HD float tanh_(float x) {
+#ifdef __CUDA_ARCH__
+  return tanhf(x);
+#else
+  const float t = exp_(-2 * (x < 0 ? -x : x)), y = (1 - t) / (1 + t);
+  return x < 0 ? -y : y;
+#endif
+}
+
 // a * b + c, rounded once wherever the processor can (libm's fmaf is a slow call where it cannot). A compiler fuses "a * b + c"
 // as it likes, so two places that must agree to the last bit write it this way.
 HD float fma_(float a, float b, float c) {

@@ -86,7 +86,7 @@ class Embedding : public Layer {
   }
   // As torch.nn.Embedding begins, but for the row of the padding token, which is never read.
   std::vector<ParameterSpec> parameters() const override {
-    return {{"weight", {options_.vocabulary, options_.features}, {Initial::normal, 1}}};
+    return {{"weight", {options_.vocabulary, options_.features}, options_.initial}};
   }
   // Workspace: the positions, twice.
   Needs prepare(Device, std::span<const TensorSpec> x) override { return {.input = true, .workspace = 2 * x[0].shape.count()}; }
