@@ -128,6 +128,23 @@ TEST_CASE("positions, the first position, transposed weights") {
   golden("linear_transposed", linear("fc", {.in = 7, .out = 5, .transposed = true}));
 }
 
+TEST_CASE("dropout of sequences: its share is dropped, evenly over the channels, and padding changes no mask") {
+  check_layer(*dropout("d", 0.25f), {{2, 3, 1, 7}});
+  check_padding(*dropout("d", 0.25f), {{3, 4, 1, 7}}, {4, 1, 2}, false);
+  auto layer = dropout("d", 0.25f);
+  Given given = some_given(*layer, {{4, 500, 1, 9}});
+  std::fill(given.x[0].begin(), given.x[0].end(), 3.f);
+  for (const TestDevice& on : test_devices()) {
+    const Made made = run(*layer, on.device, given);
+    for (size_t c = 0; c < 9; ++c) {
+      int64_t dropped = 0;
+      for (size_t r = 0; r < 2000; ++r) dropped += made.y[r * 9 + c] == 0;
+      CHECK(std::abs(dropped - 500) < 80);  // four standard deviations
+    }
+    CHECK(std::all_of(made.y.begin(), made.y.end(), [](float v) { return v == 0 || v == 4; }));
+  }
+}
+
 TEST_CASE("attention") {
   const Options library{.library = true, .below = {0, 0, 0, 6, 4}};
   const std::vector<Shape> alike = {{3, 5, 1, 6}, {3, 5, 1, 6}, {3, 5, 1, 6}, {3, 1, 1, 1}};
