@@ -58,7 +58,7 @@ class ModelsCommand : public Command {
  private:
   Json describe(const ModelEntry& entry) const {
     const int64_t side = image_ ? image_ : entry.image, classes = classes_ ? classes_ : entry.classes;
-    const Graph graph = entry.make({.image = {1, side, side, 3}, .classes = classes});
+    const Graph graph = entry.make({.image = {1, side, side, 3}, .classes = classes, .vocabulary = entry.vocabulary});
     const std::vector<TensorSpec> specs = graph.specs(1);
     Json parts = Json::array();
     for (const Part& part : graph.parts())
