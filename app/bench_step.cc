@@ -1,4 +1,5 @@
 // How fast this machine trains: one stage, one process, no files.
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 
@@ -25,8 +26,9 @@ class BenchStepCommand : public Command {
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", list_names(model_entries()));
-    o.number("batch", trainer_.batch, "N", "images per mini-batch", 1, most_batch);
+    o.number("batch", trainer_.batch, "N", "samples per mini-batch", 1, most_batch);
     o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
+    o.number("length", length_, "N", "tokens of a text, where the model reads text", 1, most_length);
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
     o.text("math", trainer_.math, "NAME", "fp32, tf32 on a GPU, or bf16");
     o.flag("cuda-graphs", trainer_.cuda_graphs, "record each pass on the GPU once and replay it");
@@ -41,9 +43,12 @@ class BenchStepCommand : public Command {
     trainer_.threads = threads_asked_for(trainer_.threads);
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
-    const Dataset data = noise_pictures(trainer_.batch, image_);
+    const int64_t vocabulary = model_entry(model_).vocabulary;
+    const bool text = is_of_text(make_model(model_, {.vocabulary = vocabulary}));
+    trainer_.length = text ? length_ : 1;
+    const Dataset data = text ? noise_texts(trainer_.batch, length_, vocabulary) : noise_pictures(trainer_.batch, image_);
     const Batches batches(data.train, {.batch = trainer_.batch, .shuffle = true, .seed = 1});
-    Trainer trainer(make_model(model_, {data.image, data.classes}), trainer_);
+    Trainer trainer(make_model(model_, {.image = data.image, .classes = data.classes, .vocabulary = vocabulary}), trainer_, batches.shapes());
 
     using Clock = std::chrono::steady_clock;
     constexpr int64_t most_steps = 1 << 20, warm_up = 3;
@@ -70,7 +75,7 @@ class BenchStepCommand : public Command {
     if (times.empty()) throw UsageError("--seconds " + format("%g", seconds_) + " leaves no time for a single step; give more");
     const double elapsed = std::chrono::duration<double>(Clock::now() - begin).count();
     const double steps_per_second = double(times.size()) / elapsed, images_per_second = steps_per_second * double(trainer_.batch);
-    const double flops_per_second = training_flops(trainer.graph(), trainer_.batch) * steps_per_second;
+    const double flops_per_second = training_flops(trainer.graph(), trainer_.pass()) * steps_per_second;
     const Spread spread(times);
     // Before the machine is measured, which takes memory too.
     const double tensors = double(memory_peak()) / (1 << 20), resident = double(peak_resident_bytes()) / (1 << 20);
@@ -86,6 +91,8 @@ class BenchStepCommand : public Command {
                                           {"threads", trainer_.threads},
                                           {"steps", times.size()},
                                           {"images_per_second", images_per_second},
+                                          {"length", trainer_.length},
+                                          {"tokens_per_second", images_per_second * double(trainer_.length)},
                                           {"step_seconds", spread.json()},
                                           {"memory_mebibytes", tensors},
                                           {"peak_resident_mebibytes", resident},
@@ -97,9 +104,9 @@ class BenchStepCommand : public Command {
                        .dump()
                 << std::endl;
     else
-      std::cout << format("%s, batch %lld, %lldx%lld images, %d threads on %s: %.1f images/s\n", model_.c_str(),
-                          (long long)(trainer_.batch), (long long)(image_), (long long)(image_), trainer_.threads, trainer_.device.c_str(),
-                          images_per_second)
+      std::cout << format("%s, batch %lld, %s, %d threads on %s: %.1f %s\n", model_.c_str(), (long long)(trainer_.batch),
+                          (text ? format("%lld tokens", (long long)(length_)) : format("%lldx%lld images", (long long)(image_), (long long)(image_))).c_str(),
+                          trainer_.threads, trainer_.device.c_str(), images_per_second * double(trainer_.length), text ? "tokens/s" : "images/s")
                 << format("step %.2f ms median of %zu, a tenth below %.2f, a tenth above %.2f; first step done %.2f s after the start\n",
                           spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
                 << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,
@@ -109,8 +116,12 @@ class BenchStepCommand : public Command {
   }
 
  private:
+  static bool is_of_text(const Graph& graph) {
+    return std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
+  }
+
   std::string model_ = "resnet20";
-  int64_t image_ = 32;
+  int64_t image_ = 32, length_ = 128;
   double seconds_ = 5;
   bool json_ = false;
   TrainerOptions trainer_;

@@ -52,7 +52,7 @@ Registry<ModelEntry>& registry() {
           {"transformer", "1.62 M parameters, text of 10000 tokens, three blocks of four heads", 
            [](const Options& o) { return transformer({.vocabulary = o.vocabulary, .classes = o.classes, .label_smoothing = o.label_smoothing}); }, 32, 2},
           {"roberta-base", "124.65 M parameters, text of 50265 tokens, to fine-tune on classes", [](const Options& o) { return roberta_of({}, o); }, 32, 2, 50265},
-          {"roberta-tiny", "1.79 M parameters, text of 10000 tokens, two blocks of RoBERTa's",
+          {"roberta-tiny", "1.76 M parameters, text of 10000 tokens, two blocks of RoBERTa's",
            [](const Options& o) { return roberta_of({.name = "roberta-tiny", .features = 128, .layers = 2, .heads = 4}, o); }, 32, 2},
           {"gpt2", "124.44 M parameters, text of 50257 tokens, says the next one; tied, so on one stage", [](const Options& o) { return gpt2_of({}, o); }, 32, 10, 50257},
           {"gpt2-untied", "163.04 M parameters, text of 50257 tokens, the same with a matrix for the logits, for pipelines",

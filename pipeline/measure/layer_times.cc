@@ -135,8 +135,8 @@ ModelTimes measure_layers(const Graph& graph, int64_t batch, const std::string& 
   return times;
 }
 
-double training_flops(const Graph& graph, int64_t batch) {
-  const std::vector<TensorSpec> specs = graph.specs(batch);
+double training_flops(const Graph& graph, const PassShape& pass) {
+  const std::vector<TensorSpec> specs = graph.specs(pass);
   double flops = 0;
   for (const Node& node : graph.nodes()) {
     std::vector<TensorSpec> x;
