@@ -30,7 +30,7 @@ class BenchStepCommand : public Command {
     o.number("batch", trainer_.batch, "N", "samples per mini-batch", 1, most_batch);
     o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
     o.number("length", trainer_.length, "N", "tokens per sample, where the model reads sequences", 1, most_length);
-    o.number("vocabulary", vocabulary_, "N", "size of the vocabulary", 1, most_vocabulary);
+    o.number("vocabulary", vocabulary_, "N", "size of the vocabulary; 0: as the model was made for", 0, most_vocabulary);
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
     o.text("math", trainer_.math, "NAME", "fp32, tf32 on a GPU, or bf16");
     o.flag("cuda-graphs", trainer_.cuda_graphs, "record each pass on the GPU once and replay it");
@@ -46,11 +46,13 @@ class BenchStepCommand : public Command {
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
     const Dataset pictures = noise_pictures(trainer_.batch, image_);
-    Graph graph = make_model(model_, {.image = pictures.image, .classes = pictures.classes, .vocabulary = vocabulary_});
+    const int64_t vocabulary = vocabulary_ > 0 ? vocabulary_ : model_entry(model_).vocabulary;
+    Graph graph = make_model(model_, {.image = pictures.image, .classes = pictures.classes, .vocabulary = vocabulary});
     const bool sequences = std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
     if (!sequences) trainer_.length = 1;
-    const Batches batches(sequences ? noise_sequences(graph, trainer_.batch, trainer_.length, vocabulary_, pictures.classes) : pictures.train,
-                          {.batch = trainer_.batch, .shuffle = true, .seed = 1});
+    const Batches batches(
+        sequences ? noise_sequences(graph, trainer_.batch, trainer_.length, vocabulary, pictures.classes) : pictures.train,
+        {.batch = trainer_.batch, .shuffle = true, .seed = 1});
     Trainer trainer(std::move(graph), trainer_, batches.shapes());
 
     using Clock = std::chrono::steady_clock;
@@ -121,7 +123,7 @@ class BenchStepCommand : public Command {
 
  private:
   std::string model_ = "resnet20";
-  int64_t image_ = 32, vocabulary_ = ModelOptions().vocabulary;
+  int64_t image_ = 32, vocabulary_ = 0;
   double seconds_ = 5;
   bool json_ = false;
   TrainerOptions trainer_;

@@ -41,7 +41,7 @@ class ExportCommand : public Command {
 
  private:
   NamedWeights initial() const {
-    const ModelOptions options{.classes = classes_};
+    const ModelOptions options{.classes = classes_, .vocabulary = model_entry(model_).vocabulary};
     return {model_, options, initial_weights(make_model(model_, options), seed_)};
   }
 

@@ -61,7 +61,7 @@ class ModelsCommand : public Command {
  private:
   Json describe(const ModelEntry& entry) const {
     const int64_t side = image_ ? image_ : entry.image, classes = classes_ ? classes_ : entry.classes;
-    const Graph graph = entry.make({.image = {1, side, side, 3}, .classes = classes});
+    const Graph graph = entry.make({.image = {1, side, side, 3}, .classes = classes, .vocabulary = entry.vocabulary});
     const auto& inputs = graph.inputs();
     const bool sees = std::ranges::any_of(inputs, [](const InputSpec& input) { return input.name == "image"; });
     const std::vector<TensorSpec> specs = graph.specs({1, sees ? 1 : length_});

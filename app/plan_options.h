@@ -12,7 +12,7 @@ namespace pipecast {
 
 struct PlanOptions {
   std::string model = "resnet20", partition = "balanced", look_ahead = "paper", recompute = "never";
-  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary, samples = 0;
+  int64_t image = 32, classes = 10, vocabulary = 0, samples = 0;
   bool cut_layers = false;
   TrainerOptions trainer;
 
@@ -29,7 +29,7 @@ struct PlanOptions {
              most_samples);
     o.number("image", image, "SIZE", "height and width of the images", 1, most_image_side);
     o.number("length", trainer.length, "N", "tokens of a text, where the model reads text", 1, most_length);
-    o.number("vocabulary", vocabulary, "N", "size of the vocabulary", 1, most_vocabulary);
+    o.number("vocabulary", vocabulary, "N", "size of the vocabulary; 0: the model's own", 0, most_vocabulary);
     o.number("classes", classes, "N", "classes of the model", 1, most_classes);
     o.text("optimizer", trainer.optimizer.name, "NAME", list(optimizer_names()) + optimizer_help);
     o.number("momentum", trainer.optimizer.momentum, "U", "sgd, rmsprop, muon", 0, 1);
@@ -63,7 +63,8 @@ struct PlanOptions {
   // Builds the model, times its parts on this machine (unless memory_only) and plans. Call resolve() first.
   Plan plan(bool memory_only = false) {
     if (memory_only && partition == "measured") throw UsageError("--memory-only measures nothing: give --partition balanced or a list");
-    Graph graph = make_model(model, {.image = {1, image, image, 3}, .classes = classes, .vocabulary = vocabulary});
+    const int64_t tokens = vocabulary > 0 ? vocabulary : model_entry(model).vocabulary;
+    Graph graph = make_model(model, {.image = {1, image, image, 3}, .classes = classes, .vocabulary = tokens});
     if (cut_layers) graph.cut_parts_by_layer();
     if (samples > 0) trainer.batch = std::min(trainer.batch, samples);  // a mini-batch has no more samples than there are
     std::vector<PassShape> shapes = {PassShape(trainer.batch, trainer.length)};

@@ -84,6 +84,7 @@ NamedWeights name_weights(SafeTensors file, const std::string& path, const std::
     throw UsageError("weights '" + path + "' are of model '" + shown(own) + "', not '" + model + "'");
   }
   if (model.empty()) named.model = own;
+  named.options.vocabulary = model_entry(named.model).vocabulary;
   read_sizes(file, path, named.options);
   if (is_model(own)) named.preparation = said(file, "preparation");
   if (classes > 0) named.options.classes = classes;

@@ -21,6 +21,7 @@ struct ParameterSpec {
   std::vector<int64_t> shape;
   Initial initial;
   bool counter = false;  // a number of steps, an integer in files (batch norm's num_batches_tracked)
+  std::string tied = {};  // full name of the parameter of an earlier layer that this one is: both layers read it and add to its gradient
 
   int64_t count() const {
     int64_t n = 1;

@@ -45,6 +45,13 @@ struct Random {
   }
   // In [0, 1), a multiple of 2^-24.
   HD float uniform(uint64_t element) const { return unit(bits(element)); }
+  // Four numbers as uniform() has them, for the price of one. A group has the random words of the element of that number: use it as the one
+  // or as the other.
+  HD void four_uniform(uint64_t group, float (&u)[4]) const {
+    uint32_t counter[4];
+    words(group, counter);
+    u[0] = unit(counter[0]), u[1] = unit(counter[1]), u[2] = unit(counter[2]), u[3] = unit(counter[3]);
+  }
   // In [0, n).
   HD uint32_t below(uint64_t element, uint32_t n) const { return uint32_t(uint64_t(bits(element)) * n >> 32); }
   // Standard normal (Box-Muller over two uniform numbers, the first in (0, 1]).

@@ -1,8 +1,11 @@
 // y = x / (1 - rate) where the element is kept, 0 where it is dropped (Srivastava et al. 2014); evaluation: y = x.
 // Whether an element is kept is a pure function of (seed, layer, number of the pass, element), so backward draws the same mask again and
-// nothing is saved. The elements of sequences are numbered position by position, all samples of one first: more padding keeps the mask of what
-// is not padding. In bf16 runs the layer is given fp32 copies (Needs::bf16).
+// nothing is saved. In bf16 runs the layer is given fp32 copies (Needs::bf16).
+//
+// In a sequence (n, length, 1, c) an element is counted by its sample, its position and its channel, whatever the length, so that padding
+// changes no mask; and four channels share one draw of four numbers.
 #include "engine/launch.h"
+#include "engine/pack.h"
 #include "engine/random.h"
 #include "layers/layers.h"
 #include "layers/shapes.h"
@@ -16,21 +19,29 @@ struct Dropout {
   float* out;
   Random random;
   float rate;
-  HD void apply(int64_t i, int64_t number) const {
+  HD void operator()(int64_t i) const {
     const float scaled = in[i] / (1 - rate);
-    out[i] = random.uniform(uint64_t(number)) < rate ? 0 : scaled;
+    out[i] = random.uniform(uint64_t(i)) < rate ? 0 : scaled;
   }
-  HD void operator()(int64_t i) const { apply(i, i); }
 };
 
-// The same for rows (sample, position).
 struct SequenceDropout {
-  Dropout dropout;
-  int64_t samples, positions, features;
-  HD void operator()(int64_t r, int64_t c) const {
-    const int64_t sample = r / positions, position = r % positions;
-    dropout.apply(r * features + c, (position * samples + sample) * features + c);
+  const float* in;
+  float* out;
+  Random random;
+  float rate;
+  int64_t positions, channels;
+  HD void operator()(int64_t r, int64_t group) const {
+    const uint64_t place = uint64_t(r / positions) << position_bits | uint64_t(r % positions);
+    float u[4];
+    random.four_uniform(place * uint64_t((channels + 3) / 4) + uint64_t(group), u);
+    const int64_t first = r * channels + group * 4, left = channels - group * 4;
+    const float scale = 1 / (1 - rate);
+    each<4>([&](int k) {
+      if (k < left) out[first + k] = u[k] < rate ? 0 : in[first + k] * scale;
+    });
   }
+  static constexpr int position_bits = 20;
 };
 
 class DropoutLayer : public Layer {
@@ -53,11 +64,10 @@ class DropoutLayer : public Layer {
  private:
   void apply(const Pass& p, const float* in, Tensor out) const {
     const Random random{p.seed, purpose(name()), p.step};
-    if (!p.training || rate_ == 0) return copy(p.device, out.data, in, out.bytes());
-    const Dropout dropout{in, out.as<float>(), random, rate_};
     const Shape& s = out.shape;
-    if (s.w == 1 && s.h > 1) map(p.device, s.n * s.h, s.c, SequenceDropout{dropout, s.n, s.h, s.c});
-    else map(p.device, s.count(), dropout);
+    if (!p.training || rate_ == 0) return copy(p.device, out.data, in, out.bytes());
+    if (s.w == 1 && s.h > 1) map(p.device, s.n * s.h, (s.c + 3) / 4, SequenceDropout{in, out.as<float>(), random, rate_, s.h, s.c});
+    else map(p.device, s.count(), Dropout{in, out.as<float>(), random, rate_});
   }
 
   float rate_;

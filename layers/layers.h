@@ -53,6 +53,17 @@ std::unique_ptr<Layer> instance_norm(std::string name, InstanceNormOptions);
 
 std::unique_ptr<Layer> relu(std::string name);
 std::unique_ptr<Layer> leaky_relu(std::string name, float slope);  // y = x where x > 0, else slope * x
+std::unique_ptr<Layer> tanh(std::string name);
+enum class GeluForm { erf, tanh };  // x times the normal distribution, or the approximation of it that GPT-2 was trained with
+std::unique_ptr<Layer> gelu(std::string name, GeluForm = GeluForm::erf);
+
+struct LayerNormOptions {
+  int64_t channels = 1;
+  float epsilon = 1e-5f;
+  bool add = false;  // a second input is added first: the end of a residual block
+};
+// y = weight * (x - mean) / sqrt(variance + epsilon) + bias, over the channels of each row (Ba, Kiros and Hinton 2016).
+std::unique_ptr<Layer> layer_norm(std::string name, LayerNormOptions);
 
 struct PoolOptions {
   int64_t kernel = 2, stride = 2, padding = 0;
@@ -87,6 +98,8 @@ struct LinearOptions {
   int64_t in = 1, out = 1;
   bool bias = true;
   std::optional<Initial> initial = {}, bias_initial = {};  // where they do not begin uniform within 1 / sqrt(in)
+  bool transposed = false;                                 // the weight is stored in x out, as GPT-2's files have it
+  std::string tied = {};                                   // the weight is that of another layer, by full name (ParameterSpec::tied)
 };
 // y = x * weight^T + bias over (n, h, w, in), pixel by pixel (or position in time), or over (n, h, w, c) with h*w*c = in, flattened in NHWC
 // order, which gives (n, 1, 1, out).
@@ -122,6 +135,35 @@ struct EmbeddingOptions {
   Initial initial = {Initial::normal, 1};
 };
 std::unique_ptr<Layer> embedding(std::string name, EmbeddingOptions);
+
+// Adds an embedding of its place to each position of a sequence (n, length, 1, features).
+enum class PositionForm {
+  learned,     // weight: most x features; position t has row first + t
+  constant,    // weight: 1 x features, the same for every position: the only type of tokens of a model that knows one
+  sinusoidal,  // no weight: sines and cosines (Vaswani et al. 2017)
+};
+struct PositionOptions {
+  PositionForm form = PositionForm::learned;
+  int64_t most = 0, features = 0, first = 0;
+  Initial initial = {Initial::normal, 1};
+};
+std::unique_ptr<Layer> positions(std::string name, PositionOptions);
+
+struct AttentionOptions {
+  int64_t features = 0, heads = 1;  // each head has features / heads of them
+  bool causal = false;              // a position sees itself and those before it
+  float dropout = 0;                // of the probabilities
+};
+// Attention with several heads. Inputs:
+//   queries, keys, values, length    each (n, positions, 1, features); int32 lengths (n, 1, 1, 1) in [0, positions]
+//   all three, length                the same, with queries, keys and values side by side: (n, positions, 1, 3 * features)
+//   queries, keys, values, length, query_length    queries of other sequences than the keys: (n, other positions, 1, features); not causal
+// y: as the queries, (n, positions, 1, features). Positions from a sample's length on have y = 0 and gradients of 0, and so has all of a
+// sample without keys. Memory is linear in the length.
+std::unique_ptr<Layer> attention(std::string name, AttentionOptions);
+
+// (n, length, 1, c) -> (n, 1, 1, c): position 0 of each sample.
+std::unique_ptr<Layer> first_position(std::string name);
 // The mean over the first length[n] positions: (n, length, 1, c) and int32 lengths (n, 1, 1, 1) in [0, length] become (n, 1, 1, c). The
 // mean of no positions is 0.
 std::unique_ptr<Layer> masked_mean(std::string name);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/error.h"
 #include "layers/layer.h"
 
 namespace pipecast {
@@ -101,10 +102,17 @@ Segments Graph::collect(int first, int last, std::vector<ParameterSpec> (Layer::
     const Layer& layer = *nodes_[size_t(i)].layer;
     for (ParameterSpec& spec : (layer.*of)()) {
       if (!layer.name().empty()) spec.name = layer.name() + "." + spec.name;
-      segments.add(std::move(spec));
+      if (spec.tied.empty() || segments.find(spec.tied) < 0) segments.add(std::move(spec));
     }
   }
   return segments;
+}
+
+void Graph::check_ties(int first, int last) const {
+  for (const ParameterSpec& spec : collect(first, last, &Layer::parameters).specs)
+    if (!spec.tied.empty())
+      throw UsageError("model " + name_ + ": '" + spec.name + "' is the same tensor as '" + spec.tied +
+                       "', and no piece of the pipeline has both: train on one stage, or take a model whose weights are not tied");
 }
 
 }  // namespace pipecast

@@ -47,9 +47,17 @@ class Graph {
   // Appends a node and returns the value that it makes. The last node's value is the model's output. No two layers share a name.
   int add(std::unique_ptr<Layer> layer, std::vector<int> inputs);
 
-  // A file of weights for this model may hold tensors whose names begin so: weights of what the model leaves out. They are not read.
-  void leave_out(std::string beginning) { left_out_.push_back(std::move(beginning)); }
-  const std::vector<std::string>& left_out() const { return left_out_; }
+  // What files of weights for this model may look like, besides its own.
+  struct Files {
+    std::vector<std::string>
+        left_out;                    // they may hold tensors whose names begin so: weights of what the model leaves out, which are not read
+    std::string body;                // files of the model without its head have names without this beginning: "transformer."
+    std::string head;                // and no tensors whose names begin so; training may begin with such a file, and with a new head
+    std::string missing, stands_in;  // one without the tensor `missing` has its values in `stands_in`: published as one, here two
+  };
+  void leave_out(std::string beginning) { files_.left_out.push_back(std::move(beginning)); }
+  Files& files() { return files_; }
+  const Files& files() const { return files_; }
 
   struct Value {
     int node = -1;  // the node that makes it; -1: it is an input
@@ -77,8 +85,11 @@ class Graph {
   // All trained tensors, and all statistics, by full name ("bn1.weight"), in the order of the nodes.
   Segments parameters() const;
   Segments statistics() const;
-  // The same for the nodes [first, last).
+  // The same for the nodes [first, last). A parameter that is tied to one of theirs is left out: it is that one. One that is tied to
+  // another node's is their own.
   Segments collect(int first, int last, std::vector<ParameterSpec> (Layer::*of)() const) const;
+  // Throws UsageError where the nodes [first, last), a piece of a pipeline, have a parameter that is tied to one of another piece.
+  void check_ties(int first, int last) const;
 
  private:
   std::string name_;
@@ -86,7 +97,7 @@ class Graph {
   std::vector<Node> nodes_;
   std::vector<Part> parts_;
   std::vector<Value> values_;
-  std::vector<std::string> left_out_;
+  Files files_;
 };
 
 }  // namespace pipecast

@@ -35,6 +35,16 @@ Graph gnmt_of(const std::string& name, int64_t hidden, int layers, const ModelOp
   return gnmt({.name = name, .hidden = hidden, .vocabulary = options.vocabulary, .layers = layers, .label_smoothing = options.label_smoothing});
 }
 
+Graph roberta_of(RobertaOptions sizes, const ModelOptions& options) {
+  sizes.vocabulary = options.vocabulary, sizes.classes = options.classes, sizes.label_smoothing = options.label_smoothing;
+  return roberta(sizes);
+}
+
+Graph gpt2_of(Gpt2Options sizes, const ModelOptions& options) {
+  sizes.vocabulary = options.vocabulary, sizes.label_smoothing = options.label_smoothing;
+  return gpt2(sizes);
+}
+
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
 Registry<ModelEntry>& registry() {
   using Options = ModelOptions;
@@ -90,6 +100,25 @@ Registry<ModelEntry>& registry() {
            [](const Options& o) { return gnmt_of("gnmt-16", 1024, 8, o); }},
           {"gnmt-8-small", "13.61 M parameters, translation with 10000 tokens, 8 LSTMs of 256 units with attention",
            [](const Options& o) { return gnmt_of("gnmt-8-small", 256, 4, o); }},
+          {"transformer", "1.62 M parameters, text of 10000 tokens, three blocks of four heads",
+           [](const Options& o) {
+             return transformer({.vocabulary = o.vocabulary, .classes = o.classes, .label_smoothing = o.label_smoothing});
+           },
+           32, 2},
+          {"roberta-base", "124.65 M parameters, text of 50265 tokens, to fine-tune on classes",
+           [](const Options& o) { return roberta_of({}, o); }, 32, 2, 50265},
+          {"roberta-tiny", "1.76 M parameters, text of 10000 tokens, two blocks of RoBERTa's",
+           [](const Options& o) { return roberta_of({.name = "roberta-tiny", .features = 128, .layers = 2, .heads = 4}, o); }, 32, 2},
+          {"gpt2", "124.44 M parameters, text of 50257 tokens, says the next one; tied, so on one stage",
+           [](const Options& o) { return gpt2_of({}, o); }, 32, 10, 50257},
+          {"gpt2-untied", "163.04 M parameters, text of 50257 tokens, the same with a matrix for the logits, for pipelines",
+           [](const Options& o) { return gpt2_of({.name = "gpt2-untied", .tied = false}, o); }, 32, 10, 50257},
+          {"gpt2-tiny", "2.11 M parameters, text of 10000 tokens, four blocks of GPT-2's; tied, so on one stage",
+           [](const Options& o) { return gpt2_of({.name = "gpt2-tiny", .features = 128, .layers = 4, .heads = 4, .positions = 256}, o); }},
+          {"gpt2-tiny-untied", "3.39 M parameters, text of 10000 tokens, the same with a matrix for the logits, for pipelines",
+           [](const Options& o) {
+             return gpt2_of({.name = "gpt2-tiny-untied", .features = 128, .layers = 4, .heads = 4, .positions = 256, .tied = false}, o);
+           }},
       });
   return models;
 }

@@ -33,7 +33,8 @@ inline void add_classifier_loss(Graph& graph, int logits, float label_smoothing)
 struct ModelEntry {
   std::string name, summary;
   std::function<Graph(const ModelOptions&)> make;
-  int64_t image = 32, classes = 10;  // what it was made for: height and width of the images, number of classes
+  // What it was made for: height and width of the images, number of classes, of different tokens.
+  int64_t image = 32, classes = 10, vocabulary = ModelOptions().vocabulary;
 };
 const std::vector<ModelEntry>& model_entries();
 bool is_model(const std::string& name);
@@ -79,5 +80,26 @@ struct GnmtOptions {
 // Translation, see models/gnmt.cc. Inputs: tokens and length of the source; target_in, what the decoder is given, and target_length; target,
 // what it is to say, -100 in the padding.
 Graph gnmt(const GnmtOptions&);
+
+struct TransformerOptions {
+  int64_t features = 128, blocks = 3, heads = 4, positions = 200, vocabulary = 10000, classes = 2;
+  float dropout = 0.5f, label_smoothing = 0;
+};
+Graph transformer(const TransformerOptions&);
+
+struct RobertaOptions {
+  std::string name = "roberta-base";
+  int64_t features = 768, layers = 12, heads = 12, positions = 512, vocabulary = 50265, classes = 2;
+  float dropout = 0.1f, label_smoothing = 0;
+};
+Graph roberta(const RobertaOptions&);
+
+struct Gpt2Options {
+  std::string name = "gpt2";
+  int64_t features = 768, layers = 12, heads = 12, positions = 1024, vocabulary = 50257;
+  bool tied = true;  // the logits' matrix is that of the tokens' embedding
+  float dropout = 0.1f, label_smoothing = 0;
+};
+Graph gpt2(const Gpt2Options&);
 
 }  // namespace pipecast

@@ -169,16 +169,24 @@ std::string wrapper_of(const SafeTensors& file, const std::set<std::string>& nam
   }
 }
 
-FileTensors without_wrapper(const SafeTensors& file, const std::set<std::string>& names) {
-  const std::string prefix = wrapper_of(file, names);
-  FileTensors tensors;
-  for (const auto& [name, tensor] : file.tensors)
-    if (name.starts_with(prefix)) tensors[name.substr(prefix.size())] = &tensor;
-  return tensors;
+bool is_left_out(const Graph& graph, const std::string& name) {
+  return std::ranges::any_of(graph.files().left_out, [&](const std::string& beginning) { return name.starts_with(beginning); });
 }
 
-bool is_left_out(const Graph& graph, const std::string& name) {
-  return std::ranges::any_of(graph.left_out(), [&](const std::string& beginning) { return name.starts_with(beginning); });
+// The file's tensors by their names in the model.
+FileTensors named_as_model(const Graph& graph, const SafeTensors& file, const std::set<std::string>& names) {
+  const Graph::Files& files = graph.files();
+  const std::string prefix = wrapper_of(file, names);
+  FileTensors tensors;
+  for (const auto& [name, tensor] : file.tensors) {
+    if (!name.starts_with(prefix)) continue;
+    const std::string own = name.substr(prefix.size()), in_body = files.body + own;
+    const bool is_of_body = !names.count(own) && (names.count(in_body) || is_left_out(graph, in_body));
+    tensors[is_of_body ? in_body : own] = &tensor;
+  }
+  if (const auto found = tensors.find(files.stands_in); found != tensors.end() && names.count(files.missing))
+    tensors.emplace(files.missing, found->second);
+  return tensors;
 }
 
 std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
@@ -202,6 +210,23 @@ SafeTensors to_safetensors(const Weights& weights) {
   return file;
 }
 
+namespace {
+
+// Where the file has nothing of the model's head, it gets a new one.
+void add_head(SafeTensors& file, const Graph& graph, const Weights& weights, const std::string& prefix,
+              std::vector<RenewedLayer>& renewed) {
+  const std::string& head = graph.files().head;
+  if (head.empty() || std::ranges::any_of(file.tensors, [&](const auto& entry) { return entry.first.starts_with(prefix + head); })) return;
+  each_tensor(weights, [&](const ParameterSpec& spec, const float* values) {
+    if (!spec.name.starts_with(head)) return;
+    const std::string layer = spec.name.substr(0, spec.name.rfind('.'));
+    file.tensors[prefix + spec.name] = to_file(spec, values);
+    if (renewed.empty() || renewed.back().name != layer) renewed.push_back({layer, 0, spec.shape[0]});
+  });
+}
+
+}  // namespace
+
 std::vector<RenewedLayer> renew(SafeTensors& file, const Graph& graph, const std::vector<std::string>& layers, uint64_t seed) {
   const Weights weights = initial_weights(graph, seed);
   const std::string prefix = wrapper_of(file, names_of(weights));
@@ -223,13 +248,14 @@ std::vector<RenewedLayer> renew(SafeTensors& file, const Graph& graph, const std
         [&](const std::string& name, const ParameterSpec& spec, const float* values) { file.tensors[name] = to_file(spec, values); });
     renewed.push_back(differs);
   }
+  add_head(file, graph, weights, prefix, renewed);
   return renewed;
 }
 
 Weights from_safetensors(const Graph& graph, const SafeTensors& file, const std::string& origin, BadValues bad_values) {
   Weights weights{graph.parameters(), graph.statistics(), {}, {}};
   const std::set<std::string> names = names_of(weights);
-  const FileTensors tensors = without_wrapper(file, names);
+  const FileTensors tensors = named_as_model(graph, file, names);
   Mismatches mismatches;
   find_mismatches(tensors, weights.parameters, mismatches);
   find_mismatches(tensors, weights.statistics, mismatches);

@@ -33,7 +33,7 @@ struct RenewedLayer {
   int64_t outputs_in_file = 0, outputs = 0;
 };
 // In the file, gives those of the layers that it has for another number of outputs the values that a model with this seed begins with, so
-// that the file fits. Returns them.
+// that the file fits; and a whole head (Graph::Files) if it has none, whose layers then have 0 outputs in the file. Returns them.
 std::vector<RenewedLayer> renew(SafeTensors&, const Graph&, const std::vector<std::string>& layers, uint64_t seed);
 
 // SHA-256 over the parameters and statistics in the order of their names.

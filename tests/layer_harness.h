@@ -14,13 +14,15 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "engine/files/safetensors.h"
 #include "engine/memory.h"
 #include "engine/random.h"
-#include "engine/files/safetensors.h"
 #include "layers/layer.h"
 
 namespace pipecast::testing {
@@ -432,9 +434,11 @@ inline void check_layer(Layer& layer, const std::vector<Shape>& shapes, Options 
 }
 
 #ifdef GOLDEN_DIR
-// The case of this name in tests/golden/layers.safetensors, on every device.
-inline void check_golden(const std::string& name, Layer& layer, bool training = true) {
-  static const SafeTensors file = read_safetensors(GOLDEN_DIR "/layers.safetensors");
+// The case of this name in tests/golden/FILE.safetensors, on every device.
+inline void check_golden(const std::string& name, Layer& layer, bool training = true, const std::string& file_name = "layers") {
+  static std::map<std::string, SafeTensors> files;
+  if (!files.contains(file_name)) files[file_name] = read_safetensors(GOLDEN_DIR "/" + file_name + ".safetensors");
+  const SafeTensors& file = files.at(file_name);
   auto tensor = [&](const std::string& key) -> const FileTensor& {
     INFO(name, "/", key);
     REQUIRE(file.tensors.contains(name + "/" + key));
@@ -446,9 +450,11 @@ inline void check_golden(const std::string& name, Layer& layer, bool training = 
   for (int i = 0; file.tensors.contains(name + "/x" + std::to_string(i)); ++i) {
     const std::string x = std::string("x").append(std::to_string(i));
     const std::vector<int64_t>& s = tensor(x).shape;
-    given.specs.push_back(Shape{s[0], s[1], s[2], s[3]});
-    given.x.push_back(values(x));
-    if (training) expected.dx.push_back(values("d" + x));
+    const bool integers = tensor(x).type == "I32";
+    given.specs.push_back({Shape{s[0], s[1], s[2], s[3]}, integers ? Storage::int32 : Storage::fp32});
+    given.x.push_back(integers ? Values(size_t(tensor(x).count())) : values(x));
+    if (integers) std::memcpy(given.x.back().data(), tensor(x).bytes.data(), tensor(x).bytes.size());
+    if (training) expected.dx.push_back(integers ? Values() : values("d" + x));
   }
   for (const ParameterSpec& spec : layer.parameters()) {
     INFO(name, ": ", spec.name);

@@ -3,7 +3,9 @@
 // Dropout drops nothing, so that there is something to compare.
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <string>
+#include <variant>
 
 #include "layers/layer.h"
 #include "models/models.h"
@@ -13,38 +15,49 @@ namespace pipecast::testing {
 
 struct ModelPass {
   std::vector<float> prediction;  // of the batch, row by row
-  double loss = 0;                // mean over the labels; only in training
+  double loss = 0;                // mean over what it counts; only in training
   Weights gradients;              // in place of the parameters; only in training
 };
 
-// Trained or not with these weights on `batch` images (NHWC) and their labels, or those of their pixels. Every value is in a vector of its
-// own, poisoned before it is written. Throws Error for a model whose inputs are not "image" and "label".
-inline ModelPass run_model(const Graph& graph, Weights weights, const std::vector<float>& images, const std::vector<int32_t>& labels,
-                           int64_t batch, bool training) {
+using Inputs = std::map<std::string, std::variant<std::vector<float>, std::vector<int32_t>>>;
+
+// Trained or not with these weights on these inputs, by name; those of the loss only in training. Every value is in a vector of its own,
+// poisoned before it is written.
+inline ModelPass run_model(const Graph& graph, Weights weights, Inputs inputs_given, const PassShape& shape, bool training) {
   const float poison = std::numeric_limits<float>::quiet_NaN();
   const DeviceOwner owner("cpu");
   const Device device = owner.get();
-  const std::vector<TensorSpec> specs = graph.specs(batch);
+  const std::vector<TensorSpec> specs = graph.specs(shape);
   const size_t count = specs.size();
   std::vector<std::vector<float>> values(count), gradients(count), saved(graph.nodes().size());
   std::vector<Tensor> tensors(count);
-  std::vector<int32_t> labels_given = labels;
   for (size_t v = 0; v < count; ++v) {
-    if (graph.is_input(int(v)) && graph.input_of(int(v)).name == "label") {
-      tensors[v] = {labels_given.data(), specs[v].shape, Storage::int32};
+    tensors[v] = {nullptr, specs[v].shape, specs[v].storage};
+    if (graph.is_input(int(v))) {
+      const std::string& name = graph.input_of(int(v)).name;
+      if (!inputs_given.contains(name)) continue;
+      std::visit(
+          [&](auto& given) {
+            if (int64_t(given.size()) != specs[v].shape.count()) throw Error("input '" + name + "' has another size than the model's");
+            tensors[v].data = given.data();
+          },
+          inputs_given.at(name));
       continue;
     }
-    if (graph.is_input(int(v)) && graph.input_of(int(v)).name != "image") throw Error("an input that is neither image nor label");
     values[v].assign(size_t(specs[v].shape.count()), poison);
-    tensors[v] = {values[v].data(), specs[v].shape};
+    tensors[v].data = values[v].data();
   }
-  if (images.size() != values[0].size()) throw Error("images of another size than the model's");
-  values[0] = images;
-  tensors[0].data = values[0].data();
 
   Weights gradient_weights{weights.parameters, weights.statistics, std::vector<float>(weights.parameter_values.size()),
                            weights.statistic_values};
-  float sums[8] = {}, scale = 1 / float(std::max<size_t>(labels.size(), 1));
+  float sums[8] = {}, scale = 1;
+  double counts[8] = {1};
+  if (training) {
+    std::vector<Tensor> of_loss;
+    for (int input : graph.nodes().back().inputs) of_loss.push_back(tensors[size_t(input)]);
+    graph.loss()->count(of_loss, counts);
+    scale = float(1 / counts[0]);
+  }
   // The pass of a node: what is common to forward and backward.
   struct Prepared {
     std::vector<Tensor> x;
@@ -54,7 +67,7 @@ inline ModelPass run_model(const Graph& graph, Weights weights, const std::vecto
   const auto pointers = [&](int node, const Segments& all, std::vector<float>& floats, std::vector<ParameterSpec> (Layer::*of)() const) {
     std::vector<float*> found;
     for (const ParameterSpec& spec : graph.collect(node, node + 1, of).specs)
-      found.push_back(floats.data() + all.offsets[size_t(all.find(spec.name))]);
+      found.push_back(floats.data() + all.offsets[size_t(all.find(spec.tied.empty() ? spec.name : spec.tied))]);
     return found;
   };
   std::vector<Memory> workspaces(graph.nodes().size());
@@ -83,7 +96,7 @@ inline ModelPass run_model(const Graph& graph, Weights weights, const std::vecto
     prepare(i, p, true);
     graph.nodes()[i].layer->forward(p.pass);
   }
-  ModelPass made{values[size_t(graph.prediction())], double(sums[0]) * double(scale), {}};
+  ModelPass made{values[size_t(graph.prediction())], double(sums[0]) / counts[0], {}};
   if (!training) return made;
 
   for (size_t i = last; i-- > 0;) {
@@ -115,6 +128,13 @@ inline ModelPass run_model(const Graph& graph, Weights weights, const std::vecto
   }
   made.gradients = std::move(gradient_weights);
   return made;
+}
+
+// The same of a classifier of images (NHWC), with their labels.
+inline ModelPass run_model(const Graph& graph, Weights weights, const std::vector<float>& images, const std::vector<int32_t>& labels,
+                           int64_t batch, bool training) {
+  return run_model(graph, std::move(weights), labels.empty() ? Inputs{{"image", images}} : Inputs{{"image", images}, {"label", labels}},
+                   batch, training);
 }
 
 }  // namespace pipecast::testing

@@ -144,6 +144,8 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
   if (layout.partition.empty())
     layout.partition = pipecast::partition(estimated_costs(graph, {o.pass().samples, longest(batch_shapes)}), chunks * o.stages);
   layout.model.emplace(graph, layout.partition, layout.programs);
+  for (size_t piece = 0, part = 0; piece < layout.partition.size(); part += size_t(layout.partition[piece++]))
+    graph.check_ties(graph.parts()[part].first, graph.parts()[part + size_t(layout.partition[piece]) - 1].last);
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;

@@ -48,12 +48,19 @@ Tensor Section::gradient(int frame, int value, const PassShape& pass) const {
   return tensor(plan_.gradients, frame, value, plan_.specs(pass));
 }
 
+// Where a layer's parameter lies: that of the layer that it is tied to, if this one is here; else the next segment.
+static size_t segment_of(const Segments& segments, const ParameterSpec& spec, size_t& next) {
+  const int tied = spec.tied.empty() ? -1 : segments.find(spec.tied);
+  return tied >= 0 ? size_t(tied) : next++;
+}
+
 Binding Section::bind(const Segments& segments, float* base, std::vector<ParameterSpec> (Layer::*of)() const) const {
   Binding binding;
   size_t next = 0;
   for (const PlannedNode& planned : plan_.nodes) {
     binding.first.push_back(binding.pointers.size());
-    for (size_t k = (planned.node->layer.get()->*of)().size(); k > 0; --k) binding.pointers.push_back(base + segments.offsets[next++]);
+    for (const ParameterSpec& spec : (planned.node->layer.get()->*of)())
+      binding.pointers.push_back(base + segments.offsets[segment_of(segments, spec, next)]);
   }
   binding.first.push_back(binding.pointers.size());
   return binding;
@@ -65,7 +72,8 @@ Binding Section::bind_gradients(float* base, const std::vector<std::string>& fro
   size_t next = 0;
   for (size_t k = 0; k < plan_.nodes.size(); ++k) {
     bool is_frozen = plan_.nodes[k].node->layer->splits();
-    for (size_t left = all.node(k).size(); left > 0; --left) is_frozen &= is_named(plan_.parameters.specs[next++].name, frozen);
+    for (const ParameterSpec& spec : plan_.nodes[k].node->layer->parameters())
+      is_frozen &= is_named(plan_.parameters.specs[segment_of(plan_.parameters, spec, next)].name, frozen);
     wanted.first.push_back(wanted.pointers.size());
     if (!is_frozen) wanted.pointers.insert(wanted.pointers.end(), all.node(k).begin(), all.node(k).end());
   }
