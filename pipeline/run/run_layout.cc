@@ -108,6 +108,14 @@ int TrainerOptions::threads_per_stage() const {
   return std::max(1, (threads > 0 ? threads : int(std::thread::hardware_concurrency())) / stages);
 }
 
+static void check_ties(const Graph& graph, const std::vector<int>& partition) {
+  int part = 0;
+  for (const int count : partition) {
+    graph.check_ties(graph.parts()[size_t(part)].first, graph.parts()[size_t(part + count) - 1].last);
+    part += count;
+  }
+}
+
 RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassShape> batch_shapes) {
   if (!graph.loss())
     throw UsageError("model " + graph.name() + " has no loss: add one as its last layer, for example softmax_cross_entropy");
@@ -144,8 +152,7 @@ RunLayout resolve(const Graph& graph, const TrainerOptions& o, std::vector<PassS
   if (layout.partition.empty())
     layout.partition = pipecast::partition(estimated_costs(graph, {o.pass().samples, longest(batch_shapes)}), chunks * o.stages);
   layout.model.emplace(graph, layout.partition, layout.programs);
-  for (size_t piece = 0, part = 0; piece < layout.partition.size(); part += size_t(layout.partition[piece++]))
-    graph.check_ties(graph.parts()[part].first, graph.parts()[part + size_t(layout.partition[piece]) - 1].last);
+  check_ties(graph, layout.partition);
   for (int k = 0; k < o.stages; ++k) {
     const Program& program = layout.programs[size_t(k)];
     StageOptions s;
