@@ -22,13 +22,15 @@ class BenchStepCommand : public Command {
   BenchStepCommand()
       : Command("bench step", "Forward, loss, backward and update of one mini-batch on one stage: speed and memory",
                 "  pipecast bench step --model resnet20 --batch 128 --image 32 --threads 2\n"
-                "  pipecast bench step --model resnet50 --batch 32 --image 64 --json") {}
+                "  pipecast bench step --model resnet50 --batch 32 --image 64 --json\n"
+                "  pipecast bench step --model residual-lstm --batch 256 --length 200") {}
 
   void declare(Options& o) override {
     o.text("model", model_, "NAME", list_names(model_entries()));
     o.number("batch", trainer_.batch, "N", "samples per mini-batch", 1, most_batch);
     o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
-    o.number("length", length_, "N", "tokens of a text, where the model reads text", 1, most_length);
+    o.number("length", trainer_.length, "N", "tokens per sample, where the model reads sequences", 1, most_length);
+    o.number("vocabulary", vocabulary_, "N", "size of the vocabulary; 0: as the model was made for", 0, most_vocabulary);
     o.text("device", trainer_.device, "NAME", "cpu or cuda");
     o.text("math", trainer_.math, "NAME", "fp32, tf32 on a GPU, or bf16");
     o.flag("cuda-graphs", trainer_.cuda_graphs, "record each pass on the GPU once and replay it");
@@ -43,12 +45,15 @@ class BenchStepCommand : public Command {
     trainer_.threads = threads_asked_for(trainer_.threads);
     trainer_.executor = "sequential";  // one stage needs no thread beside this one
     trainer_.schedule.rate = 1e-3f;    // nothing diverges on noise
-    const int64_t vocabulary = model_entry(model_).vocabulary;
-    const bool text = is_of_text(make_model(model_, {.vocabulary = vocabulary}));
-    trainer_.length = text ? length_ : 1;
-    const Dataset data = text ? noise_texts(trainer_.batch, length_, vocabulary) : noise_pictures(trainer_.batch, image_);
-    const Batches batches(data.train, {.batch = trainer_.batch, .shuffle = true, .seed = 1});
-    Trainer trainer(make_model(model_, {.image = data.image, .classes = data.classes, .vocabulary = vocabulary}), trainer_, batches.shapes());
+    const Dataset pictures = noise_pictures(trainer_.batch, image_);
+    const int64_t vocabulary = vocabulary_ > 0 ? vocabulary_ : model_entry(model_).vocabulary;
+    Graph graph = make_model(model_, {.image = pictures.image, .classes = pictures.classes, .vocabulary = vocabulary});
+    const bool sequences = std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
+    if (!sequences) trainer_.length = 1;
+    const Batches batches(
+        sequences ? noise_sequences(graph, trainer_.batch, trainer_.length, vocabulary, pictures.classes) : pictures.train,
+        {.batch = trainer_.batch, .shuffle = true, .seed = 1});
+    Trainer trainer(std::move(graph), trainer_, batches.shapes());
 
     using Clock = std::chrono::steady_clock;
     constexpr int64_t most_steps = 1 << 20, warm_up = 3;
@@ -87,11 +92,11 @@ class BenchStepCommand : public Command {
                                           {"model", model_},
                                           {"batch", trainer_.batch},
                                           {"image", image_},
+                                          {"length", trainer_.length},
                                           {"device", trainer_.device},
                                           {"threads", trainer_.threads},
                                           {"steps", times.size()},
                                           {"images_per_second", images_per_second},
-                                          {"length", trainer_.length},
                                           {"tokens_per_second", images_per_second * double(trainer_.length)},
                                           {"step_seconds", spread.json()},
                                           {"memory_mebibytes", tensors},
@@ -104,9 +109,10 @@ class BenchStepCommand : public Command {
                        .dump()
                 << std::endl;
     else
-      std::cout << format("%s, batch %lld, %s, %d threads on %s: %.1f %s\n", model_.c_str(), (long long)(trainer_.batch),
-                          (text ? format("%lld tokens", (long long)(length_)) : format("%lldx%lld images", (long long)(image_), (long long)(image_))).c_str(),
-                          trainer_.threads, trainer_.device.c_str(), images_per_second * double(trainer_.length), text ? "tokens/s" : "images/s")
+      std::cout << format("%s, batch %lld, ", model_.c_str(), (long long)(trainer_.batch))
+                << (sequences ? format("%lld tokens, ", (long long)(trainer_.length)) : format("%lldx%lld images, ", (long long)(image_), (long long)(image_)))
+                << format("%d threads on %s: ", trainer_.threads, trainer_.device.c_str())
+                << (sequences ? format("%.0f tokens/s\n", images_per_second * double(trainer_.length)) : format("%.1f images/s\n", images_per_second))
                 << format("step %.2f ms median of %zu, a tenth below %.2f, a tenth above %.2f; first step done %.2f s after the start\n",
                           spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
                 << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,
@@ -116,12 +122,8 @@ class BenchStepCommand : public Command {
   }
 
  private:
-  static bool is_of_text(const Graph& graph) {
-    return std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
-  }
-
   std::string model_ = "resnet20";
-  int64_t image_ = 32, length_ = 128;
+  int64_t image_ = 32, vocabulary_ = 0;
   double seconds_ = 5;
   bool json_ = false;
   TrainerOptions trainer_;

@@ -15,15 +15,10 @@
 namespace pipecast {
 namespace {
 
-// Logits and labels of the samples in the order in which they were evaluated.
-void write_logits(const std::string& path, const std::vector<float>& logits, const Batches& batches, const InputSpec& label) {
-  std::vector<int64_t> labels;
-  std::vector<int32_t> of_batch;
-  for (int64_t index = 0; index < batches.per_epoch(); ++index) {
-    of_batch.resize(size_t(batches.size(index)));
-    batches.read(index, batches.column(label), of_batch.data());
-    labels.insert(labels.end(), of_batch.begin(), of_batch.end());
-  }
+// Logits and labels of the samples, or of their pixels, in the order in which they were evaluated.
+void write_logits(const std::string& path, const std::vector<float>& logits, const Batches& batches) {
+  const std::vector<int32_t> of_batches = labels_of(batches);
+  const std::vector<int64_t> labels(of_batches.begin(), of_batches.end());
   const int64_t n = int64_t(labels.size());
   SafeTensors file;
   file.tensors["logits"] = FileTensor::f32({n, int64_t(logits.size()) / n}, logits.data());
@@ -96,7 +91,7 @@ class EvalCommand : public Command {
       if (classes) classes->add(of_pass);
       if (!logits_.empty()) logits.insert(logits.end(), of_pass.as<float>(), of_pass.as<float>() + of_pass.shape.count());
     });
-    if (!logits_.empty()) write_logits(logits_, logits, batches, {"label", {{1, 1, 1, 1}, Storage::int32}});
+    if (!logits_.empty()) write_logits(logits_, logits, batches);
     const std::optional<double> perplexity_of_all = perplexity(trainer.graph(), outcome.loss);
     if (json_) {
       nlohmann::ordered_json json = {

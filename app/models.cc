@@ -1,12 +1,14 @@
 // The models: parameters, arithmetic and parts.
 #include "models/models.h"
 
+#include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "engine/parameters.h"
 #include "layers/layer.h"
+#include "pipeline/limits.h"
 
 namespace pipecast {
 namespace {
@@ -41,6 +43,7 @@ class ModelsCommand : public Command {
   void declare(Options& o) override {
     o.text("model", model_, "NAME", "this one only, with its parts; default: all");
     o.number("image", image_, "SIZE", "height and width of the images; 0: those that each model was made for", 0, most_image_side);
+    o.number("length", length_, "POSITIONS", "length of the sequences that models of text read", 1, most_length);
     o.number("classes", classes_, "N", "classes; 0: as many as each model was made for", 0, most_classes);
     o.flag("json", json_, "print JSON");
     o.not_in_config();
@@ -59,7 +62,9 @@ class ModelsCommand : public Command {
   Json describe(const ModelEntry& entry) const {
     const int64_t side = image_ ? image_ : entry.image, classes = classes_ ? classes_ : entry.classes;
     const Graph graph = entry.make({.image = {1, side, side, 3}, .classes = classes, .vocabulary = entry.vocabulary});
-    const std::vector<TensorSpec> specs = graph.specs(1);
+    const auto& inputs = graph.inputs();
+    const bool sees = std::ranges::any_of(inputs, [](const InputSpec& input) { return input.name == "image"; });
+    const std::vector<TensorSpec> specs = graph.specs({1, sees ? 1 : length_});
     Json parts = Json::array();
     for (const Part& part : graph.parts())
       parts.push_back({{"name", part.name},
@@ -67,7 +72,8 @@ class ModelsCommand : public Command {
                        {"flops", flops(graph, specs, part.first, part.last)}});
     return {{"name", entry.name},
             {"summary", entry.summary},
-            {"image", side},
+            {"image", sees ? Json(side) : Json()},
+            {"length", sees ? Json() : Json(length_)},
             {"classes", classes},
             {"parameters", count(graph.parameters())},
             {"flops", flops(graph, specs, 0, int(graph.nodes().size()))},
@@ -77,10 +83,10 @@ class ModelsCommand : public Command {
   void print(const Json& models) const {
     std::cout << "model                image  classes  parameters  GFLOP/sample  parts\n";
     for (const Json& m : models)
-      std::cout << format("%-20s %5lld %8lld %9.2f M %13.2f %6zu\n", m["name"].get<std::string>().c_str(), m["image"].get<long long>(),
-                          m["classes"].get<long long>(), m["parameters"].get<double>() / 1e6, m["flops"].get<double>() / 1e9,
-                          m["parts"].size());
-    std::cout << "GFLOP: of the forward pass of one sample; a multiply-add is two operations.\n";
+      std::cout << format("%-20s %5s %8lld %9.2f M %13.2f %6zu\n", m["name"].get<std::string>().c_str(),
+                          m["image"].is_null() ? "text" : m["image"].dump().c_str(), m["classes"].get<long long>(),
+                          m["parameters"].get<double>() / 1e6, m["flops"].get<double>() / 1e9, m["parts"].size());
+    std::cout << "GFLOP: of the forward pass of one sample, a text of " << length_ << " positions; a multiply-add is two operations.\n";
     if (model_.empty()) return;
     std::cout << "\n   part                                parameters     GFLOP\n";
     size_t number = 0;
@@ -90,7 +96,7 @@ class ModelsCommand : public Command {
   }
 
   std::string model_;
-  int64_t image_ = 0, classes_ = 0;
+  int64_t image_ = 0, length_ = 128, classes_ = 0;
   bool json_ = false;
 };
 

@@ -60,8 +60,9 @@ struct PlanOptions {
     mistakes.report();
   }
 
-  // Builds the model, times its parts on this machine and plans. Call resolve() first.
-  Plan plan() {
+  // Builds the model, times its parts on this machine (unless memory_only) and plans. Call resolve() first.
+  Plan plan(bool memory_only = false) {
+    if (memory_only && partition == "measured") throw UsageError("--memory-only measures nothing: give --partition balanced or a list");
     const int64_t tokens = vocabulary > 0 ? vocabulary : model_entry(model).vocabulary;
     Graph graph = make_model(model, {.image = {1, image, image, 3}, .classes = classes, .vocabulary = tokens});
     if (cut_layers) graph.cut_parts_by_layer();
@@ -70,6 +71,7 @@ struct PlanOptions {
     if (samples % trainer.batch > 0) shapes.push_back(PassShape(samples % trainer.batch, trainer.length));
     const bool listed = partition != "balanced" && partition != "measured";
     if (listed) trainer.partition = listed_partition(partition, graph, trainer.stages * chunks_of(find_method(trainer.method), trainer.chunks));
+    if (memory_only) return plan_memory(graph, trainer, shapes);
     return make_plan(graph, trainer, partition == "measured" ? Balance::measured : Balance::estimated, shapes);
   }
 };

@@ -111,6 +111,8 @@ class PredictCommand : public Command {
     set_threads(trainer_.threads);
     trainer_.batch = std::min<int64_t>(trainer_.batch, int64_t(paths.size()));
     Graph graph = make_model(named.model, named.options);
+    if (graph.specs(1)[size_t(graph.prediction())].shape.rows() > 1)
+      throw UsageError("model " + named.model + " gives every pixel a class, and predict names one for a picture: use eval --logits");
     Trainer trainer(std::move(graph), trainer_, {PassShape(trainer_.batch)});
     trainer.set_weights(named.weights);
     std::vector<Predicted> all;

@@ -51,10 +51,9 @@ std::string start_lines(const TrainingOptions& options, const TrainingInput& inp
   std::string lines;
   if (input.start)
     for (const RenewedLayer& layer : input.start->renewed)
-      lines += layer.outputs_in_file == 0
-                   ? format("layer %s begins anew: the weights do not have it\n", layer.name.c_str())
-                   : format("layer %s begins anew: the weights have it for %lld classes, the data set has %lld\n", layer.name.c_str(),
-                            (long long)(layer.outputs_in_file), (long long)(layer.outputs));
+      lines += layer.outputs_in_file == 0 ? format("layer %s begins anew: the weights do not have it\n", layer.name.c_str())
+                                          : format("layer %s begins anew: the weights have it for %lld classes, the data set has %lld\n",
+                                                   layer.name.c_str(), (long long)(layer.outputs_in_file), (long long)(layer.outputs));
   int64_t frozen = 0;
   for (const ParameterSpec& spec : graph.parameters().specs)
     if (is_named(spec.name, options.trainer.groups.frozen)) frozen += spec.count();

@@ -134,7 +134,8 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
   mistakes.check([&] { trainer.non_finite = non_finite_mode(non_finite); });
   mistakes.check([&] { make_optimizer(trainer.optimizer); });
   mistakes.check([&] { trainer.schedule.validate(); });
-  mistakes.check([&] { parse_augmentation(augment); });
+  Augmentation augmentation;
+  mistakes.check([&] { augmentation = parse_augmentation(augment); });
   mistakes.check([&] { DeviceOwner device(trainer.device, trainer.math); });
   const std::vector<std::string> executors = executor_names();
   if (std::find(executors.begin(), executors.end(), trainer.executor) == executors.end())
@@ -148,6 +149,8 @@ TrainingInput TrainingOptions::resolve(bool resumed) {
     model_options = model_options_of(input.dataset);
     model_options.label_smoothing = label_smoothing;
     trainer.length = input.dataset.train->lengths().back();
+    input.dataset.train->check(augmentation);
+    model_options.mixup = augmentation.mixup > 0;
   });
   mistakes.check([&] { input.graph = make_model(model, model_options); });
   if (input.graph && input.dataset.train) mistakes.check([&] { check_columns(*input.graph, input.dataset); });

@@ -8,10 +8,6 @@
 namespace pipecast {
 namespace {
 
-bool is_model(const std::string& name) {
-  return std::ranges::any_of(model_entries(), [&](const auto& entry) { return entry.name == name; });
-}
-
 std::string said(const SafeTensors& file, const std::string& key) {
   const auto found = file.metadata.find(key);
   return found == file.metadata.end() ? "" : found->second;

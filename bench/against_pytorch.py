@@ -71,6 +71,11 @@ def make_model(name):
         return resnet9()
     if name.startswith("resnet") and int(name.removeprefix("resnet")) in (20, 32, 44, 56, 110):
         return cifar_resnet(int(name.removeprefix("resnet")))
+    if name.startswith("amoebanet_d_"):
+        sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests" / "golden"))
+        from amoebanet_d import AmoebaNetD
+
+        return AmoebaNetD(*map(int, name.removeprefix("amoebanet_d_").split("x")), 10)
     import torchvision
 
     without_auxiliary = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}

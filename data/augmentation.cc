@@ -13,7 +13,7 @@ namespace pipecast {
 namespace {
 
 const std::vector<std::string> names = {"random-resized-crop", "colour-jitter", "hue-jitter", "crop", "flip",
-                                        "random-erasing",      "cutout",        "none"};
+                                        "random-erasing",      "cutout",        "mixup",      "none"};
 
 // The number after the colon of "name:number", or the usual one where there is no colon.
 double number_of(const std::string& entry, double usual, double least, double most) {
@@ -53,6 +53,7 @@ Augmentation parse_augmentation(const std::string& list) {
     else if (name == "hue-jitter") augmentation.hue = float(number_of(entry, .1, 0, .5));
     else if (name == "random-erasing") augmentation.erasing = float(number_of(entry, .5, 0, 1));
     else if (name == "cutout") augmentation.cutout = whole_number_of(entry, 8, 1, 4096);
+    else if (name == "mixup") augmentation.mixup = float(number_of(entry, .2, .001, 100));
     else if (entry == "none") throw UsageError("augmentation '" + list + "': 'none' excludes all others; leave it out or write it alone");
     else if (name == "crop" || name == "flip") throw UsageError("augmentation '" + shown(entry) + "': " + name + " takes no number");
     else throw UsageError(unknown_name("augmentation", name, names));
@@ -69,6 +70,7 @@ struct Numbers {
   Numbers(uint32_t purpose, const Draw& draw, uint64_t numbers)
       : random{draw.seed, purpose, uint64_t(draw.epoch)}, first(numbers * uint64_t(draw.position)) {}
   double between(uint64_t k, double least, double most) const { return least + (most - least) * double(random.uniform(first + k)); }
+  double normal(uint64_t k) const { return double(random.normal(first + k)); }
   int64_t below(uint64_t k, int64_t n) const { return random.below(first + k, uint32_t(n)); }
 };
 
@@ -111,6 +113,25 @@ Box random_box(float least_area, const Draw& draw, int64_t height, int64_t width
   const int64_t h = ratio < least ? int64_t(std::nearbyint(double(width) / least)) : height;
   const int64_t w = ratio > most ? int64_t(std::nearbyint(double(height) * most)) : width;
   return {(height - h) / 2, (width - w) / 2, h, w};
+}
+
+// Of two numbers from the gamma distribution, X and Y, X / (X + Y) is from Beta. Each is made as Marsaglia and Tsang do it ("A simple
+// method for generating gamma variables", 2000), for alpha + 1, times U^(1 / alpha); its logarithm, as it may be very small.
+float mixing_share(float alpha, const Draw& draw) {
+  constexpr uint64_t per_number = 2 * tries + 1;  // one try in twenty fails at most
+  const Numbers numbers(purpose("mixup"), draw, 2 * per_number);
+  const auto logarithm = [&](uint64_t first) {
+    const double d = double(alpha) + 2. / 3, c = 1 / std::sqrt(9 * d);
+    double cube = 1;
+    for (uint64_t k = 0; k < tries; ++k) {
+      const double x = numbers.normal(first + 2 * k), u = 1 - numbers.between(first + 2 * k + 1, 0, 1), root = 1 + c * x;
+      if (root <= 0) continue;
+      cube = root * root * root;
+      if (std::log(u) < x * x / 2 + d * (1 - cube + std::log(cube))) break;
+    }
+    return std::log(d * cube) + std::log(1 - numbers.between(first + 2 * tries, 0, 1)) / double(alpha);
+  };
+  return float(1 / (1 + std::exp(logarithm(per_number) - logarithm(0))));
 }
 
 void change_brightness(float factor, const Shape& shape, uint8_t* picture) {

@@ -21,6 +21,9 @@ struct Augmentation {
   // After normalising: a rectangle becomes the mean with this probability; a square of so many pixels a side does; 0: none.
   float erasing = 0;
   int64_t cutout = 0;
+  // Last: a sample becomes a mixture of itself and the next one in the order of the epoch, after all of the above, with a share drawn from
+  // Beta(mixup, mixup) (Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018); 0: none.
+  float mixup = 0;
   bool operator==(const Augmentation&) const = default;
   bool any() const { return *this != Augmentation{}; }
 };
@@ -34,6 +37,9 @@ struct Draw {
   uint64_t seed;
   int64_t epoch, position;
 };
+
+// The share of a sample in its mixture: a number from Beta(alpha, alpha).
+float mixing_share(float alpha, const Draw&);
 
 // RandomResizedCrop: the share of the area is uniform in least_area to 1, the logarithm of width / height in that of 3/4 to 4/3. After ten
 // rectangles that do not fit, it is the largest one in the middle with such a ratio.

@@ -102,8 +102,10 @@ void Batches::read(int64_t index, size_t column, int64_t begin, int64_t end, voi
   const Batch& of = batch(index);
   // Every type has elements of 4 bytes on the host.
   const int64_t bytes = 4 * samples_->columns()[column].of({1, of.shape.length}).shape.count();
-  samples_->read(column, order_.data() + of.begin + begin, end - begin,
-                 {of.shape.length, options_.augmentation, options_.seed, epoch_, of.begin + begin}, static_cast<char*>(to) + begin * bytes);
+  const int64_t first = of.begin + begin, next = (of.begin + end) % int64_t(order_.size());
+  samples_->read(column, order_.data() + first, end - begin,
+                 {of.shape.length, options_.augmentation, options_.seed, epoch_, first, order_[size_t(next)], next},
+                 static_cast<char*>(to) + begin * bytes);
 }
 
 }  // namespace pipecast

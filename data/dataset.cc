@@ -52,6 +52,8 @@ Registry<DatasetFormat>& registry() {
            generated_language},
           {"generated", "generated or generated:SIZE, ten kinds of shape drawn by random numbers, no file needed",
            [](const std::string& argument, const DataOptions& options) { return dataset_of(generate_shapes(argument), options); }},
+          {"generated-masks", "generated-masks or generated-masks:SIZE, the same shapes with a label for every pixel, at 64 pixels a side",
+           generate_masks},
       });
   return formats;
 }

@@ -22,6 +22,9 @@ struct Reading {
   // The position of the first sample in the shuffled order of the epoch. The random numbers of a sample are derived from its position, so
   // they do not depend on the batch size.
   int64_t place = 0;
+  // The sample behind the last one in that order, and its position: behind the last of all is the first. For mixup.
+  int32_t next = 0;
+  int64_t next_place = 0;
 };
 
 // The samples of a data set's training or test part, as named columns. Reading them is thread-safe.

@@ -42,20 +42,27 @@ class PicturesInMemory : public PictureSource {
 // What a thread needs to make images.
 struct Room {
   std::vector<uint8_t> decoded, scaled;
+  std::vector<float> next;
 };
 
 class PictureSamples : public Samples {
  public:
   PictureSamples(std::shared_ptr<const PictureSource> source, const Shape& image, int64_t resize, const std::vector<float>& mean,
                  const std::vector<float>& deviation)
-      : source_(std::move(source)), image_(image), resize_(resize), columns_{{"image", image_}, {"label", {{1, 1, 1, 1}, Storage::int32}}} {
+      : source_(std::move(source)),
+        image_(image),
+        resize_(resize),
+        columns_{{"image", image_},
+                 {"label", {{}, Storage::int32}},
+                 {"second label", {{}, Storage::int32}},
+                 {"share", {{}, Storage::fp32, false}}} {
     for (int64_t c = 0; c < image_.c; ++c)
       for (int byte = 0; byte < 256; ++byte) normalised_.push_back((float(byte) / 255 - mean[size_t(c)]) / deviation[size_t(c)]);
   }
 
   int64_t size() const override { return source_->size(); }
   const std::vector<InputSpec>& columns() const override { return columns_; }
-  bool takes_long(size_t column) const override { return column == 0 && (resize_ > 0 || source_->decodes()); }
+  bool takes_long(size_t column) const override { return column == image_column && (resize_ > 0 || source_->decodes()); }
 
   void check(const Augmentation& augmentation) const override {
     if ((augmentation.colours > 0 || augmentation.hue > 0) && image_.c != 3 && image_.c != 1)
@@ -64,8 +71,19 @@ class PictureSamples : public Samples {
   }
 
   void read(size_t column, const int32_t* samples, int64_t count, const Reading& reading, void* to) const override {
-    if (column == 0) return read_images(samples, count, reading, static_cast<float*>(to));
-    for (int64_t i = 0; i < count; ++i) static_cast<int32_t*>(to)[i] = source_->label(samples[i]);
+    switch (column) {
+      case image_column: return read_images(samples, count, reading, static_cast<float*>(to));
+      case label_column: return read_labels(samples, count, static_cast<int32_t*>(to));
+      case second_label_column: {
+        auto* labels = static_cast<int32_t*>(to);
+        const bool mixed = reading.augmentation.mixup > 0;
+        read_labels(samples + mixed, count - mixed, labels);
+        if (mixed) labels[count - 1] = source_->label(reading.next);
+        return;
+      }
+      default:
+        for (int64_t i = 0; i < count; ++i) static_cast<float*>(to)[i] = share(reading, i);
+    }
   }
 
   void add_to(Sha256& digest) const override {
@@ -76,20 +94,43 @@ class PictureSamples : public Samples {
   }
 
  private:
+  enum Column : size_t { image_column, label_column, second_label_column, share_column };
+
+  void read_labels(const int32_t* samples, int64_t count, int32_t* labels) const {
+    for (int64_t i = 0; i < count; ++i) labels[i] = source_->label(samples[i]);
+  }
+
+  // Of sample i of those that are read in its mixture.
+  static float share(const Reading& reading, int64_t i) {
+    const float mixup = reading.augmentation.mixup;
+    return mixup > 0 ? mixing_share(mixup, {reading.seed, reading.epoch, reading.place + i}) : 1;
+  }
+
   void read_images(const int32_t* samples, int64_t count, const Reading& reading, float* images) const {
+    Room room;
+    const int64_t floats = image_.count();
+    for (int64_t i = 0; i < count; ++i) read_augmented(samples[i], reading.place + i, reading, room, images + i * floats);
+    if (reading.augmentation.mixup == 0) return;
+    room.next.resize(size_t(floats));
+    read_augmented(reading.next, reading.next_place, reading, room, room.next.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const float own = share(reading, i), *other = i + 1 < count ? images + (i + 1) * floats : room.next.data();
+      for (int64_t k = 0; k < floats; ++k) images[i * floats + k] = own * images[i * floats + k] + (1 - own) * other[k];
+    }
+  }
+
+  // The image of the sample at this position in the order of the epoch.
+  void read_augmented(int64_t sample, int64_t position, const Reading& reading, Room& room, float* image) const {
     const Random random{reading.seed, purpose("augment"), uint64_t(reading.epoch)};  // of crops and flips
     const Augmentation& augmentation = reading.augmentation;
-    Room room;
-    for (int64_t i = 0; i < count; ++i, images += image_.count()) {
-      const Draw draw{reading.seed, reading.epoch, reading.place + i};
-      const uint64_t element = 4 * uint64_t(draw.position);
-      const int64_t down = augmentation.crop ? int64_t(random.below(element, 9)) - 4 : 0;
-      const int64_t right = augmentation.crop ? int64_t(random.below(element + 1, 9)) - 4 : 0;
-      const bool mirrored = augmentation.flip && random.below(element + 2, 2) == 1;
-      read_image(picture_of_size(samples[i], augmentation, draw, room), down, right, mirrored, images);
-      if (augmentation.erasing > 0) erase(augmentation.erasing, draw, image_, images);
-      if (augmentation.cutout > 0) cut_out(augmentation.cutout, draw, image_, images);
-    }
+    const Draw draw{reading.seed, reading.epoch, position};
+    const uint64_t element = 4 * uint64_t(draw.position);
+    const int64_t down = augmentation.crop ? int64_t(random.below(element, 9)) - 4 : 0;
+    const int64_t right = augmentation.crop ? int64_t(random.below(element + 1, 9)) - 4 : 0;
+    const bool mirrored = augmentation.flip && random.below(element + 2, 2) == 1;
+    read_image(picture_of_size(sample, augmentation, draw, room), down, right, mirrored, image);
+    if (augmentation.erasing > 0) erase(augmentation.erasing, draw, image_, image);
+    if (augmentation.cutout > 0) cut_out(augmentation.cutout, draw, image_, image);
   }
 
   // Pixels of the image's shape, with other colours where that is asked for.

@@ -1,5 +1,6 @@
 #pragma once
-// Data sets of labelled pictures. Columns: image (fp32, scaled, augmented, normalised) and label (int32).
+// Data sets of labelled pictures. Columns: image (fp32, scaled, augmented, normalised) and label (int32); "second label" (int32) and
+// "share" (fp32), the other label of a mixture and how much of it is the first (mixup). Where nothing is mixed the share is 1.
 #include <map>
 #include <string_view>
 
@@ -58,6 +59,7 @@ Dataset load_folder(const std::string& directory, const DataOptions&);         /
 Dataset load_tiny_imagenet(const std::string& directory, const DataOptions&);  // the same, as it is unpacked
 Dataset load_food101(const std::string& directory, const DataOptions&);        // images/CLASS/*.jpg, meta/train.txt, meta/test.txt
 PictureSet generate_shapes(const std::string& train_size);  // 10 kinds of shape, place, size, colours at random; "" = 2000
+Dataset generate_masks(const std::string& train_size, const DataOptions&);  // the same, with a label for each pixel
 
 // Their readers over memory. `file` stands for the file in messages.
 int64_t append_cifar(std::string_view bytes, const std::string& file, Cifar, BadSamples, Pictures&);  // returns how many were skipped

@@ -20,6 +20,18 @@ struct ConvolutionOptions {
 // fan-out (He et al. 2015), the bias uniform as PyTorch's.
 std::unique_ptr<Layer> convolution(std::string name, ConvolutionOptions);
 
+struct TransposedConvolutionOptions {
+  int64_t in = 1, out = 1, kernel = 1;
+  int64_t stride = 1, padding = 0;
+  int64_t output_padding = 0;  // more rows below and columns to the right; less than the stride
+  bool bias = true;
+};
+// The gradient of a convolution's input as a layer ("up-convolution"), torch.nn.ConvTranspose2d: every pixel of x adds weight times x to
+// the kernel x kernel pixels of y from i * stride - padding on. y has (h - 1) * stride - 2 * padding + kernel + output_padding rows. The
+// weight is in x kernel x kernel x out, in PyTorch's files in x out x kernel x kernel; it begins uniform, and so does the bias, as
+// PyTorch's.
+std::unique_ptr<Layer> transposed_convolution(std::string name, TransposedConvolutionOptions);
+
 struct BatchNormOptions {
   int64_t channels = 1;
   float epsilon = 1e-5f, momentum = 0.1f;                  // running = (1 - momentum) * running + momentum * batch
@@ -30,7 +42,17 @@ struct BatchNormOptions {
 // y = weight * (x - mean) / sqrt(variance + epsilon) + bias, per channel over n, h, w (Ioffe and Szegedy 2015).
 std::unique_ptr<Layer> batch_norm(std::string name, BatchNormOptions);
 
+struct InstanceNormOptions {
+  int64_t channels = 1;
+  float epsilon = 1e-5f;
+  bool affine = false;  // with a weight and a bias
+  float slope = 1;      // y = leaky ReLU of that, with this slope, in the same kernel; 1: no leaky ReLU
+};
+// The same with the mean and variance of each sample's own pixels, in evaluation too, without running statistics (Ulyanov et al. 2016).
+std::unique_ptr<Layer> instance_norm(std::string name, InstanceNormOptions);
+
 std::unique_ptr<Layer> relu(std::string name);
+std::unique_ptr<Layer> leaky_relu(std::string name, float slope);  // y = x where x > 0, else slope * x
 std::unique_ptr<Layer> tanh(std::string name);
 enum class GeluForm { erf, tanh };  // x times the normal distribution, or the approximation of it that GPT-2 was trained with
 std::unique_ptr<Layer> gelu(std::string name, GeluForm = GeluForm::erf);
@@ -55,9 +77,22 @@ std::unique_ptr<Layer> average_pool(std::string name, PoolOptions);
 std::unique_ptr<Layer> adaptive_average_pool(std::string name, int64_t side);
 std::unique_ptr<Layer> global_average_pool(std::string name);  // (n, h, w, c) -> (n, 1, 1, c)
 
+// The pixels at offset, offset + stride, ... of each axis, as many as an axis has pixels at 0, stride, ...; zero for one beyond the image.
+struct SubsampleOptions {
+  int64_t stride = 2, offset = 0;  // 0 <= offset < stride
+};
+std::unique_ptr<Layer> subsample(std::string name, SubsampleOptions);
+
 // (n, h, w, c) -> (n, 1, 1, c * h * w), a channel after the other: the order of a flattened NCHW tensor, in which PyTorch's linear layers
 // have their weights.
 std::unique_ptr<Layer> flatten(std::string name);
+
+struct UpsampleOptions {
+  int64_t factor = 2;
+  int64_t h = 0, w = 0;  // of y, where they are not factor times x's: y is 0 below and to the right of x's pixels
+};
+// Every pixel becomes factor x factor of them (nearest).
+std::unique_ptr<Layer> upsample(std::string name, UpsampleOptions);
 
 struct LinearOptions {
   int64_t in = 1, out = 1;
@@ -76,6 +111,7 @@ inline std::unique_ptr<Layer> linear(std::string name, int64_t in, int64_t out, 
 std::unique_ptr<Layer> add(std::string name);                  // y = x[0] + x[1] (+ ...): two or more inputs of one shape
 std::unique_ptr<Layer> concatenation(std::string name);        // along the channels, two or more inputs
 std::unique_ptr<Layer> dropout(std::string name, float rate);  // y = x * keep / (1 - rate); the mask is replayed in backward
+std::unique_ptr<Layer> channel_dropout(std::string name, float rate);  // the same for whole channels of a sample, as Dropout2d
 
 struct SoftmaxCrossEntropyOptions {
   float label_smoothing = 0;  // share of the target that is spread over all classes (Szegedy et al. 2016), in training only
@@ -84,6 +120,9 @@ struct SoftmaxCrossEntropyOptions {
 };
 // Losses. Inputs: the logits (n, h, w, classes) and the label of each row (n, h, w, 1), int32 in [0, classes) or the ignored one. A row is
 // a sample, or a position of one. Means: loss, accuracy.
+// For mixtures of two samples (Zhang et al., "mixup", 2018) two more inputs: a second label, and the share s of the first, fp32 in [0, 1]
+// without a gradient, for each row. The loss is s times that of the first label and 1 - s times that of the second, and the accuracy is
+// that of the label with the larger share. Not with class weights.
 std::unique_ptr<Layer> softmax_cross_entropy(std::string name, SoftmaxCrossEntropyOptions = {});
 // Inputs: the prediction and the target, fp32 without a gradient, of one shape. Means: loss, over all elements.
 std::unique_ptr<Layer> mean_squared_error(std::string name);
@@ -128,5 +167,26 @@ std::unique_ptr<Layer> first_position(std::string name);
 // The mean over the first length[n] positions: (n, length, 1, c) and int32 lengths (n, 1, 1, 1) in [0, length] become (n, 1, 1, c). The
 // mean of no positions is 0.
 std::unique_ptr<Layer> masked_mean(std::string name);
+
+struct LstmOptions {
+  int64_t in = 1, hidden = 1;
+  bool bidirectional = false;
+  // Where weights, bias_ih and bias_hh do not begin uniform within 1 / sqrt(hidden).
+  std::optional<Initial> initial = {}, bias_initial = {}, hidden_bias_initial = {};
+};
+// A long short-term memory over time: (n, length, 1, in) becomes (n, length, 1, hidden), or twice as many channels, forward direction first.
+// A second input, int32 lengths (n, 1, 1, 1) in [0, length], ends each sample: behind its length the output is 0, and the backward direction
+// begins at its end, as in PyTorch's packed sequences. The state is 0 before the first position. Parameters are named as torch.nn.LSTM's.
+std::unique_ptr<Layer> lstm(std::string name, LstmOptions);
+
+struct BahdanauOptions {
+  int64_t features = 1;                   // of queries and keys
+  std::optional<Initial> initial = {};    // of linear_att, where it does not begin uniform within 0.1
+};
+// Additive attention with a normalised energy. Inputs: queries (n, q, 1, features), keys (n, k, 1, features), values (n, k, 1, c), the int32
+// number of keys of each sample (n, 1, 1, 1), and perhaps that of queries. Output: (n, q, 1, c), for each query a mean of the sample's
+// values, weighted by v . tanh(query + key + b); 0 behind the number of queries. In GNMT, queries and keys come from linear layers without
+// a bias.
+std::unique_ptr<Layer> bahdanau_attention(std::string name, BahdanauOptions);
 
 }  // namespace pipecast

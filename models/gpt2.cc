@@ -1,11 +1,11 @@
 // GPT-2 (Radford et al. 2019): a decoder that says the next token. Blocks with a norm before each half; GELU in its tanh form; learned
 // positions. Parameters have the names and shapes of transformers' GPT2LMHeadModel, whose linear layers are stored in x out.
 //
-// Inputs: tokens (n, length, 1, 1), length (n, 1, 1, 1), and target (n, length, 1, 1): the token that follows each position, -100 where none
-// counts. In two parts beside the blocks: embedding, head.
+// Inputs: tokens (n, length, 1, 1), length (n, 1, 1, 1), and target (n, length, 1, 1): the token that follows each position, -100 where
+// none counts. In two parts beside the blocks: embedding, head.
 //
-// In the published model the matrix that makes the logits is the embedding of the tokens ("tied"). Then both layers read one tensor, and its
-// gradient is the sum of both; they must be in one piece of the pipeline. Untied, each has a matrix of its own: a pipeline may be cut
+// In the published model the matrix that makes the logits is the embedding of the tokens ("tied"). Then both layers read one tensor, and
+// its gradient is the sum of both; they must be in one piece of the pipeline. Untied, each has a matrix of its own: a pipeline may be cut
 // anywhere. Published weights fit both; untied, both matrices begin as the one.
 #include <cmath>
 

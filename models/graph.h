@@ -49,10 +49,11 @@ class Graph {
 
   // What files of weights for this model may look like, besides its own.
   struct Files {
-    std::vector<std::string> left_out;  // they may hold tensors whose names begin so: weights of what the model leaves out, which are not read
-    std::string body;                   // files of the model without its head have names without this beginning: "transformer."
-    std::string head;                   // and no tensors whose names begin so; training may begin with such a file, and with a new head
-    std::string missing, stands_in;     // one without the tensor `missing` has its values in `stands_in`: published as one, here two
+    std::vector<std::string>
+        left_out;                    // they may hold tensors whose names begin so: weights of what the model leaves out, which are not read
+    std::string body;                // files of the model without its head have names without this beginning: "transformer."
+    std::string head;                // and no tensors whose names begin so; training may begin with such a file, and with a new head
+    std::string missing, stands_in;  // one without the tensor `missing` has its values in `stands_in`: published as one, here two
   };
   void leave_out(std::string beginning) { files_.left_out.push_back(std::move(beginning)); }
   Files& files() { return files_; }
@@ -84,8 +85,8 @@ class Graph {
   // All trained tensors, and all statistics, by full name ("bn1.weight"), in the order of the nodes.
   Segments parameters() const;
   Segments statistics() const;
-  // The same for the nodes [first, last). A parameter that is tied to one of theirs is left out: it is that one. One that is tied to another
-  // node's is their own.
+  // The same for the nodes [first, last). A parameter that is tied to one of theirs is left out: it is that one. One that is tied to
+  // another node's is their own.
   Segments collect(int first, int last, std::vector<ParameterSpec> (Layer::*of)() const) const;
   // Throws UsageError where the nodes [first, last), a piece of a pipeline, have a parameter that is tied to one of another piece.
   void check_ties(int first, int last) const;

@@ -55,7 +55,12 @@ Features ImageModel::linear(const std::string& name, Features x, LinearOptions o
 }
 
 Graph ImageModel::finish(Features logits) && {
-  add_classifier_loss(graph_, logits.value, options_.label_smoothing);
+  add_classifier_loss(graph_, logits.value, options_);
+  return std::move(graph_);
+}
+
+Graph ImageModel::finish_pixels(Features logits) && {
+  add_classifier_loss(graph_, logits.value, options_, {1, options_.image.h, options_.image.w, 1});
   return std::move(graph_);
 }
 

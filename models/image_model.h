@@ -37,6 +37,8 @@ class ImageModel {
 
   // With the loss of a classifier behind the logits.
   Graph finish(Features logits) &&;
+  // The same where every pixel of the image has a label and logits of its own.
+  Graph finish_pixels(Features logits) &&;
 
  private:
   ModelOptions options_;

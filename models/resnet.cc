@@ -54,7 +54,7 @@ class ResNet {
     graph_.part("head");
     value_ = graph_.add(global_average_pool("avgpool"), {value_});
     value_ = graph_.add(linear("fc", channels_, options.classes), {value_});
-    add_classifier_loss(graph_, value_, options.label_smoothing);
+    add_classifier_loss(graph_, value_, options);
     return std::move(graph_);
   }
 

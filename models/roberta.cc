@@ -1,6 +1,6 @@
-// RoBERTa (Liu et al. 2019), an encoder as BERT's (Devlin et al. 2018), with a classifier of whole sequences. Blocks with a norm behind each
-// half; learned positions, the first of which has row 2. Parameters have the names of transformers' RobertaForSequenceClassification. Files of
-// the model without its classifier, or with a head for another task, fit as a beginning of training.
+// RoBERTa (Liu et al. 2019), an encoder as BERT's (Devlin et al. 2018), with a classifier of whole sequences. Blocks with a norm behind
+// each half; learned positions, the first of which has row 2. Parameters have the names of transformers' RobertaForSequenceClassification.
+// Files of the model without its classifier, or with a head for another task, fit as a beginning of training.
 //
 // Inputs: tokens (n, length, 1, 1) that begin with the token <s>, from whose position the classifier reads, length (n, 1, 1, 1), and label.
 #include "layers/layers.h"
@@ -27,7 +27,8 @@ int add_block(Graph& graph, const RobertaOptions& o, const std::string& name, in
   const int64_t d = o.features;
   const auto projection = [&](const char* which) { return graph.add(linear_of(name + ".attention.self." + which, d, d), {x}); };
   const int query = projection("query"), key = projection("key"), value = projection("value");
-  int y = graph.add(attention(name + ".attention.self", {.features = d, .heads = o.heads, .dropout = o.dropout}), {query, key, value, length});
+  int y =
+      graph.add(attention(name + ".attention.self", {.features = d, .heads = o.heads, .dropout = o.dropout}), {query, key, value, length});
   x = add_output(graph, o, name + ".attention.output", d, y, x);
   y = graph.add(linear_of(name + ".intermediate.dense", d, 4 * d), {x});
   return add_output(graph, o, name + ".output", 4 * d, graph.add(gelu(name + ".intermediate.act"), {y}), x);
@@ -45,9 +46,12 @@ Graph roberta(const RobertaOptions& o) {
   const int length = graph.input({"length", {{1, 1, 1, 1}, Storage::int32}});
   const std::string name = "roberta.embeddings.";
   graph.part("embedding");
-  int x = graph.add(embedding(name + "word_embeddings", {.vocabulary = o.vocabulary, .features = d, .padding = -1, .initial = normal}), {tokens});
+  int x = graph.add(embedding(name + "word_embeddings", {.vocabulary = o.vocabulary, .features = d, .padding = -1, .initial = normal}),
+                    {tokens});
   x = graph.add(positions(name + "token_type_embeddings", {.form = PositionForm::constant, .features = d, .initial = normal}), {x});
-  x = graph.add(positions(name + "position_embeddings", {.most = o.positions + first_position_row, .features = d, .first = first_position_row, .initial = normal}), {x});
+  x = graph.add(positions(name + "position_embeddings",
+                          {.most = o.positions + first_position_row, .features = d, .first = first_position_row, .initial = normal}),
+                {x});
   x = graph.add(layer_norm(name + "LayerNorm", {.channels = d}), {x});
   x = graph.add(dropout(name + "dropout", o.dropout), {x});
   for (int64_t i = 0; i < o.layers; ++i) {

@@ -1,6 +1,6 @@
-// The Transformer of SpecTrain's experiments, a classifier of texts: an embedding, a linear layer, learned positions, three blocks with a norm
-// behind each half (4 heads, ReLU; dropout behind the attention and at the end of the feed-forward half), the mean over the positions, a
-// linear layer. 1.62 M parameters with 10000 tokens and 2 classes; on four stages 1.32, .10, .10 and .10 M of them.
+// The Transformer of SpecTrain's experiments, a classifier of texts: an embedding, a linear layer, learned positions, three blocks with a
+// norm behind each half (4 heads, ReLU; dropout behind the attention and at the end of the feed-forward half), the mean over the positions,
+// a linear layer. 1.62 M parameters with 10000 tokens and 2 classes; on four stages 1.32, .10, .10 and .10 M of them.
 //
 // The positions are a linear layer of a one-hot vector there: a row for each of 200 positions, and a bias. Texts end at their length here;
 // there they are padded to 200 positions, which count in attention and mean.

@@ -189,7 +189,6 @@ FileTensors named_as_model(const Graph& graph, const SafeTensors& file, const st
   return tensors;
 }
 
-
 std::vector<float> initial_values(const Segments& segments, uint64_t seed) {
   std::vector<float> values(size_t(segments.total));
   initialize(segments, seed, values.data());
@@ -214,7 +213,8 @@ SafeTensors to_safetensors(const Weights& weights) {
 namespace {
 
 // Where the file has nothing of the model's head, it gets a new one.
-void add_head(SafeTensors& file, const Graph& graph, const Weights& weights, const std::string& prefix, std::vector<RenewedLayer>& renewed) {
+void add_head(SafeTensors& file, const Graph& graph, const Weights& weights, const std::string& prefix,
+              std::vector<RenewedLayer>& renewed) {
   const std::string& head = graph.files().head;
   if (head.empty() || std::ranges::any_of(file.tensors, [&](const auto& entry) { return entry.first.starts_with(prefix + head); })) return;
   each_tensor(weights, [&](const ParameterSpec& spec, const float* values) {

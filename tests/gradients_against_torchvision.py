@@ -1,5 +1,5 @@
-"""Logits, loss and every element of every gradient beside torchvision's, with the same weights, for odd sizes and a batch of three. Run by
-hand: it needs PyTorch, torchvision and safetensors.
+"""Logits, loss and every element of every gradient beside torchvision's (AmoebaNet-D: beside golden/amoebanet_d.py), with the same weights,
+for odd sizes and a batch of three. Run by hand: it needs PyTorch, torchvision and safetensors.
 
     ninja -C build tests/model_gradients
     python tests/gradients_against_torchvision.py build/tests/model_gradients [MODEL ...]
@@ -25,8 +25,8 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "golden"))
 from make_model_gradients import build  # noqa: E402
 
-SIZES = {"alexnet": (67, 75), "vgg16": (65, 97), "vgg16_bn": (65, 97), "googlenet": (97, 129), "inception_v3": (139, 171), "densenet121": (101, 131),
-         "mobilenet_v2": (101, 131), "resnet18": (101, 131), "resnet50": (101, 131)}
+SIZES = {"alexnet": (67, 75), "amoebanet_d_3x16": (67, 75), "vgg16": (65, 97), "vgg16_bn": (65, 97), "googlenet": (97, 129), "inception_v3": (139, 171),
+         "densenet121": (101, 131), "mobilenet_v2": (101, 131), "resnet18": (101, 131), "resnet50": (101, 131)}
 TOLERANCE = 1e-4
 SETS = 12  # of images
 

@@ -116,7 +116,7 @@ class Help(CommandTest):
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
         self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "cifar100", "cifar100-coarse", "mnist", "fashion-mnist", "folder", "tiny-imagenet",
-                                                               "food101", "text", "generated"})
+                                                               "food101", "text", "generated", "generated-masks"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
 
@@ -128,6 +128,8 @@ class Help(CommandTest):
         # 32 x 32 x 64 outputs of 27 and of 576 products each.
         self.assertEqual([part["flops"] for part in model["parts"][:3]], [2 * 65536 * 27, 2 * 65536 * 576, 0])
         self.assertIn("features.30", self.succeed("models", "--model", "vgg16"))
+        self.assertIn("cell4_reduction", self.succeed("models", "--model", "amoebanet_d_3x16"))
+        self.refuse(["models", "--model", "amoebanet_d_4x16"], "layers that 3 divides")
         self.refuse(["models", "--model", "vgg17"], "unknown model 'vgg17'")
         self.refuse(["models", "--model", "alexnet", "--image", 32], "at least 63x63")
 
@@ -428,6 +430,14 @@ class Output(CommandTest):
 
 
 class Training(CommandTest):
+    def test_a_model_whose_cells_read_two_others(self):
+        """Two tensors cross each border between stages. The model's sizes are in its name, in the files of weights too."""
+        self.succeed(*TRAIN, "--model", "amoebanet_d_3x8", "--stages", 4, "--method", "pipeoptim", "--epochs", 3, "--lr", 0.02, "--out", "run")
+        epochs = [json.loads(line) for line in (self.folder / "run" / "metrics.jsonl").read_text().splitlines()]
+        losses = [epoch["train_loss"] for epoch in epochs if "train_loss" in epoch]
+        self.assertLess(losses[-1], losses[0])
+        self.assertIn("amoebanet_d_3x8", self.succeed("eval", "--weights", "run/weights.safetensors", "--data", "generated:100"))
+
     def check_epoch(self, line, epoch, stages):
         self.assertEqual(line["epoch"], epoch)
         for key in ("train_loss", "test_loss", "images_per_second", "learning_rate", "seconds"):
@@ -1269,6 +1279,17 @@ class Plan(CommandTest):
         self.assertEqual(few["batch"], 3)
         self.assertEqual([stage["frame_bytes"] for stage in few["stage_plans"]], [stage["frame_bytes"] for stage in three["stage_plans"]])
         self.refuse(["plan", "--batch", 8, "--samples", 3, "--micro-batches", 4], "3 samples cannot be cut into 4 micro-batches")
+
+    def test_memory_only(self):
+        """What a run takes of memory, without measuring; of a model that this machine may be too small for, too."""
+        plan = self.plan("--batch", 4, "--memory-only")
+        self.assertEqual(plan["memory_bytes"], self.plan("--batch", 4)["memory_bytes"])
+        self.assertNotIn("seconds", json.dumps(plan))
+        large = ["plan", "--model", "amoebanet_d_72x512", "--image", 224, "--classes", 1000, "--stages", 8, "--batch", 8, "--memory-only"]
+        self.assertRegex(self.succeed(*large), r"7  cell\S+ to classify")
+        (self.folder / "costs.json").write_text(json.dumps(plan))
+        self.refuse(["simulate", "--costs", "costs.json"], "without --memory-only")
+        self.refuse(["plan", "--memory-only", "--partition", "measured"], "--memory-only measures nothing")
 
     def test_optimizer_of_the_method(self):
         """A method that is defined with an optimizer is planned with it, and with no other."""

@@ -748,7 +748,7 @@ TEST_CASE("dataset: every pixel and every label is in the digest") {
 TEST_CASE("dataset: unknown formats and the table") {
   check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
   check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});
-  CHECK(dataset_formats().size() == 10);
+  CHECK(dataset_formats().size() == 11);
   CHECK(load_dataset("generated:40").name == "generated");
 }
 
@@ -779,6 +779,37 @@ TEST_CASE("generated: the same bytes on every machine") {
   uint32_t hash = 2166136261u;  // FNV-1a
   for (uint8_t byte : load_pictures("generated:100").train.pixels) hash = (hash ^ byte) * 16777619u;
   CHECK(hash == 1417470778u);
+}
+
+TEST_CASE("generated-masks: the shapes of generated, at any size, with a label for every pixel") {
+  const PictureSet pictures = load_pictures("generated:20");
+  const Dataset small = load_dataset("generated-masks:20", {.image_size = 32}), large = load_dataset("generated-masks:20");
+  CHECK(small.classes == 11);
+  CHECK(small.class_names.size() == 11);
+  CHECK(small.test->size() == 5);
+  CHECK(large.image == Shape{1, 64, 64, 3});
+  CHECK(digest(small) != digest(large));
+  const Batches at_32(small.train, {.batch = 20}), at_64(large.train, {.batch = 20});
+  std::vector<float> image(20 * 3072);
+  std::vector<int32_t> labels(20 * 1024), fine(20 * 4096);
+  at_32.read(0, at_32.column({"image", small.image}), image.data());
+  at_32.read(0, at_32.column({"label", {{1, 32, 32, 1}, Storage::int32}}), labels.data());
+  at_64.read(0, at_64.column({"label", {{1, 64, 64, 1}, Storage::int32}}), fine.data());
+  for (size_t i = 0; i < image.size(); ++i) CHECK(image[i] == doctest::Approx((float(pictures.train.pixels[i]) / 255 - .5f) / .31f));
+  for (size_t i = 0; i < 20; ++i) {
+    int64_t of_shape = 0, of_fine = 0;
+    for (size_t k = 0; k < 1024; ++k) {
+      const int32_t label = labels[i * 1024 + k];
+      CHECK((label == 0 || label == 1 + int32_t(i % 10)));
+      of_shape += label > 0;
+    }
+    for (size_t k = 0; k < 4096; ++k) of_fine += fine[i * 4096 + k] > 0;
+    CHECK(of_shape > 20);
+    if (i % 10 == 0 || i % 10 == 2)
+      CHECK(double(of_fine) == doctest::Approx(4. * double(of_shape)).epsilon(.05));  // a disc, a square: the same
+  }
+  check_has(usage_error([&] { Batches(small.train, {.shuffle = true, .augmentation = {.flip = true}}); }), {"--augment", "leave it out"});
+  check_has(usage_error([] { load_dataset("generated-masks", {.image_size = 64, .resize = 80}); }), {"leave --resize out"});
 }
 
 TEST_CASE("generated: mean and deviation describe the pictures") {

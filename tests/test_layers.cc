@@ -10,6 +10,12 @@ TEST_CASE("relu") {
   check_golden("relu", *relu("relu"));
 }
 
+TEST_CASE("leaky relu") {
+  check_layer(*leaky_relu("relu", 0.1f), {{2, 3, 3, 17}}, {.kinks = true});
+  check_golden("leaky_relu", *leaky_relu("relu", 0.1f));
+  CHECK_THROWS_AS(leaky_relu("relu", -0.1f), UsageError);
+}
+
 TEST_CASE("add") {
   check_layer(*add("add"), {{2, 3, 3, 5}, {2, 3, 3, 5}});
   check_layer(*add("add"), {{1, 3, 1, 17}, {1, 3, 1, 17}, {1, 3, 1, 17}, {1, 3, 1, 17}});
@@ -79,6 +85,48 @@ TEST_CASE("batch norm of a single row") {
     CHECK(made.statistics[1][c] == doctest::Approx(0.9 * double(given.statistics[1][c])));
   }
   CHECK(made.statistics[2][0] == 4);
+}
+
+TEST_CASE("instance norm") {
+  for (int64_t channels : {1, 3, 17, 32}) {
+    const Shape shape{2, 4, 3, channels};
+    check_layer(*instance_norm("norm", {.channels = channels}), {shape});
+    check_layer(*instance_norm("norm", {.channels = channels, .affine = true, .slope = 0.3f}), {shape}, {.kinks = true});
+  }
+  check_golden("instance_norm", *instance_norm("norm", {.channels = 5}));
+  check_golden("instance_norm", *instance_norm("norm", {.channels = 5}), false);
+  check_golden("instance_norm_affine", *instance_norm("norm", {.channels = 5, .epsilon = 1e-2f, .affine = true}));
+  check_golden("instance_norm_leaky", *instance_norm("norm", {.channels = 5, .epsilon = 1e-2f, .affine = true, .slope = 0.2f}));
+}
+
+// The samples of a batch do not meet: each comes out as it does alone.
+TEST_CASE("instance norm of a batch is that of each sample") {
+  auto layer = instance_norm("norm", {.channels = 5, .slope = 0.1f});
+  const Given both = some_given(*layer, {{2, 9, 7, 5}});
+  Given first = both;
+  first.specs = specs_of({{1, 9, 7, 5}});
+  first.x[0].resize(9 * 7 * 5), first.dy.resize(9 * 7 * 5);
+  for (const TestDevice& on : test_devices()) {
+    const Made of_both = run(*layer, on.device, both), alone = run(*layer, on.device, first);
+    CHECK(std::equal(alone.y.begin(), alone.y.end(), of_both.y.begin()));
+    CHECK(std::equal(alone.dx[0].begin(), alone.dx[0].end(), of_both.dx[0].begin()));
+  }
+}
+
+TEST_CASE("transposed convolution") {
+  auto check = [](TransposedConvolutionOptions options, Shape x) {
+    check_layer(*transposed_convolution("up", options), {x}, {.library = true});
+  };
+  check({.in = 5, .out = 3, .kernel = 2, .stride = 2}, {2, 3, 4, 5});
+  check({.in = 3, .out = 17, .kernel = 3, .stride = 2, .padding = 1, .output_padding = 1, .bias = false}, {1, 3, 4, 3});
+  auto golden = [](const char* name, TransposedConvolutionOptions options) { check_golden(name, *transposed_convolution("up", options)); };
+  golden("transposed_convolution", {.in = 5, .out = 3, .kernel = 2, .stride = 2});
+  golden("transposed_convolution_padding", {.in = 3, .out = 4, .kernel = 3, .stride = 2, .padding = 1, .output_padding = 1, .bias = false});
+  golden("transposed_convolution_stride_one", {.in = 3, .out = 2, .kernel = 4, .padding = 1});
+  CHECK_THROWS_AS(transposed_convolution("up", {.in = 3, .out = 4, .kernel = 3, .output_padding = 1}), UsageError);
+  CHECK_THROWS_WITH_AS(
+      transposed_convolution("up", {.in = 4, .out = 8})->output(specs_of({{2, 5, 5, 3}})),
+      "transposed_convolution 'up' cannot take 1 input (2x5x5x3): it wants one of 4 channels, of which padding leaves a pixel", UsageError);
 }
 
 TEST_CASE("convolution") {
@@ -158,6 +206,27 @@ TEST_CASE("adaptive average pool") {
   CHECK_THROWS_AS(adaptive_average_pool("pool", 0), UsageError);
 }
 
+TEST_CASE("subsample") {
+  check_layer(*subsample("s", {.stride = 2, .offset = 1}), {{2, 5, 4, 5}});
+  check_layer(*subsample("s", {.stride = 3, .offset = 1}), {{1, 4, 5, 16}});
+  check_layer(*subsample("s", {.stride = 2}), {{1, 1, 3, 4}});
+  check_golden("subsample", *subsample("s", {.stride = 2, .offset = 1}));
+  check_golden("subsample_even", *subsample("s", {.stride = 2, .offset = 1}));
+  CHECK_THROWS_AS(subsample("s", {.stride = 2, .offset = 2}), UsageError);
+}
+
+TEST_CASE("upsample") {
+  check_layer(*upsample("up", {}), {{2, 3, 2, 5}});
+  check_layer(*upsample("up", {.factor = 3, .h = 11, .w = 7}), {{1, 3, 2, 17}});
+  check_golden("upsample", *upsample("up", {}));
+  check_golden("upsample_three", *upsample("up", {.factor = 3}));
+  check_golden("upsample_fill", *upsample("up", {.factor = 2, .h = 6, .w = 7}));
+  CHECK_THROWS_AS(upsample("up", {.factor = 0}), UsageError);
+  CHECK_THROWS_WITH_AS(upsample("up", {.h = 5})->output(specs_of({{2, 3, 2, 5}})),
+                       "upsample 'up' cannot take 1 input (2x3x2x5): it wants one whose sides times 2 are not above the output's",
+                       UsageError);
+}
+
 TEST_CASE("flatten") {
   check_layer(*flatten("flat"), {{2, 3, 2, 5}});
   check_golden("flatten", *flatten("flat"));
@@ -182,6 +251,26 @@ TEST_CASE("dropout") {
       CHECK(std::abs(double(dropped) / double(made.y.size()) - double(rate)) < 0.05);
     }
   }
+}
+
+TEST_CASE("channel dropout: whole channels of a sample, the same in backward") {
+  const Shape shape{3, 5, 4, 17};
+  check_layer(*channel_dropout("drop", 0.3f), {shape});
+  for (const TestDevice& on : test_devices()) {
+    for (float rate : {0.f, 0.3f}) {
+      auto layer = channel_dropout("drop", rate);
+      const Given given = some_given(*layer, {shape});
+      CHECK(Flight::same(evaluate(*layer, on.device, given).y, given.x[0]));
+      const Made made = run(*layer, on.device, given);
+      for (size_t i = 0; i < made.y.size(); ++i) {
+        const size_t channel = i / (20 * 17) * 17 + i % 17;
+        const float factor = Random{7, purpose("drop"), 3}.uniform(channel) < rate ? 0 : 1 / (1 - rate);
+        CHECK(made.y[i] == doctest::Approx(factor * given.x[0][i]));
+        CHECK(made.dx[0][i] == doctest::Approx(factor * given.dy[i]));
+      }
+    }
+  }
+  CHECK_THROWS_AS(channel_dropout("drop", 1.f), UsageError);
 }
 
 // Loss and its gradient on one device: rows x classes, totals beginning at 10 and 20.

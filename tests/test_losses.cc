@@ -89,6 +89,46 @@ TEST_CASE("softmax cross-entropy with an ignored label, weights of classes and s
   }
 }
 
+TEST_CASE("softmax cross-entropy of mixtures of two samples") {
+  for (const std::string name : {"mixture", "mixture_smoothing"}) {
+    const Golden golden{name};
+    const auto layer = softmax_cross_entropy("loss", {.label_smoothing = golden("smoothing")[0]});
+    const Values logits = golden("logits"), first = bits_of(integers(golden("target"))), second = bits_of(integers(golden("second"))),
+                 share = golden("share");
+    const Shape shape{6, 1, 1, 5}, row{6, 1, 1, 1};
+    for (const TestDevice& on : test_devices()) {
+      CAPTURE(on.name);
+      Guarded in(on.device, logits), one(on.device, first), two(on.device, second), s(on.device, share), y(on.device, Values(6, NAN)),
+          dx(on.device, Values(logits.size(), NAN)), sums(on.device, {0, 0}), scale(on.device, {1 / 6.f}),
+          workspace(on.device, Values(6, NAN));
+      const Tensor x[] = {{in.data(), shape}, {one.data(), row, Storage::int32}, {two.data(), row, Storage::int32}, {s.data(), row}};
+      const Tensor gradients[] = {{dx.data(), shape}, {nullptr, row, Storage::int32}, {nullptr, row, Storage::int32}, {nullptr, row}};
+      Pass p;
+      p.device = on.device, p.x = x, p.y = {y.data(), row}, p.workspace = workspace.data(), p.sums = sums.data(), p.scale = scale.data();
+      layer->forward(p);
+      p.dx = gradients;
+      layer->backward(p);
+      check_close(name + " loss", y.get(), golden("loss"), 1e-6);
+      check_close(name + " gradient", dx.get(), golden("dlogits"), 1e-6);
+      CHECK(sums.get()[1] == golden("hits")[0]);
+    }
+    const std::vector<TensorSpec> specs = {shape, {row, Storage::int32}, {row, Storage::int32}, {row, Storage::fp32, false}};
+    CHECK_THROWS_AS(softmax_cross_entropy("loss", {.class_weights = {1, 2, 3, 4, 5}})->output(specs), UsageError);
+    CHECK_THROWS_AS(layer->output(std::span(specs).first(3)), UsageError);
+    // A second label counts, and is checked, like the first.
+    std::vector<int32_t> ours = integers(golden("target")), others = integers(golden("second"));
+    Values shares = share;
+    others[1] = -100;
+    const Tensor counted[] = {
+        {nullptr, shape}, {ours.data(), row, Storage::int32}, {others.data(), row, Storage::int32}, {shares.data(), row}};
+    double counts[2];
+    layer->count(counted, counts);
+    CHECK(counts[0] == 5);
+    others[2] = 5;
+    CHECK_THROWS_AS(layer->count(counted, counts), UsageError);
+  }
+}
+
 TEST_CASE("a batch whose labels are all ignored has no loss and no gradient") {
   const auto layer = softmax_cross_entropy("loss", {.ignored = 2});
   for (const TestDevice& on : test_devices()) {

@@ -132,6 +132,35 @@ void check_logits(const std::vector<float>& ours, const std::vector<float>& thei
   CHECK(error <= 1e-4f * largest);
 }
 
+// Every gradient by its norm and its product with a vector of the formula's numbers, which an error that is not at right angles to it
+// changes. worst: the relative error of any; half of them are within 1e-4.
+void check_gradients(const Graph& graph, const Weights& made, const std::vector<float>& rows, double worst) {
+  const SafeTensors gradients = to_safetensors(made);
+  std::set<std::string> parameters;
+  for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
+  REQUIRE(rows.size() == 2 * parameters.size());
+  // A bias before a batch norm has a gradient of zero, and what is computed for it is rounding.
+  float largest = 0;
+  for (size_t row = 0; row < rows.size(); row += 2) largest = std::max(largest, rows[row]);
+  const uint32_t probe = purpose("probe");
+  size_t row = 0, close = 0;
+  for (const std::string& parameter : parameters) {
+    CAPTURE(parameter);
+    const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
+    double squares = 0, product = 0;
+    for (size_t i = 0; i < gradient.size(); ++i) {
+      squares += double(gradient[i]) * double(gradient[i]);
+      product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
+    }
+    const double norm = double(rows[row]), unit = norm + 1e-3 * double(largest);
+    const double error = std::max(std::abs(std::sqrt(squares) - norm), std::abs(product - double(rows[row + 1]))) / unit;
+    CHECK(error <= worst);  // false for NaN
+    close += error <= 1e-4;
+    row += 2;
+  }
+  CHECK(close >= parameters.size() / 2);
+}
+
 Graph tiny() {
   Graph graph("tiny", {1, 4, 4, 3});
   graph.part("stem");
@@ -273,6 +302,35 @@ TEST_CASE("networks for CIFAR: parameters and parts") {
   CHECK(refusal<UsageError>([] { imagenet_resnet(20, {}); }) != "(no error)");
 }
 
+// Huang et al. (2018), table 1, and torchgpipe's benchmark: 82 M or 81.5 M, 318 M or 319.0 M, 542 M or 542.7 M, 1.05 B or 1.06 B, 1.8 B or
+// 1.84 B. The last digits are those of tests/golden/amoebanet_d.py. Nothing is allocated for the weights.
+TEST_CASE("AmoebaNet-D has the published numbers of parameters, and torchgpipe's parts") {
+  const auto parts = [](const Graph& graph) { return graph.parts().size(); };
+  for (auto [name, parameters] : {std::pair<std::string, int64_t>{"amoebanet_d_18x208", 81505540},
+                                  {"amoebanet_d_18x256", 122470120},
+                                  {"amoebanet_d_18x416", 319024120},
+                                  {"amoebanet_d_18x544", 542734840},
+                                  {"amoebanet_d_36x544", 1055832376},
+                                  {"amoebanet_d_72x512", 1844858344}}) {
+    CAPTURE(name);
+    CHECK(elements(make_model(name, {{1, 224, 224, 3}, 1000}).parameters()) == parameters);
+  }
+  CHECK(parts(make_model("amoebanet_d_18x256", {})) == 24);
+  const Graph small = make_model("amoebanet_d_3x16", {});
+  std::string names;
+  for (const Part& part : small.parts()) names += part.name + " ";
+  CHECK(names == "stem1 stem2 stem3 cell1_normal1 cell2_reduction cell3_normal1 cell4_reduction cell5_normal1 classify ");
+  CHECK(prediction_shape(make_model("amoebanet_d_3x16", {{1, 1, 1, 3}, 7}), 2) == Shape{2, 1, 1, 7});
+
+  CHECK(is_model("amoebanet_d_3x16"));
+  for (const char* wrong : {"amoebanet_d_", "amoebanet_d_18", "amoebanet_d_018x256", "amoebanet_d_18x256 ", "amoebanet_d_18x256x1"}) {
+    CHECK(!is_model(wrong));
+    CHECK(contains(refusal<UsageError>([&] { make_model(wrong, {}); }), "unknown model"));
+  }
+  for (const char* wrong : {"amoebanet_d_4x16", "amoebanet_d_3x20", "amoebanet_d_0x16", "amoebanet_d_3x-8"})
+    CHECK(contains(refusal<UsageError>([&] { make_model(wrong, {}); }), "layers that 3 divides"));
+}
+
 TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes are the same") {
   Graph graph = make_model("resnet20", {});
   const Segments parameters = graph.parameters();
@@ -299,7 +357,9 @@ TEST_CASE("parts cut by layer: each has one layer with arithmetic, and the nodes
   CHECK(graph.parameters().specs.size() == parameters.specs.size());
 }
 
-TEST_CASE("every model: parts cover the nodes, one value crosses between parts, names differ, the summary tells the size") {
+TEST_CASE(
+    "every model: parts cover the nodes, one value crosses between parts, two in AmoebaNet-D and GNMT, skips in U-Nets, names differ, "
+    "sizes") {
   for (const ModelEntry& model : model_entries()) {
     const std::string& name = model.name;
     CAPTURE(name);
@@ -315,7 +375,14 @@ TEST_CASE("every model: parts cover the nodes, one value crosses between parts, 
       for (int i = part.last; i < int(graph.nodes().size()); ++i)
         for (int input : graph.nodes()[size_t(i)].inputs)
           if (!graph.is_input(input) && graph.values()[size_t(input)].node < part.last) crossing.insert(input);
-      if (part.last < int(graph.nodes().size())) CHECK(crossing == std::set<int>{graph.nodes()[size_t(part.last) - 1].value});
+      if (part.last == int(graph.nodes().size())) continue;
+      CHECK(crossing.count(graph.nodes()[size_t(part.last) - 1].value) == 1);
+      // Cells read the outputs of two others; the first, and the classifier behind the last, read one.
+      const bool of_two_cells = name.starts_with("amoebanet") && &part != &graph.parts().front() && &part != &graph.parts().back() - 1;
+      // Of GNMT, the encoder's output or the context as well.
+      if (name.starts_with("unet")) CHECK(!crossing.empty());
+      else if (name.starts_with("gnmt")) CHECK(crossing.size() <= 2);
+      else CHECK(crossing.size() == (of_two_cells ? 2 : 1));
     }
     CHECK(next == int(graph.nodes().size()));
 
@@ -380,7 +447,7 @@ TEST_CASE("logits are torchvision's") {
 
 // See tests/golden/make_model_gradients.py. Every gradient by its norm and its product with a vector of the formula's numbers, which an
 // error that is not at right angles to it changes.
-TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a batch of three") {
+TEST_CASE("logits, loss and gradients are PyTorch's, for odd sizes and a batch of three") {
   struct Case {
     std::string name;
     int64_t height, width;
@@ -389,6 +456,7 @@ TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a bat
   };
   const SafeTensors expected = read_safetensors(golden + "model_gradients.safetensors");
   for (const auto& [name, height, width, shift, worst] : {Case{"alexnet", 67, 75, 0},
+                                                          {"amoebanet_d_3x16", 67, 75, 6},
                                                           {"densenet121", 101, 131, 3},
                                                           {"googlenet", 65, 81, 6, 3e-2},
                                                           {"inception_v3", 139, 139, 6, 3e-2},
@@ -408,32 +476,48 @@ TEST_CASE("logits, loss and gradients are torchvision's, for odd sizes and a bat
       }
     const ModelPass trained = run_model(graph, weights, images, {0, 3, 6}, 3, true);
     CHECK(trained.loss == doctest::Approx(expected.tensors.at(name + "/loss").floats()[0]).epsilon(1e-5));
-    const std::vector<float> rows = expected.tensors.at(name + "/gradients").floats();
-    const SafeTensors gradients = to_safetensors(trained.gradients);
-    std::set<std::string> parameters;
-    for (const ParameterSpec& spec : graph.parameters().specs) parameters.insert(spec.name);
-    REQUIRE(rows.size() == 2 * parameters.size());
-    // A bias before a batch norm has a gradient of zero, and what is computed for it is rounding.
-    float largest = 0;
-    for (size_t row = 0; row < rows.size(); row += 2) largest = std::max(largest, rows[row]);
-    const uint32_t probe = purpose("probe");
-    size_t row = 0, close = 0;
-    for (const std::string& parameter : parameters) {
-      CAPTURE(parameter);
-      const std::vector<float> gradient = gradients.tensors.at(parameter).floats();
-      double squares = 0, product = 0;
-      for (size_t i = 0; i < gradient.size(); ++i) {
-        squares += double(gradient[i]) * double(gradient[i]);
-        product += double(gradient[i]) * double(formula(probe, int64_t(i), 1));
-      }
-      const double norm = double(rows[row]), unit = norm + 1e-3 * double(largest);
-      const double error = std::max(std::abs(std::sqrt(squares) - norm), std::abs(product - double(rows[row + 1]))) / unit;
-      CHECK(error <= worst);  // false for NaN
-      close += error <= 1e-4;
-      row += 2;
-    }
-    CHECK(close >= parameters.size() / 2);
+    check_gradients(graph, trained.gradients, expected.tensors.at(name + "/gradients").floats(), worst);
   }
+}
+
+// See tests/golden/make_unet.py.
+TEST_CASE("U-Net: names, parameters, logits, loss and gradients are those of torchgpipe's model, for sides that poolings do not divide") {
+  const SafeTensors expected = read_safetensors(golden + "unet.safetensors");
+  const Shape image{2, 131, 99, 3};
+  const Graph graph = unet(3, 4, {image.batch(1), 3});
+  const std::vector<uint8_t>& names = expected.tensors.at("names").bytes;
+  CHECK(tensor_list(graph) == std::string(names.begin(), names.end()));
+
+  std::vector<int32_t> labels;
+  for (int64_t i = 0; i < image.rows(); ++i) labels.push_back(int32_t((formula("labels", i, 1) + 1) * 1.5));
+  const ModelPass trained =
+      run_model(graph, from_safetensors(graph, formula_weights(graph), "formula"), formula_images(image), labels, 2, true);
+  std::vector<float> some;
+  for (size_t i = 0; i < trained.prediction.size(); i += 307) some.push_back(trained.prediction[i]);
+  check_logits(some, expected.tensors.at("logits").floats());
+  CHECK(trained.loss == doctest::Approx(expected.tensors.at("loss").floats()[0]).epsilon(1e-5));
+  check_gradients(graph, trained.gradients, expected.tensors.at("gradients").floats(), 1e-3);
+}
+
+// torchgpipe's model has one output for each pixel where this has one for each class. It publishes 362.2M, 2.21B, 4.99B, 7.80B and 15.82B.
+TEST_CASE("U-Net: the sizes that torchgpipe publishes") {
+  const SafeTensors file = read_safetensors(golden + "unet.safetensors");
+  size_t place = 0;
+  for (auto [blocks, channels] : {std::pair{5, 64}, {6, 72}, {11, 128}, {24, 128}, {24, 160}, {48, 160}}) {
+    CAPTURE(blocks);
+    int64_t expected = 0;
+    std::memcpy(&expected, file.tensors.at("counts").bytes.data() + 8 * place++, 8);
+    const Graph graph = unet(blocks, channels, {{1, 192, 192, 3}, 2});
+    CHECK(elements(graph.parameters()) == expected + channels / 2);
+    CHECK(prediction_shape(graph, 3) == Shape{3, 192, 192, 2});
+  }
+  CHECK(make_model("unet_5x64", {{1, 192, 192, 3}, 2}).parts().size() == 5 * 5 + 5 + 5 * 5 + 1);
+  CHECK(refusal<UsageError>([] {
+          unet(2, 7, {{1, 64, 64, 3}, 2});
+        }) == "unet_2x7 has no shape: give at least 1 block a level, and an even number of channels");
+  CHECK(refusal<UsageError>([] {
+          unet(2, 8, {{1, 64, 63, 3}, 2});
+        }) == "unet_2x8 cannot take images of 64x63 pixels: use images of at least 64x64");
 }
 
 TEST_CASE("weights of auxiliary classifiers are left out, and others that are unknown are not") {
@@ -702,6 +786,10 @@ TEST_CASE("the head: layers that depend on the number of classes") {
     if (std::ranges::none_of(graph.inputs(), [](const InputSpec& input) { return input.name == "label"; })) continue;  // says tokens
     const std::vector<std::string> head = head_layers(entry.name, options);
     const std::vector<ParameterSpec> specs = make_model(entry.name, options).parameters().specs;
+    if (entry.name.starts_with("gnmt")) {  // its classes are the vocabulary
+      CHECK(head.empty());
+      continue;
+    }
     REQUIRE(!head.empty());
     CHECK(specs.back().name.starts_with(head.back() + "."));
   }

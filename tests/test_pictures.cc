@@ -386,14 +386,86 @@ TEST_CASE("augmentation: random erasing has torchvision's areas and ratios and i
 }
 
 TEST_CASE("augmentation: names and numbers of all") {
-  const Augmentation all = parse_augmentation("random-resized-crop:.5,colour-jitter,hue-jitter:.2,random-erasing:.25,crop,flip,cutout:4");
-  CHECK(all == Augmentation{.crop = true, .flip = true, .resized_crop = .5f, .colours = .4f, .hue = .2f, .erasing = .25f, .cutout = 4});
+  const Augmentation all =
+      parse_augmentation("random-resized-crop:.5,colour-jitter,hue-jitter:.2,random-erasing:.25,crop,flip,cutout:4,mixup:.3");
+  CHECK(all ==
+        Augmentation{
+            .crop = true, .flip = true, .resized_crop = .5f, .colours = .4f, .hue = .2f, .erasing = .25f, .cutout = 4, .mixup = .3f});
   CHECK(parse_augmentation("random-resized-crop,random-erasing,hue-jitter") ==
         Augmentation{.resized_crop = .08f, .hue = .1f, .erasing = .5f});
   check_has(usage_error([] { parse_augmentation("random-resized-crop:0"); }), {"0.0001 to 1"});
   check_has(usage_error([] { parse_augmentation("hue-jitter:.6"); }), {"0 to 0.5"});
   check_has(usage_error([] { parse_augmentation("random-erasing:2"); }), {"0 to 1"});
   check_has(usage_error([] { parse_augmentation("colour-jiter"); }), {"did you mean 'colour-jitter'?"});
+}
+
+TEST_CASE("augmentation: mixup's shares are from Beta(alpha, alpha)") {
+  for (const double alpha : {.01, .2, 1., 4.}) {
+    CAPTURE(alpha);
+    double sum = 0, squares = 0;
+    constexpr int64_t n = 20000;
+    for (int64_t i = 0; i < n; ++i) {
+      const double share = double(mixing_share(float(alpha), {3, 1, i}));
+      CHECK((share >= 0 && share <= 1));
+      sum += share, squares += (share - .5) * (share - .5);
+    }
+    const double variance = 1 / (4 * (2 * alpha + 1));
+    CHECK(sum / n == doctest::Approx(.5).epsilon(.03));
+    CHECK(squares / n == doctest::Approx(variance).epsilon(.04));
+  }
+}
+
+// Each image is its own and the next one's of the epoch, as they are without mixup, and the labels are those of both; whatever the batch
+// size.
+TEST_CASE("augmentation: mixup, image by image") {
+  const Dataset dataset = load_dataset("generated:23");
+  const int64_t floats = dataset.image.count(), count = 23;
+  const Batches plain(dataset.train, {.batch = count, .shuffle = true, .augmentation = parse_augmentation("crop,flip,cutout"), .seed = 4});
+  std::vector<float> images(size_t(count * floats));
+  std::vector<int32_t> labels(size_t(count), 0);
+  const InputSpec label{"label", {{}, Storage::int32}}, second{"second label", {{}, Storage::int32}},
+      share{"share", {{}, Storage::fp32, false}};
+  for (const int64_t epoch : {0, 2}) {
+    plain.read(epoch, plain.column({"image", dataset.image}), images.data());
+    plain.read(epoch, plain.column(label), labels.data());
+    for (const int64_t batch : {1, 5, 23}) {
+      const Batches mixed(dataset.train,
+                          {.batch = batch, .shuffle = true, .augmentation = parse_augmentation("crop,flip,cutout,mixup:1"), .seed = 4});
+      for (int64_t index = 0, at = 0; index < mixed.per_epoch(); ++index) {
+        const int64_t n = mixed.size(index), number = epoch * mixed.per_epoch() + index;
+        std::vector<float> read(size_t(n * floats)), shares(size_t(n), -1.f);
+        std::vector<int32_t> first(size_t(n), -1), other(size_t(n), -1);
+        // In two halves, as threads of a loader read.
+        for (const auto& [begin, end] : {std::pair{int64_t(0), n / 2}, {n / 2, n}}) {
+          if (begin == end) continue;
+          mixed.read(number, mixed.column({"image", dataset.image}), begin, end, read.data());
+          mixed.read(number, mixed.column(label), begin, end, first.data());
+          mixed.read(number, mixed.column(second), begin, end, other.data());
+          mixed.read(number, mixed.column(share), begin, end, shares.data());
+        }
+        for (int64_t i = 0; i < n; ++i, ++at) {
+          const int64_t next = (at + 1) % count;
+          const float s = shares[size_t(i)];
+          CHECK(s == mixing_share(1, {4, epoch, at}));
+          CHECK(first[size_t(i)] == labels[size_t(at)]);
+          CHECK(other[size_t(i)] == labels[size_t(next)]);
+          float error = 0;
+          for (int64_t k = 0; k < floats; ++k)
+            error = std::max(error, std::abs(read[size_t(i * floats + k)] - s * images[size_t(at * floats + k)] -
+                                             (1 - s) * images[size_t(next * floats + k)]));
+          CHECK(error < 1e-5f);
+        }
+      }
+    }
+  }
+  // Tests are not mixed.
+  const Batches test(dataset.test, {.batch = 5, .augmentation = parse_augmentation("mixup")});
+  std::vector<float> shares(5);
+  std::vector<int32_t> first(5), other(5);
+  test.read(0, test.column(share), shares.data()), test.read(0, test.column(label), first.data());
+  test.read(0, test.column(second), other.data());
+  CHECK(shares == std::vector<float>(5, 1.f));
+  CHECK(first == other);
 }
 
 TEST_CASE("augmentation: what is read depends on the place alone, for all of them at once") {

@@ -254,6 +254,53 @@ TEST_CASE("plan: what it says of every stage is what a trainer takes, and the si
   }
 }
 
+TEST_CASE("plan: without times it says the same of memory, and nothing in seconds") {
+  TrainerOptions o;
+  o.stages = 2, o.threads = 1, o.method = "gpipe", o.micro_batches = 2, o.batch = 4;
+  const Graph graph = make_model("resnet20", {});
+  const Plan timed = make_plan(graph, o), untimed = plan_memory(graph, o);
+  CHECK(untimed.partition == timed.partition);
+  CHECK(untimed.memory() == timed.memory());
+  REQUIRE(untimed.stages.size() == 2);
+  for (size_t k = 0; k < 2; ++k) CHECK(untimed.stages[k].memory.frames == timed.stages[k].memory.frames);
+  for (size_t p = 0; p < timed.parts.size(); ++p) CHECK(untimed.parts[p].border_bytes == timed.parts[p].border_bytes);
+  CHECK(plan_json(untimed).find("second") == std::string::npos);
+  CHECK_THROWS_AS(read_plan(plan_json(untimed)), UsageError);
+}
+
+// The benchmark of memory of torchgpipe (Kim et al. 2020) after table 1 of GPipe (Huang et al. 2018): stages, sizes, balances and GiB of
+// the model (weights, gradients and one state for each) as published. The largest has 1.84 billion parameters: nothing may be allocated for
+// them.
+TEST_CASE("plan: the memory of AmoebaNet-D grows with its stages as published") {
+  struct Published {
+    const char* model;
+    std::vector<int> partition;
+    double model_gibibytes, activations;
+  };
+  const int64_t before = memory_peak();
+  double last = 0;
+  for (const auto& [name, partition, model_gibibytes, published] : {Published{"amoebanet_d_18x416", {24}, 3.57, 0.91},
+                                                                    {"amoebanet_d_18x544", {16, 8}, 6.07, 3.39},
+                                                                    {"amoebanet_d_36x544", {16, 12, 7, 7}, 11.80, 6.91},
+                                                                    {"amoebanet_d_72x512", {23, 16, 11, 6, 6, 5, 5, 6}, 20.62, 10.83}}) {
+    CAPTURE(name);
+    TrainerOptions o;
+    o.stages = int(partition.size()), o.partition = partition, o.threads = 1;
+    o.method = "gpipe", o.batch = 128, o.micro_batches = 128, o.recompute = Recompute::except_last;
+    o.optimizer.name = "rmsprop", o.optimizer.momentum = 0;
+    const Plan plan = plan_memory(make_model(name, {{1, 224, 224, 3}, 1000}), o);
+    int64_t model = 0;
+    for (const PlannedStage& stage : plan.stages) model += stage.memory.weights + stage.memory.gradient + stage.memory.state;
+    const double gibibyte = double(1 << 30) / sizeof(float), activations = double(plan.memory() - model) / gibibyte;
+    CHECK(std::abs(double(model) / gibibyte - model_gibibytes) < 0.006);  // rounded to 0.01
+    CHECK(activations > last);
+    CHECK(activations > 0.5 * published);
+    CHECK(activations < published);
+    last = activations;
+  }
+  CHECK(memory_peak() == before);
+}
+
 TEST_CASE("plan: a short last mini-batch may need more memory than a full one, and the plan of both says so") {
   TrainerOptions o;
   o.stages = 2, o.threads = 2, o.batch = 32;
@@ -264,7 +311,7 @@ TEST_CASE("plan: a short last mini-batch may need more memory than a full one, a
     return floats;
   };
   const Graph graph = make_model("resnet18", {});
-  const Plan of_full = make_plan(graph, o, Balance::estimated, full), of_both = make_plan(graph, o, Balance::estimated, both);
+  const Plan of_full = plan_memory(graph, o, full), of_both = plan_memory(graph, o, both);
   CHECK(total(of_both) > total(of_full));
   Trainer trainer(make_model("resnet18", {}), o, both);
   int64_t taken = 0;

@@ -130,6 +130,14 @@ TEST_CASE("values that skip stages and values with several readers get the gradi
   for (int stages : {2, 4, 8}) CHECK(digest_after(u_shape(), options(stages, "vanilla"), 6, 1) == u);
 }
 
+TEST_CASE("AmoebaNet-D, of whose cells each reads two others, gets the gradient of one stage, bit for bit") {
+  const auto digest = [](int stages) {
+    return digest_after(make_model("amoebanet_d_3x8", {.image = image, .classes = 5}), options(stages, "vanilla"), 4, 1);
+  };
+  const std::string whole = digest(1);
+  for (int stages : {2, 4, 8}) CHECK(digest(stages) == whole);
+}
+
 TEST_CASE("every method trains a model with skips, the same bits in threads and in sequence") {
   for (const Method& method : methods()) {
     TrainerOptions o = options(4, method.name);

@@ -1,4 +1,5 @@
-// The transformers against transformers' own and PyTorch (tests/golden/make_text_models.py), their files, tied weights, and pipelines of them.
+// The transformers against transformers' own and PyTorch (tests/golden/make_text_models.py), their files, tied weights, and pipelines of
+// them.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -132,7 +133,8 @@ TEST_CASE("files of the body alone, with masks, with other heads") {
   SafeTensors file = golden_part("gpt2/weights/transformer.");
   for (const char* name : {"h.0.attn.bias", "h.1.attn.bias"}) file.tensors[name] = FileTensor::f32({1, 1, 12, 12}, mask.data());
   const Graph tied = gpt2(tiny_gpt2());
-  CHECK(weights_digest(from_safetensors(tied, file, "file")) == weights_digest(from_safetensors(tied, golden_part("gpt2/weights/"), "file")));
+  CHECK(weights_digest(from_safetensors(tied, file, "file")) ==
+        weights_digest(from_safetensors(tied, golden_part("gpt2/weights/"), "file")));
   file.tensors["h.2.attn.bias"] = file.tensors["h.1.attn.bias"];
   CHECK_THROWS_AS(from_safetensors(tied, file, "file"), UsageError);
 
@@ -169,8 +171,10 @@ std::shared_ptr<const Samples> some_rows(int64_t count, std::vector<int64_t> len
     for (int32_t t = 0; t < length; ++t) c[0].push_back(3 + (first + 5 * t) % 16), c[1].push_back(3 + (first + 5 * t + 5) % 16);
     c[2].push_back(length), c[3].push_back(first % 3);
   }
-  return column_samples({{"tokens", WholeNumbers(std::span<const int32_t>(c[0])), "length", 0}, {"target", WholeNumbers(std::span<const int32_t>(c[1])), "length", -100},
-                         {"length", WholeNumbers(std::span<const int32_t>(c[2]))}, {"label", WholeNumbers(std::span<const int32_t>(c[3]))}},
+  return column_samples({{"tokens", WholeNumbers(std::span<const int32_t>(c[0])), "length", 0},
+                         {"target", WholeNumbers(std::span<const int32_t>(c[1])), "length", -100},
+                         {"length", WholeNumbers(std::span<const int32_t>(c[2]))},
+                         {"label", WholeNumbers(std::span<const int32_t>(c[3]))}},
                         std::move(lengths), owner, "rows");
 }
 
@@ -218,6 +222,7 @@ TEST_CASE("GPT-2 learns which token follows, tied on one stage and untied on thr
 
 TEST_CASE("tied weights on several stages are refused in one sentence") {
   CHECK(message_of<UsageError>([] { train(gpt2(tiny_gpt2()), options_of(2)); }) ==
-        "model gpt2: 'lm_head.weight' is the same tensor as 'transformer.wte.weight', and no piece of the pipeline has both: train on one stage, or "
+        "model gpt2: 'lm_head.weight' is the same tensor as 'transformer.wte.weight', and no piece of the pipeline has both: train on one "
+        "stage, or "
         "take a model whose weights are not tied");
 }

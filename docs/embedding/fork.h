@@ -66,7 +66,7 @@ inline Graph two_branches(const ModelOptions& o) {
   x = g.add(add("join_narrow"), {g.add(add("join"), {wide, narrow}), x});
   g.part("head");
   x = g.add(global_average_pool("pool"), {x});
-  add_classifier_loss(g, g.add(linear("fc", width, o.classes), {x}), o.label_smoothing);
+  add_classifier_loss(g, g.add(linear("fc", width, o.classes), {x}), o);
   return g;
 }
 

@@ -15,29 +15,16 @@
 
 #include "engine/convolution/convolution.h"
 #include "engine/launch.h"
+#include "engine/vector.h"
 
 namespace pipecast {
 namespace {
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Vectors of neighbouring channels: as many as one register holds. That many channels are called a panel.
+// A vector holds neighbouring channels. As many as one register holds are called a panel.
 
-#if defined(__AVX512F__)
-constexpr int64_t lanes = 16;
-constexpr int tile_rows = 12, filter_rows = 8;  // x 2 vectors: the sums that 32 registers hold, see the matrix products
-#elif defined(__AVX__)
-constexpr int64_t lanes = 8;
-constexpr int tile_rows = 6, filter_rows = 4;  // of 16 registers
-#else
-constexpr int64_t lanes = 4;
-constexpr int tile_rows = 6, filter_rows = 4;
-#endif
-
-typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
-typedef float Unaligned __attribute__((vector_size(lanes * sizeof(float)), aligned(sizeof(float)), may_alias));
-
-inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-inline void store(float* to, Vector v) { *reinterpret_cast<Unaligned*>(to) = v; }
+// x 2 vectors: the sums that the registers hold, see the matrix products.
+constexpr int tile_rows = vector_registers == 32 ? 12 : 6, filter_rows = vector_registers == 32 ? 8 : 4;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The transforms: of one line, then of a square's columns and rows.

@@ -29,7 +29,7 @@ struct ModelTimes {
 // another: what one leaves in the caches the next one finds there.
 ModelTimes measure_layers(const Graph&, int64_t batch, const std::string& device);
 
-// Multiplications and additions of a training step on a mini-batch of this shape: a forward, and of each product in it the two of the backward, but
+// Multiplications and additions of a training step of this shape: a forward, and of each product in it the two of the backward, but
 // the gradient of the model's input, which is not needed.
 double training_flops(const Graph&, const PassShape&);
 

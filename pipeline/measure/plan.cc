@@ -110,7 +110,7 @@ PlannedPart plan_part(Device device, const Graph& graph, size_t number, const Pa
 
 // Stage k, and its costs for a simulation.
 PlannedStage plan_stage(Device device, const Graph& graph, const TrainerOptions& options, const RunLayout& layout, int k,
-                        const PartCosts& parts, const Optimizer& optimizer, StageCosts& costs) {
+                        const PartCosts& parts, const Optimizer& optimizer, bool timed, StageCosts& costs) {
   PlannedStage stage;
   stage.frames = 0;
   const Segments parameters =
@@ -125,7 +125,8 @@ PlannedStage plan_stage(Device device, const Graph& graph, const TrainerOptions&
       c.input_half += of_part.input_half, c.weight_half += of_part.weight_half;
     }
   }
-  const UpdateSeconds update = measure_updates(optimizer, parameters, options.look_ahead, options.stages - 1 - k, options.device);
+  const UpdateSeconds update =
+      timed ? measure_updates(optimizer, parameters, options.look_ahead, options.stages - 1 - k, options.device) : UpdateSeconds{};
   costs.step = update.norm + update.step, costs.step_and_predict = update.norm + update.step_and_predict;
   costs.predict = update.predict, costs.stash = update.stash;
   return stage;
@@ -136,6 +137,62 @@ int64_t largest_activation(const Costs& costs) {
   for (const StageCosts& stage : costs.stages)
     for (const ChunkCosts& chunk : stage.chunks) bytes = std::max(bytes, chunk.activation_bytes);
   return bytes;
+}
+
+// The times of the stages, by a simulation.
+void add_stage_seconds(Plan& plan, const std::vector<Program>& programs) {
+  const Simulation simulation = simulate(programs, plan.run.costs);
+  for (size_t k = 0; k < plan.stages.size(); ++k)
+    plan.stages[k].seconds = simulation.stages[k].busy_seconds / double(plan.run.setting.minibatches);
+}
+
+void add_balance(Plan& plan, const PartCosts& costs, int stages) {
+  plan.slowest = slowest_stage(costs.minibatch, plan.partition, stages);
+  plan.best_partition = partition(costs.minibatch, int(plan.partition.size()));
+  plan.best = std::min(plan.slowest, slowest_stage(costs.minibatch, plan.best_partition, stages));
+  plan.perfect = std::accumulate(costs.minibatch.begin(), costs.minibatch.end(), 0.0) / stages;
+}
+
+// costs: null for a plan without times.
+Plan plan_run(const Graph& graph, const TrainerOptions& options, const RunLayout& layout, const std::vector<PassShape>& batch_shapes,
+              const Optimizer& optimizer, const PartCosts* costs) {
+  const size_t parts = graph.parts().size();
+  const PartCosts none{std::vector<PartSeconds>(parts), std::vector<double>(parts), {}};
+  const PartCosts& seconds = costs ? *costs : none;
+  Plan plan;
+  plan.timed = costs != nullptr;
+  plan.partition = layout.partition;
+  const DeviceOwner owner(options.device, options.math);
+  const int before = threads();
+  set_threads(options.threads_per_stage());
+  for (size_t p = 0; p < parts; ++p)
+    plan.parts.push_back(plan_part(owner.get(), graph, p, seconds, options.pass(), activation_storage(options.math)));
+  if (costs) add_balance(plan, *costs, options.stages);
+  plan.loader = Loader::memory(graph.inputs(), batch_shapes);
+
+  Costs& simulated = plan.run.costs;
+  simulated.stages.resize(layout.stages.size());
+  for (int k = 0; k < options.stages; ++k)
+    plan.stages.push_back(plan_stage(owner.get(), graph, options, layout, k, seconds, optimizer, plan.timed, simulated.stages[size_t(k)]));
+  const Channels& channels = layout.model->channels();
+  const std::vector<SpecTable> tables = spec_tables(graph, {options.pass()}, activation_storage(options.math));
+  for (size_t n = 0; n < channels.skips().size(); ++n) {
+    const int hop = channels.pieces() + int(n);
+    simulated.skips.push_back({channels.skips()[n], layout.model->message_bytes(hop, false, tables.front().specs),
+                               layout.model->message_bytes(hop, true, tables.front().specs)});
+  }
+  if (costs) simulated.link.copy_bytes_per_second = measure_copy_rate(largest_activation(simulated), options.device);
+  set_threads(before);
+
+  plan.run.model = graph.name(), plan.run.method = options.method, plan.run.batch = options.batch;
+  plan.run.setting = {.stages = options.stages,
+                      .minibatches = minibatches(layout.programs),
+                      .micro_batches = options.micro_batches,
+                      .look_ahead = options.look_ahead,
+                      .chunks = chunks(layout.programs),
+                      .recompute = options.recompute};
+  if (costs) add_stage_seconds(plan, layout.programs);
+  return plan;
 }
 
 }  // namespace
@@ -149,46 +206,13 @@ Plan make_plan(const Graph& graph, TrainerOptions options, Balance balance, std:
     options.partition = partition(costs.minibatch, int(layout.partition.size()));
     layout = resolve(graph, options, batch_shapes);
   }
+  return plan_run(graph, options, layout, batch_shapes, *optimizer, &costs);
+}
 
-  Plan plan;
-  plan.partition = layout.partition;
-  const DeviceOwner owner(options.device, options.math);
-  const int before = threads();
-  set_threads(options.threads_per_stage());
-  for (size_t p = 0; p < graph.parts().size(); ++p)
-    plan.parts.push_back(plan_part(owner.get(), graph, p, costs, options.pass(), activation_storage(options.math)));
-
-  plan.slowest = slowest_stage(costs.minibatch, plan.partition, options.stages);
-  plan.best_partition = partition(costs.minibatch, int(layout.partition.size()));
-  plan.best = std::min(plan.slowest, slowest_stage(costs.minibatch, plan.best_partition, options.stages));
-  plan.perfect = std::accumulate(costs.minibatch.begin(), costs.minibatch.end(), 0.0) / options.stages;
-  plan.loader = Loader::memory(graph.inputs(), batch_shapes);
-
-  Costs& simulated = plan.run.costs;
-  simulated.stages.resize(layout.stages.size());
-  for (int k = 0; k < options.stages; ++k)
-    plan.stages.push_back(plan_stage(owner.get(), graph, options, layout, k, costs, *optimizer, simulated.stages[size_t(k)]));
-  const Channels& channels = layout.model->channels();
-  const std::vector<SpecTable> tables = spec_tables(graph, {options.pass()}, activation_storage(options.math));
-  for (size_t n = 0; n < channels.skips().size(); ++n) {
-    const int hop = channels.pieces() + int(n);
-    simulated.skips.push_back({channels.skips()[n], layout.model->message_bytes(hop, false, tables.front().specs),
-                               layout.model->message_bytes(hop, true, tables.front().specs)});
-  }
-  simulated.link.copy_bytes_per_second = measure_copy_rate(largest_activation(simulated), options.device);
-  set_threads(before);
-
-  plan.run.model = graph.name(), plan.run.method = options.method, plan.run.batch = options.batch;
-  plan.run.setting = {.stages = options.stages,
-                      .minibatches = minibatches(layout.programs),
-                      .micro_batches = options.micro_batches,
-                      .look_ahead = options.look_ahead,
-                      .chunks = chunks(layout.programs),
-                      .recompute = options.recompute};
-  const Simulation simulation = simulate(layout.programs, simulated);
-  for (size_t k = 0; k < plan.stages.size(); ++k)
-    plan.stages[k].seconds = simulation.stages[k].busy_seconds / double(plan.run.setting.minibatches);
-  return plan;
+Plan plan_memory(const Graph& graph, TrainerOptions options, std::vector<PassShape> batch_shapes) {
+  if (batch_shapes.empty()) batch_shapes = {PassShape(options.batch, options.length)};
+  const RunLayout layout = resolve(graph, options, batch_shapes);
+  return plan_run(graph, options, layout, batch_shapes, *make_optimizer(options.optimizer), nullptr);
 }
 
 int64_t Plan::memory() const {

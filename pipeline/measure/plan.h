@@ -38,6 +38,7 @@ struct SimulatedRun {
 };
 
 struct Plan {
+  bool timed = true;  // else all seconds are 0, as nothing was measured
   SimulatedRun run;
   std::vector<PlannedPart> parts;
   std::vector<int> partition;  // parts per piece
@@ -59,8 +60,10 @@ enum class Balance { estimated, measured };  // costs that an empty TrainerOptio
 // may need more memory than a full one. Takes the memory of two passes through the model while it measures. The stages are taken to have
 // cores of their own; as many as this machine has of them are kept busy at once while the parts are measured.
 Plan make_plan(const Graph&, TrainerOptions, Balance = Balance::estimated, std::vector<PassShape> batch_shapes = {});
+// Without times: nothing is measured, and no weights or activations are allocated, so that the model may be larger than this machine.
+Plan plan_memory(const Graph&, TrainerOptions, std::vector<PassShape> batch_shapes = {});
 
-std::string plan_json(const Plan&);
-SimulatedRun read_plan(std::string_view json);  // what plan_json wrote; throws UsageError for anything else
+std::string plan_json(const Plan&);             // of a plan without times, without all that is in seconds, and the costs
+SimulatedRun read_plan(std::string_view json);  // what plan_json wrote of a plan with times; throws UsageError for anything else
 
 }  // namespace pipecast

@@ -44,6 +44,17 @@ void add_stage(Json& json, const PlannedStage& stage, const StageCosts& costs) {
                                  {"seconds", stage.seconds}});
 }
 
+void leave_out(Json& json, std::initializer_list<const char*> keys) {
+  for (const char* key : keys) json.erase(key);
+}
+
+void leave_out_times(Json& json) {
+  leave_out(json, {"copy_bytes_per_second", "slowest_seconds", "best_partition", "best_seconds", "perfect_seconds", "costs"});
+  for (Json& part : json["parts"])
+    leave_out(part, {"forward_seconds", "backward_seconds", "input_half_seconds", "weight_half_seconds", "update_seconds"});
+  for (Json& stage : json["stage_plans"]) stage.erase("seconds");
+}
+
 }  // namespace
 
 std::string plan_json(const Plan& plan) {
@@ -79,12 +90,13 @@ std::string plan_json(const Plan& plan) {
   for (const SkipCosts& s : plan.run.costs.skips)
     json["skips"].push_back(
         {{"from", s.skip.from}, {"to", s.skip.to}, {"activation_bytes", s.activation_bytes}, {"gradient_bytes", s.gradient_bytes}});
+  if (!plan.timed) leave_out_times(json);
   return json.dump(1);
 }
 
 namespace {
 
-const std::string hint = ": write it with 'pipecast plan --json'";
+const std::string hint = ": write it with 'pipecast plan --json', without --memory-only";
 using FoundJson = nlohmann::json;  // finds a key among many without comparing all
 
 // A value of an object, from 0 to what fits with room for sums.

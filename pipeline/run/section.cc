@@ -59,7 +59,8 @@ Binding Section::bind(const Segments& segments, float* base, std::vector<Paramet
   size_t next = 0;
   for (const PlannedNode& planned : plan_.nodes) {
     binding.first.push_back(binding.pointers.size());
-    for (const ParameterSpec& spec : (planned.node->layer.get()->*of)()) binding.pointers.push_back(base + segments.offsets[segment_of(segments, spec, next)]);
+    for (const ParameterSpec& spec : (planned.node->layer.get()->*of)())
+      binding.pointers.push_back(base + segments.offsets[segment_of(segments, spec, next)]);
   }
   binding.first.push_back(binding.pointers.size());
   return binding;

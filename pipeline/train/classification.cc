@@ -10,8 +10,6 @@
 namespace pipecast {
 namespace {
 
-const InputSpec label = {"label", {{1, 1, 1, 1}, Storage::int32}};
-
 // How many classes come before `own`. What is not a number is behind all others.
 int64_t rank(const float* logits, int64_t classes, int64_t own) {
   int64_t before = 0;
@@ -21,12 +19,15 @@ int64_t rank(const float* logits, int64_t classes, int64_t own) {
 
 }  // namespace
 
+const InputSpec* label_column(const Batches& data) {
+  for (const InputSpec& column : data.samples().columns())
+    if (column.name == "label" && column.sample.storage == Storage::int32 && column.sample.shape.c == 1 && !column.sequence) return &column;
+  return nullptr;
+}
+
 bool classifies(const Graph& graph, const Batches& data) {
   const std::vector<std::string> means = graph.loss() ? graph.loss()->means() : std::vector<std::string>{};
-  const std::vector<InputSpec>& columns = data.samples().columns();
-  return std::ranges::count(means, "accuracy") > 0 && std::ranges::any_of(columns, [](const InputSpec& column) {
-           return column.name == label.name && column.sample == label.sample && column.sequence == label.sequence;
-         });
+  return std::ranges::count(means, "accuracy") > 0 && label_column(data);
 }
 
 std::optional<double> perplexity(const Graph& graph, double loss) {
@@ -36,26 +37,31 @@ std::optional<double> perplexity(const Graph& graph, double loss) {
   return {};
 }
 
-Classification::Classification(const Batches& data) {
-  const size_t column = data.column(label);
-  std::vector<int32_t> of_batch;
+std::vector<int32_t> labels_of(const Batches& data) {
+  const InputSpec* label = label_column(data);
+  if (!label) throw UsageError("the data set has no column of labels: choose one whose samples have a class");
+  const size_t column = data.column(*label);
+  std::vector<int32_t> labels, of_batch;
   for (int64_t index = 0; index < data.per_epoch(); ++index) {
-    of_batch.resize(size_t(data.size(index)));
+    of_batch.resize(size_t(data.size(index) * label->sample.shape.count()));
     data.read(index, column, of_batch.data());
-    labels_.insert(labels_.end(), of_batch.begin(), of_batch.end());
+    labels.insert(labels.end(), of_batch.begin(), of_batch.end());
   }
+  return labels;
 }
 
+Classification::Classification(const Batches& data) : labels_(labels_of(data)) {}
+
 void Classification::add(const Tensor& logits) {
-  const int64_t samples = logits.shape.n;
+  const int64_t rows = logits.shape.rows();
   if (classes_ == 0) {
     classes_ = logits.shape.c;
     confusion_.resize(size_t(classes_ * classes_));
   }
-  if (next_ + samples > int64_t(labels_.size()) || logits.shape.count() != samples * classes_)
-    throw Error("a classification of " + std::to_string(labels_.size()) + " samples and " + std::to_string(classes_) +
-                " classes was given logits of " + to_string(logits.shape) + " after " + std::to_string(next_) + " samples");
-  for (int64_t i = 0; i < samples; ++i, ++next_) {
+  if (next_ + rows > int64_t(labels_.size()) || logits.shape.c != classes_)
+    throw Error("a classification of " + std::to_string(labels_.size()) + " labels and " + std::to_string(classes_) +
+                " classes was given logits of " + to_string(logits.shape) + " after " + std::to_string(next_) + " labels");
+  for (int64_t i = 0; i < rows; ++i, ++next_) {
     const float* row = logits.as<float>() + i * classes_;
     const int64_t own = labels_[size_t(next_)], first = std::max_element(row, row + classes_) - row;
     ++confusion_[size_t(own * classes_ + first)];

@@ -9,19 +9,24 @@
 
 namespace pipecast {
 
-// Whether the model's loss tells hits, and each sample of the data has one label.
+// The data set's column of labels, one for each sample or for each of its pixels; null where it has none.
+const InputSpec* label_column(const Batches&);
+// All labels of an epoch, in the order of the data. Throws UsageError where it has none.
+std::vector<int32_t> labels_of(const Batches&);
+// Whether the model's loss tells hits, and the data has labels.
 bool classifies(const Graph&, const Batches&);
 
 // The perplexity of a model that says a token at each position: e to the mean loss of a token. Nothing for other models.
 std::optional<double> perplexity(const Graph&, double loss);
 
-// Counts of an evaluation. A hit is a sample whose label has the largest logit (of equal ones, the first).
+// Counts of an evaluation. What has a label is called a sample here; where each pixel has one, it is a pixel. A hit is a sample whose label
+// has the largest logit (of equal ones, the first).
 class Classification {
  public:
   // The labels of the samples of an epoch, in the order of `data`.
   explicit Classification(const Batches& data);
 
-  // The logits of the next samples, {samples, 1, 1, classes}.
+  // The logits of the next samples, {n, h, w, classes}: n * h * w of them.
   void add(const Tensor& logits);
 
   int64_t classes() const { return classes_; }  // 0 before the first add()

@@ -135,5 +135,31 @@ case('average_pool_inside', nn.AvgPool2d(3, 2, 1, count_include_pad=False), [ima
 case('adaptive_average_pool', nn.AdaptiveAvgPool2d(3), [image(2, 7, 5, 3)])
 case('adaptive_average_pool_up', nn.AdaptiveAvgPool2d(3), [image(1, 1, 2, 5)])
 case('flatten', lambda x: x.flatten(1), [image(2, 3, 2, 5)])
+# A pixel down and to the right, then every second one: the shifted half of a factorised reduction.
+shifted = lambda x: F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2]
+case('subsample', shifted, [image(2, 5, 3, 3)])
+case('subsample_even', shifted, [image(1, 4, 6, 5)])
+
+torch.manual_seed(3)
+
+
+def transposed(name, n, h, w, i, o, k, **options):
+    module = nn.ConvTranspose2d(i, o, k, **options)
+    case(name, module, [image(n, h, w, i)], module)
+
+
+transposed('transposed_convolution', 2, 3, 4, 5, 3, 2, stride=2)
+transposed('transposed_convolution_padding', 1, 4, 3, 3, 4, 3, stride=2, padding=1, output_padding=1, bias=False)
+transposed('transposed_convolution_stride_one', 1, 4, 3, 3, 2, 4, padding=1)
+case('upsample', nn.Upsample(scale_factor=2), [image(2, 3, 2, 5)])
+case('upsample_three', nn.Upsample(scale_factor=3), [image(1, 2, 3, 3)])
+case('upsample_fill', lambda x: F.pad(F.interpolate(x, scale_factor=2), [0, 1, 0, 2]), [image(2, 2, 3, 5)])
+case('leaky_relu', lambda x: F.leaky_relu(x, .1), [image(2, 3, 3, 5)])
+case('instance_norm', nn.InstanceNorm2d(5), [3 + 2 * image(3, 4, 2, 5)])
+for name, slope in [('instance_norm_affine', 1), ('instance_norm_leaky', .2)]:
+    norm = nn.InstanceNorm2d(5, eps=1e-2, affine=True)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    case(name, lambda x: F.leaky_relu(norm(x), slope), [3 + 2 * image(3, 4, 2, 5)], norm)
 
 save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'layers.safetensors'))

@@ -54,4 +54,17 @@ dy = torch.randn_like(y)
 y.backward(dy)
 save('masked_mean', x=x, length=length, y=y, dy=dy, dx=x.grad)
 
+# A mixture of two labels, as mixup has it. Its accuracy is that of the label with the larger share.
+torch.manual_seed(12)
+logits = (3 * torch.randn(6, 5)).double().requires_grad_()
+first, second = torch.tensor([0, 4, 2, 2, 1, 3]), torch.tensor([1, 4, 0, 3, 2, 0])
+share = torch.tensor([0.25, 0.5, 1.0, 0.0, 0.75, 0.625])
+for name, smoothing in [('mixture', 0.0), ('mixture_smoothing', 0.1)]:
+    rows = share * F.cross_entropy(logits, first, reduction='none', label_smoothing=smoothing)
+    rows = rows + (1 - share) * F.cross_entropy(logits, second, reduction='none', label_smoothing=smoothing)
+    gradient, = torch.autograd.grad(rows.mean(), logits)
+    hits = logits.argmax(1) == torch.where(share >= 0.5, first, second)
+    save(name, logits=logits, target=first, second=second, share=share, loss=rows, dlogits=gradient, hits=hits.sum(),
+         smoothing=torch.tensor(smoothing))
+
 save_file(out, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'losses.safetensors'))

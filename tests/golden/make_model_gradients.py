@@ -1,4 +1,4 @@
-"""Writes model_gradients.safetensors beside this file: what torchvision's models compute, for tests/test_models.cc. Run from the root, with
+"""Writes model_gradients.safetensors beside this file: what torchvision's models and AmoebaNet-D compute, for tests/test_models.cc. Run from the root, with
 PyTorch, torchvision and safetensors:
 
     python tests/golden/make_model_gradients.py
@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from amoebanet_d import AmoebaNetD
 from make_models import elements, fill
 
 HERE = pathlib.Path(__file__).parent
@@ -30,6 +31,7 @@ BATCH = 3
 # Height and width, odd, and the shift.
 MODELS = {
     "alexnet": (67, 75, 0),
+    "amoebanet_d_3x16": (67, 75, 6),
     "densenet121": (101, 131, 3),
     "googlenet": (65, 81, 6),
     "inception_v3": (139, 139, 6),
@@ -39,6 +41,8 @@ MODELS = {
 
 
 def build(name, classes):
+    if name == "amoebanet_d_3x16":
+        return AmoebaNetD(3, 16, classes)
     options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = getattr(torchvision.models, name)(num_classes=classes, **options)
     for module in model.modules():
