@@ -85,7 +85,8 @@ inline ModelPass run_model(const Graph& graph, Weights weights, Inputs inputs_gi
     p.dweight = pointers(int(i), weights.parameters, gradient_weights.parameter_values, &Layer::parameters);
     p.statistics = pointers(int(i), weights.statistics, weights.statistic_values, &Layer::statistics);
     p.pass.device = device;
-    p.pass.training = training && !std::string(node.layer->kind()).ends_with("dropout");
+    const std::string kind = node.layer->kind();
+    p.pass.training = training && !kind.ends_with("dropout") && kind != "attention";
     p.pass.x = p.x, p.pass.y = tensors[size_t(node.value)];
     p.pass.weight = p.weight, p.pass.statistics = p.statistics;
     p.pass.saved = saved[i].data(), p.pass.workspace = workspaces[i].data(), p.pass.sums = sums, p.pass.scale = &scale;
