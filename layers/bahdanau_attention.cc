@@ -20,7 +20,7 @@
 namespace pipecast {
 namespace {
 
-// What the kernels share.
+// What the kernels share. What they sum captures by value: g++ does not vectorize a sum through references.
 struct Pairs {
   int64_t queries, keys, features, values;  // positions and channels
   const int32_t *key_length, *query_length;  // query_length may be null: all
@@ -49,8 +49,8 @@ struct Scores {
   HD void operator()(Team team, int64_t row) const {
     const int64_t j = row % pairs.keys, query = row / pairs.keys, n = query / pairs.queries, d = pairs.features;
     if (j >= pairs.key_end(n) || query % pairs.queries >= pairs.query_end(n)) return;
-    const float *from = q + query * d, *to = k + (n * pairs.keys + j) * d;
-    const float sum = team.sum(d, [&](int64_t c) { return v[c] * tanh_(from[c] + to[c] + bias[c]); });
+    const float *from = q + query * d, *to = k + (n * pairs.keys + j) * d, *of_v = v, *of_bias = bias;
+    const float sum = team.sum(d, [=](int64_t c) { return of_v[c] * tanh_(from[c] + to[c] + of_bias[c]); });
     team.each(1, [&](int64_t) { score[row] = sum; });
   }
 };
@@ -63,8 +63,8 @@ struct Softmax {
   HD void operator()(Team team, int64_t query) const {
     const int64_t n = query / pairs.queries, end = query % pairs.queries < pairs.query_end(n) ? pairs.key_end(n) : 0;
     float* row = p + query * pairs.keys;
-    const float largest = team.max(end, [&](int64_t j) { return row[j]; });
-    const float sum = team.sum(end, [&](int64_t j) { return exp_(row[j] - largest); });
+    const float largest = team.max(end, [=](int64_t j) { return row[j]; });
+    const float sum = team.sum(end, [=](int64_t j) { return exp_(row[j] - largest); });
     team.each(pairs.keys, [&](int64_t j) { row[j] = j < end ? exp_(row[j] - largest) / sum : 0; });
   }
 };
@@ -95,7 +95,7 @@ struct WeightGradients {
     const int64_t j = row % pairs.keys, query = row / pairs.keys, n = query / pairs.queries;
     if (j >= pairs.key_end(n) || query % pairs.queries >= pairs.query_end(n)) return;
     const float *gradient = dy + query * pairs.values, *from = value + (n * pairs.keys + j) * pairs.values;
-    const float sum = team.sum(pairs.values, [&](int64_t c) { return gradient[c] * from[c]; });
+    const float sum = team.sum(pairs.values, [=](int64_t c) { return gradient[c] * from[c]; });
     team.each(1, [&](int64_t) { dp[row] = sum; });
   }
 };
