@@ -49,8 +49,9 @@ class BenchStepCommand : public Command {
     Graph graph = make_model(model_, {.image = pictures.image, .classes = pictures.classes, .vocabulary = vocabulary_});
     const bool sequences = std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
     if (!sequences) trainer_.length = 1;
-    const Batches batches(sequences ? noise_sequences(graph, trainer_.batch, trainer_.length, vocabulary_, pictures.classes) : pictures.train,
-                          {.batch = trainer_.batch, .shuffle = true, .seed = 1});
+    const Batches batches(
+        sequences ? noise_sequences(graph, trainer_.batch, trainer_.length, vocabulary_, pictures.classes) : pictures.train,
+        {.batch = trainer_.batch, .shuffle = true, .seed = 1});
     Trainer trainer(std::move(graph), trainer_, batches.shapes());
 
     using Clock = std::chrono::steady_clock;
@@ -108,9 +109,11 @@ class BenchStepCommand : public Command {
                 << std::endl;
     else
       std::cout << format("%s, batch %lld, ", model_.c_str(), (long long)(trainer_.batch))
-                << (sequences ? format("%lld tokens, ", (long long)(trainer_.length)) : format("%lldx%lld images, ", (long long)(image_), (long long)(image_)))
+                << (sequences ? format("%lld tokens, ", (long long)(trainer_.length))
+                              : format("%lldx%lld images, ", (long long)(image_), (long long)(image_)))
                 << format("%d threads on %s: ", trainer_.threads, trainer_.device.c_str())
-                << (sequences ? format("%.0f tokens/s\n", images_per_second * double(trainer_.length)) : format("%.1f images/s\n", images_per_second))
+                << (sequences ? format("%.0f tokens/s\n", images_per_second * double(trainer_.length))
+                              : format("%.1f images/s\n", images_per_second))
                 << format("step %.2f ms median of %zu, a tenth below %.2f, a tenth above %.2f; first step done %.2f s after the start\n",
                           spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
                 << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,

@@ -1,7 +1,7 @@
 // y = x / (1 - rate) where the element is kept, 0 where it is dropped (Srivastava et al. 2014); evaluation: y = x.
 // Whether an element is kept is a pure function of (seed, layer, number of the pass, element), so backward draws the same mask again and
-// nothing is saved. The elements of sequences are numbered position by position, all samples of one first: more padding keeps the mask of what
-// is not padding. In bf16 runs the layer is given fp32 copies (Needs::bf16).
+// nothing is saved. The elements of sequences are numbered position by position, all samples of one first: more padding keeps the mask of
+// what is not padding. In bf16 runs the layer is given fp32 copies (Needs::bf16).
 #include "engine/launch.h"
 #include "engine/random.h"
 #include "layers/layers.h"

@@ -9,7 +9,8 @@ namespace pipecast {
 namespace {
 
 Graph gnmt_of(const std::string& name, int64_t hidden, int layers, const ModelOptions& options) {
-  return gnmt({.name = name, .hidden = hidden, .vocabulary = options.vocabulary, .layers = layers, .label_smoothing = options.label_smoothing});
+  return gnmt(
+      {.name = name, .hidden = hidden, .vocabulary = options.vocabulary, .layers = layers, .label_smoothing = options.label_smoothing});
 }
 
 // Parameter counts: 10 classes for CIFAR, 1000 for ImageNet.
