@@ -8,8 +8,8 @@
 //   dvalue_j = sum over i of p_ij dy_i,   dv = sum over i, j of ds_ij t,   da = g / |a| (dv - (dv . a) a / |a|^2),   dg = dv . a / |a|
 //   dq_i = sum over j of u_ij,  dk_j = sum over i of u_ij,  db = sum over i, j of u_ij,   u_ij = ds_ij v (1 - t^2)
 //
-// Only p is kept, a number for each pair of positions: no tensor has pairs of positions and features. Sums go over positions in their order,
-// sample by sample, and end at the lengths: padding changes no bit.
+// Only p is kept, a number for each pair of positions: no tensor has pairs of positions and features. Sums go over positions in their
+// order, sample by sample, and end at the lengths: padding changes no bit.
 #include <utility>
 
 #include "engine/math.h"
@@ -20,9 +20,9 @@
 namespace pipecast {
 namespace {
 
-// What the kernels share.
+// What the kernels share. What they sum captures by value: g++ does not vectorize a sum through references.
 struct Pairs {
-  int64_t queries, keys, features, values;  // positions and channels
+  int64_t queries, keys, features, values;   // positions and channels
   const int32_t *key_length, *query_length;  // query_length may be null: all
   HD int64_t key_end(int64_t n) const { return key_length[n]; }
   HD int64_t query_end(int64_t n) const { return query_length ? query_length[n] : queries; }
@@ -49,8 +49,8 @@ struct Scores {
   HD void operator()(Team team, int64_t row) const {
     const int64_t j = row % pairs.keys, query = row / pairs.keys, n = query / pairs.queries, d = pairs.features;
     if (j >= pairs.key_end(n) || query % pairs.queries >= pairs.query_end(n)) return;
-    const float *from = q + query * d, *to = k + (n * pairs.keys + j) * d;
-    const float sum = team.sum(d, [&](int64_t c) { return v[c] * tanh_(from[c] + to[c] + bias[c]); });
+    const float *from = q + query * d, *to = k + (n * pairs.keys + j) * d, *of_v = v, *of_bias = bias;
+    const float sum = team.sum(d, [=](int64_t c) { return of_v[c] * tanh_(from[c] + to[c] + of_bias[c]); });
     team.each(1, [&](int64_t) { score[row] = sum; });
   }
 };
@@ -63,8 +63,8 @@ struct Softmax {
   HD void operator()(Team team, int64_t query) const {
     const int64_t n = query / pairs.queries, end = query % pairs.queries < pairs.query_end(n) ? pairs.key_end(n) : 0;
     float* row = p + query * pairs.keys;
-    const float largest = team.max(end, [&](int64_t j) { return row[j]; });
-    const float sum = team.sum(end, [&](int64_t j) { return exp_(row[j] - largest); });
+    const float largest = team.max(end, [=](int64_t j) { return row[j]; });
+    const float sum = team.sum(end, [=](int64_t j) { return exp_(row[j] - largest); });
     team.each(pairs.keys, [&](int64_t j) { row[j] = j < end ? exp_(row[j] - largest) / sum : 0; });
   }
 };
@@ -95,7 +95,7 @@ struct WeightGradients {
     const int64_t j = row % pairs.keys, query = row / pairs.keys, n = query / pairs.queries;
     if (j >= pairs.key_end(n) || query % pairs.queries >= pairs.query_end(n)) return;
     const float *gradient = dy + query * pairs.values, *from = value + (n * pairs.keys + j) * pairs.values;
-    const float sum = team.sum(pairs.values, [&](int64_t c) { return gradient[c] * from[c]; });
+    const float sum = team.sum(pairs.values, [=](int64_t c) { return gradient[c] * from[c]; });
     team.each(1, [&](int64_t) { dp[row] = sum; });
   }
 };
@@ -203,8 +203,9 @@ class BahdanauAttention : public Layer {
     for (size_t i = 0; fit && i < 3; ++i)
       fit = x[i].differentiable && x[i].shape.n == x[0].shape.n && x[i].shape.w == 1 && (i == 2 || x[i].shape.c == features_);
     if (!fit || x[1].shape.h != x[2].shape.h)
-      refuse(*this, x, "queries (n, q, 1, " + std::to_string(features_) + "), keys (n, k, 1, " + std::to_string(features_) +
-                           "), values (n, k, 1, c), an int32 number of keys for each sample, and perhaps one of queries");
+      refuse(*this, x,
+             "queries (n, q, 1, " + std::to_string(features_) + "), keys (n, k, 1, " + std::to_string(features_) +
+                 "), values (n, k, 1, c), an int32 number of keys for each sample, and perhaps one of queries");
     return Shape{x[0].shape.n, x[0].shape.h, 1, x[2].shape.c};
   }
   std::vector<ParameterSpec> parameters() const override {
@@ -241,7 +242,8 @@ class BahdanauAttention : public Layer {
     if (p.dx[2].data) rows(p.device, samples * pairs.keys, ValueGradients{pairs, p.saved, dy, p.dx[2].as<float>()});
     const auto gradient = [&](size_t i) { return p.dx[i].data ? p.dx[i].as<float>() : nullptr; };
     rows(p.device, samples * ((features_ + EnergyGradients::width - 1) / EnergyGradients::width),
-         EnergyGradients{pairs, p.x[0].as<float>(), p.x[1].as<float>(), v, p.weight[2], ds, gradient(0), gradient(1), sample_dv, sample_dbias});
+         EnergyGradients{pairs, p.x[0].as<float>(), p.x[1].as<float>(), v, p.weight[2], ds, gradient(0), gradient(1), sample_dv,
+                         sample_dbias});
     columns<1>(p.device, samples, features_, SumSamples{sample_dv, dv, features_});
     rows(p.device, 1, EnergyVectorBackward{p.weight[0], p.weight[1], dv, p.dweight[0], p.dweight[1], features_});
     columns<1>(p.device, samples, features_, BiasBackward{sample_dbias, p.dweight[2], features_});
@@ -249,7 +251,8 @@ class BahdanauAttention : public Layer {
 
  private:
   Pairs pairs_of(const Pass& p) const {
-    return {p.x[0].shape.h, p.x[1].shape.h, features_, p.x[2].shape.c, p.x[3].as<int32_t>(), p.x.size() == 5 ? p.x[4].as<int32_t>() : nullptr};
+    return {p.x[0].shape.h, p.x[1].shape.h,       features_,
+            p.x[2].shape.c, p.x[3].as<int32_t>(), p.x.size() == 5 ? p.x[4].as<int32_t>() : nullptr};
   }
 
   BahdanauOptions options_;

@@ -174,19 +174,20 @@ struct LstmOptions {
   // Where weights, bias_ih and bias_hh do not begin uniform within 1 / sqrt(hidden).
   std::optional<Initial> initial = {}, bias_initial = {}, hidden_bias_initial = {};
 };
-// A long short-term memory over time: (n, length, 1, in) becomes (n, length, 1, hidden), or twice as many channels, forward direction first.
-// A second input, int32 lengths (n, 1, 1, 1) in [0, length], ends each sample: behind its length the output is 0, and the backward direction
-// begins at its end, as in PyTorch's packed sequences. The state is 0 before the first position. Parameters are named as torch.nn.LSTM's.
+// A long short-term memory over time: (n, length, 1, in) becomes (n, length, 1, hidden), or twice as many channels, forward direction
+// first. A second input, int32 lengths (n, 1, 1, 1) in [0, length], ends each sample: behind its length the output is 0, and the backward
+// direction begins at its end, as in PyTorch's packed sequences. The state is 0 before the first position. Parameters are named as
+// torch.nn.LSTM's.
 std::unique_ptr<Layer> lstm(std::string name, LstmOptions);
 
 struct BahdanauOptions {
-  int64_t features = 1;                   // of queries and keys
-  std::optional<Initial> initial = {};    // of linear_att, where it does not begin uniform within 0.1
+  int64_t features = 1;                 // of queries and keys
+  std::optional<Initial> initial = {};  // of linear_att, where it does not begin uniform within 0.1
 };
-// Additive attention with a normalised energy. Inputs: queries (n, q, 1, features), keys (n, k, 1, features), values (n, k, 1, c), the int32
-// number of keys of each sample (n, 1, 1, 1), and perhaps that of queries. Output: (n, q, 1, c), for each query a mean of the sample's
-// values, weighted by v . tanh(query + key + b); 0 behind the number of queries. In GNMT, queries and keys come from linear layers without
-// a bias.
+// Additive attention with a normalised energy. Inputs: queries (n, q, 1, features), keys (n, k, 1, features), values (n, k, 1, c), the
+// int32 number of keys of each sample (n, 1, 1, 1), and perhaps that of queries. Output: (n, q, 1, c), for each query a mean of the
+// sample's values, weighted by v . tanh(query + key + b); 0 behind the number of queries. In GNMT, queries and keys come from linear layers
+// without a bias.
 std::unique_ptr<Layer> bahdanau_attention(std::string name, BahdanauOptions);
 
 }  // namespace pipecast

@@ -6,7 +6,8 @@
 // sample's own last position. On the host they are not computed (layers/lstm_host.h). On the GPU, where the host does not know the lengths,
 // each step is a product and a kernel over all samples.
 //
-// Kept: the gates after their functions and the cells, 5 * hidden floats for each position and direction; x and y. tanh(c) is computed again.
+// Kept: the gates after their functions and the cells, 5 * hidden floats for each position and direction; x and y. tanh(c) is computed
+// again.
 #include <utility>
 
 #include "engine/gemm.h"
@@ -55,8 +56,9 @@ struct LstmBackward {
     float *a = dgates + row * 4 * hidden + u, &dc = dcell[n * hidden + u];
     LstmGradients made{};
     if (!length || t < length[n])
-      made = lstm_gradients({on[0], on[hidden], on[2 * hidden], on[3 * hidden]}, cell[row * hidden + u],
-                            before ? before[n * positions * hidden + u] : 0, dy[row * y_row + u] + (dh ? dh[n * hidden + u] : 0), dh ? dc : 0);
+      made =
+          lstm_gradients({on[0], on[hidden], on[2 * hidden], on[3 * hidden]}, cell[row * hidden + u],
+                         before ? before[n * positions * hidden + u] : 0, dy[row * y_row + u] + (dh ? dh[n * hidden + u] : 0), dh ? dc : 0);
     a[0] = made.a.i, a[hidden] = made.a.f, a[2 * hidden] = made.a.g, a[3 * hidden] = made.a.o;
     dc = made.before;
   }
@@ -79,7 +81,8 @@ class Lstm : public Layer {
 
   TensorSpec output(std::span<const TensorSpec> x) const override {
     const Shape s = x.empty() ? Shape{} : x[0].shape;
-    const bool sequence = (x.size() == 1 || x.size() == 2) && x[0].differentiable && s.w == 1 && s.c == in_ && s.rows() < (int64_t(1) << 31);
+    const bool sequence =
+        (x.size() == 1 || x.size() == 2) && x[0].differentiable && s.w == 1 && s.c == in_ && s.rows() < (int64_t(1) << 31);
     if (!sequence || (x.size() == 2 && (x[1].storage != Storage::int32 || x[1].shape != Shape{s.n, 1, 1, 1})))
       refuse(*this, x, "a sequence (n, length, 1, " + std::to_string(in_) + "), and perhaps an int32 length for each sample");
     return Shape{s.n, s.h, 1, directions_ * hidden_};
@@ -159,7 +162,8 @@ class Lstm : public Layer {
     const size_t first = size_t(4 * k);
     d.weight_ih = p.weight[first], d.weight_hh = p.weight[first + 1], d.bias_ih = p.weight[first + 2], d.bias_hh = p.weight[first + 3];
     if (!p.dweight.empty())
-      d.dweight_ih = p.dweight[first], d.dweight_hh = p.dweight[first + 1], d.dbias_ih = p.dweight[first + 2], d.dbias_hh = p.dweight[first + 3];
+      d.dweight_ih = p.dweight[first], d.dweight_hh = p.dweight[first + 1], d.dbias_ih = p.dweight[first + 2],
+      d.dbias_hh = p.dweight[first + 3];
     d.gates = p.saved + k * 5 * hidden_ * p.x[0].shape.rows();
     d.cell = d.gates + 4 * hidden_ * p.x[0].shape.rows();
     return d;
@@ -200,7 +204,8 @@ class Lstm : public Layer {
         gemm(p.device, false, true, s.n, 4 * hidden_, hidden_, y + before * y_row, d.weight_hh, 1, d.gates + t * 4 * hidden_,
              {s.h * y_row, hidden_, s.h * 4 * hidden_});
       map(p.device, s.n, hidden_,
-          LstmForward{lengths(p), s.h, t, hidden_, y_row, d.bias_ih, d.bias_hh, d.gates, d.cell, y, i > 0 ? d.cell + before * hidden_ : nullptr});
+          LstmForward{lengths(p), s.h, t, hidden_, y_row, d.bias_ih, d.bias_hh, d.gates, d.cell, y,
+                      i > 0 ? d.cell + before * hidden_ : nullptr});
     }
   }
   void backward_on_gpu(const Pass& p, const Direction& d) const {
@@ -209,21 +214,22 @@ class Lstm : public Layer {
     float *dgates = p.workspace, *dcell = dgates + width * s.rows(), *dh = dcell + s.n * hidden_;
     for (int64_t i = 0; i < s.h; ++i) {
       const int64_t t = d.reverse ? i : s.h - 1 - i, before = t - d.step, behind = t + d.step;
-      if (i > 0) gemm(p.device, false, false, s.n, hidden_, width, dgates + behind * width, d.weight_hh, 0, dh, {s.h * width, hidden_, hidden_});
+      if (i > 0)
+        gemm(p.device, false, false, s.n, hidden_, width, dgates + behind * width, d.weight_hh, 0, dh, {s.h * width, hidden_, hidden_});
       map(p.device, s.n, hidden_,
           LstmBackward{lengths(p), s.h, t, hidden_, y_row, d.gates, d.cell, i + 1 < s.h ? d.cell + before * hidden_ : nullptr,
                        p.dy.as<float>() + d.column, i > 0 ? dh : nullptr, dcell, dgates});
     }
     // A sample is added up by itself: the zeros of its padding come last or first in a sum of its own, and change no bit.
     for (int64_t n = 0; n < s.n; ++n) {
-      const float *da = dgates + n * s.h * width, *x = p.x[0].as<float>() + n * s.h * in_, *y = p.y.as<float>() + n * s.h * y_row + d.column;
+      const float *da = dgates + n * s.h * width, *x = p.x[0].as<float>() + n * s.h * in_,
+                  *y = p.y.as<float>() + n * s.h * y_row + d.column;
       gemm(p.device, true, false, width, in_, s.h, da, x, 1, d.dweight_ih);
       gemm(p.device, true, false, width, hidden_, s.h - 1, d.reverse ? da : da + width, d.reverse ? y + y_row : y, 1, d.dweight_hh,
            {width, y_row, hidden_});
       columns<1>(p.device, s.h, width, BiasGradients{da, d.dbias_ih, d.dbias_hh, width});
     }
-    if (p.dx[0].data)
-      gemm(p.device, false, false, s.rows(), in_, width, dgates, d.weight_ih, d.reverse ? 1 : 0, p.dx[0].as<float>());
+    if (p.dx[0].data) gemm(p.device, false, false, s.rows(), in_, width, dgates, d.weight_ih, d.reverse ? 1 : 0, p.dx[0].as<float>());
   }
 
   LstmOptions options_;

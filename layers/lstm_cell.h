@@ -20,7 +20,7 @@ HD float lstm_cell(const LstmGates& gates, float before) { return gates.f * befo
 HD float lstm_output(const LstmGates& gates, float cell) { return gates.o * tanh_(cell); }
 
 struct LstmGradients {
-  LstmGates a;    // of the sums before their functions
+  LstmGates a;   // of the sums before their functions
   float before;  // of c'
 };
 HD LstmGradients lstm_gradients(const LstmGates& gates, float cell, float before, float dh, float dc) {

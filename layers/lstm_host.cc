@@ -105,7 +105,8 @@ class Share {
       const int64_t t = neighbour_ < 0 ? i : positions - 1 - i;
       const int64_t active = longer_than(t), joined = std::min(active, longer_than(t + neighbour_));
       for (int64_t p = 0; p < panels; ++p) {
-        for (int64_t j = 0; j < joined; j += panel_rows) multiply(t, j, int(std::min<int64_t>(panel_rows, joined - j)), k, p, packed + p * k * panel_columns);
+        for (int64_t j = 0; j < joined; j += panel_rows)
+          multiply(t, j, int(std::min<int64_t>(panel_rows, joined - j)), k, p, packed + p * k * panel_columns);
         const float nothing[panel_columns] = {};
         for (int64_t j = joined; j < active; ++j) step_(sample(j), t, false, p, nothing);
       }
@@ -228,8 +229,8 @@ struct BackwardStep {
 
 int64_t lstm_packed(int64_t hidden) { return std::max(unit_panels(hidden), 4 * panels(hidden)) * hidden * panel_columns; }
 
-void lstm_forward(const LstmSequences& s, const LstmDirection& d, const float* weight_hh, const float* bias_ih, const float* bias_hh, float* packed,
-                  float* gates, float* cell, float* y) {
+void lstm_forward(const LstmSequences& s, const LstmDirection& d, const float* weight_hh, const float* bias_ih, const float* bias_hh,
+                  float* packed, float* gates, float* cell, float* y) {
   pack_by_units(d.hidden, weight_hh, packed);
   run_shares(s, d.reverse ? 1 : -1, d.hidden, unit_panels(d.hidden), packed, ForwardStep{s, d, bias_ih, bias_hh, gates, cell, y});
   each_sample(s, s.positions * d.hidden, [&](int64_t n) {
@@ -237,8 +238,8 @@ void lstm_forward(const LstmSequences& s, const LstmDirection& d, const float* w
   });
 }
 
-void lstm_backward(const LstmSequences& s, const LstmDirection& d, const float* weight_hh, const float* gates, const float* cell, const float* dy,
-                   float* packed, float* dcell, float* dgates) {
+void lstm_backward(const LstmSequences& s, const LstmDirection& d, const float* weight_hh, const float* gates, const float* cell,
+                   const float* dy, float* packed, float* dcell, float* dgates) {
   pack_by_columns(d.hidden, weight_hh, packed);
   run_shares(s, d.reverse ? -1 : 1, 4 * d.hidden, panels(d.hidden), packed, BackwardStep{s, d, gates, cell, dy, dcell, dgates});
 }

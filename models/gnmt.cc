@@ -4,9 +4,9 @@
 //   decoder   embedding, an LSTM whose outputs ask for attention to the encoder's, then LSTMs that read the one before them and the
 //             attention's answer side by side, from the second of these on with a shortcut; a linear layer
 //
-// Unlike in the paper, attention reads the first decoder LSTM of the same position, so that it is no part of a recurrence: all positions are
-// computed at once. Dropout is on the input of each LSTM but those that read an embedding, as in PipeDream's stages. Each LSTM ends at its
-// sample's length. The published stages of GNMT-8 begin with the parts encoder.embedder, encoder.rnn_layers.2, decoder.rnn_layers.0 and
+// Unlike in the paper, attention reads the first decoder LSTM of the same position, so that it is no part of a recurrence: all positions
+// are computed at once. Dropout is on the input of each LSTM but those that read an embedding, as in PipeDream's stages. Each LSTM ends at
+// its sample's length. The published stages of GNMT-8 begin with the parts encoder.embedder, encoder.rnn_layers.2, decoder.rnn_layers.0 and
 // decoder.rnn_layers.2; those of GNMT-16 with encoder.embedder, encoder.rnn_layers.5, decoder.rnn_layers.1 and decoder.rnn_layers.5.
 #include "engine/error.h"
 #include "layers/layers.h"
@@ -19,7 +19,8 @@ constexpr Initial uniform{Initial::uniform, 0.1f};
 
 class Gnmt {
  public:
-  explicit Gnmt(const GnmtOptions& options) : options_(options), graph_(options.name), tokens_(input("tokens", true)), length_(input("length", false)) {}
+  explicit Gnmt(const GnmtOptions& options)
+      : options_(options), graph_(options.name), tokens_(input("tokens", true)), length_(input("length", false)) {}
 
   Graph build() && {
     const int encoded = encoder();
@@ -38,7 +39,12 @@ class Gnmt {
     return graph_.add(embedding(name, {.vocabulary = options_.vocabulary, .features = options_.hidden, .initial = uniform}), {tokens});
   }
   int recur(const std::string& name, int x, int64_t in, int length, bool both = false) {
-    const LstmOptions made{.in = in, .hidden = options_.hidden, .bidirectional = both, .initial = uniform, .bias_initial = uniform, .hidden_bias_initial = Initial{}};
+    const LstmOptions made{.in = in,
+                           .hidden = options_.hidden,
+                           .bidirectional = both,
+                           .initial = uniform,
+                           .bias_initial = uniform,
+                           .hidden_bias_initial = Initial{}};
     return graph_.add(lstm(name, made), {x, length});
   }
   int drop(const std::string& name, int x) { return graph_.add(dropout(name + ".dropout", options_.dropout), {x}); }
@@ -69,7 +75,8 @@ class Gnmt {
     int x = recur("decoder.att_rnn.rnn", embed("decoder.embedder", input("target_in", true)), hidden, target_length);
     const int query = graph_.add(linear("decoder.att_rnn.attn.linear_q", projection), {x});
     const int key = graph_.add(linear("decoder.att_rnn.attn.linear_k", projection), {encoded});
-    const int context = graph_.add(bahdanau_attention("decoder.att_rnn.attn", {.features = hidden}), {query, key, encoded, length_, target_length});
+    const int context =
+        graph_.add(bahdanau_attention("decoder.att_rnn.attn", {.features = hidden}), {query, key, encoded, length_, target_length});
     for (int k = 0; k + 1 < options_.layers; ++k) {
       const std::string name = "decoder.rnn_layers." + std::to_string(k);
       graph_.part(name);

@@ -32,7 +32,8 @@ std::optional<ModelEntry> sized_model(const std::string& name) {
 }
 
 Graph gnmt_of(const std::string& name, int64_t hidden, int layers, const ModelOptions& options) {
-  return gnmt({.name = name, .hidden = hidden, .vocabulary = options.vocabulary, .layers = layers, .label_smoothing = options.label_smoothing});
+  return gnmt(
+      {.name = name, .hidden = hidden, .vocabulary = options.vocabulary, .layers = layers, .label_smoothing = options.label_smoothing});
 }
 
 Graph roberta_of(RobertaOptions sizes, const ModelOptions& options) {

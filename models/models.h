@@ -77,8 +77,8 @@ struct GnmtOptions {
   int layers = 4;                             // of the encoder, whose first one goes both ways, and of the decoder; at least 3
   float dropout = 0.2f, label_smoothing = 0;
 };
-// Translation, see models/gnmt.cc. Inputs: tokens and length of the source; target_in, what the decoder is given, and target_length; target,
-// what it is to say, -100 in the padding.
+// Translation, see models/gnmt.cc. Inputs: tokens and length of the source; target_in, what the decoder is given, and target_length;
+// target, what it is to say, -100 in the padding.
 Graph gnmt(const GnmtOptions&);
 
 struct TransformerOptions {

@@ -76,8 +76,10 @@ TEST_CASE("lstm") {
   for (const bool both : {false, true}) {
     CAPTURE(both);
     check_layer(*lstm("lstm", {.in = 3, .hidden = 5, .bidirectional = both}), {{3, 4, 1, 3}}, {.library = true});
-    check_layer(*lstm("lstm", {.in = 2, .hidden = 3, .bidirectional = both}), {{5, 7, 1, 2}, {5, 1, 1, 1}}, {.library = true, .below = {0, 8}});
-    check_layer(*lstm("lstm", {.in = 1, .hidden = 17, .bidirectional = both}), {{2, 1, 1, 1}, {2, 1, 1, 1}}, {.library = true, .below = {0, 2}});
+    check_layer(*lstm("lstm", {.in = 2, .hidden = 3, .bidirectional = both}), {{5, 7, 1, 2}, {5, 1, 1, 1}},
+                {.library = true, .below = {0, 8}});
+    check_layer(*lstm("lstm", {.in = 1, .hidden = 17, .bidirectional = both}), {{2, 1, 1, 1}, {2, 1, 1, 1}},
+                {.library = true, .below = {0, 2}});
     check_padding(*lstm("lstm", {.in = 3, .hidden = 37, .bidirectional = both}), {{9, 6, 1, 3}, {9, 1, 1, 1}}, {0, 7}, 5);
   }
   check_golden_sequences("lstm", *lstm("lstm", {.in = 3, .hidden = 19}));
@@ -120,14 +122,17 @@ TEST_CASE("bahdanau attention") {
     return message_of<UsageError>([&] { bahdanau_attention("attn", {.features = 3})->output(specs); });
   };
   CHECK(one(specs_of({{2, 4, 1, 3}})) ==
-        "bahdanau_attention 'attn' cannot take 1 input (2x4x1x3): it wants queries (n, q, 1, 3), keys (n, k, 1, 3), values (n, k, 1, c), an int32 "
+        "bahdanau_attention 'attn' cannot take 1 input (2x4x1x3): it wants queries (n, q, 1, 3), keys (n, k, 1, 3), values (n, k, 1, c), "
+        "an int32 "
         "number of keys for each sample, and perhaps one of queries");
   CHECK_THROWS_AS(layer(0), UsageError);
 }
 
 TEST_CASE("lstm: what it cannot take") {
   const auto layer = lstm("rnn", {.in = 3, .hidden = 2});
-  CHECK(message_of<UsageError>([&] { layer->output(specs_of({{2, 5, 1, 4}})); }) ==
+  CHECK(message_of<UsageError>([&] {
+          layer->output(specs_of({{2, 5, 1, 4}}));
+        }) ==
         "lstm 'rnn' cannot take 1 input (2x5x1x4): it wants a sequence (n, length, 1, 3), and perhaps an int32 length for each sample");
   CHECK_THROWS_AS(layer->output(specs_of({{2, 5, 2, 3}})), UsageError);
   CHECK_THROWS_AS(layer->output(specs_of({{2, 5, 1, 3}, {2, 1, 1, 1}})), UsageError);

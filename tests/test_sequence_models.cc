@@ -162,7 +162,8 @@ TEST_CASE("small models of sequences: more padding changes no bit") {
     CAPTURE(name);
     const Weights weights = golden_weights(small_model(name), name);
     const Result tight = train_once(small_model(name, 0.3f), weights, golden_samples(name));
-    for (const int64_t more : {1, 6, 40}) CHECK(train_once(small_model(name, 0.3f), weights, golden_samples(name, more)).digest == tight.digest);
+    for (const int64_t more : {1, 6, 40})
+      CHECK(train_once(small_model(name, 0.3f), weights, golden_samples(name, more)).digest == tight.digest);
   }
 }
 
@@ -192,7 +193,10 @@ TEST_CASE("the published stages of residual-lstm and GNMT") {
   const auto check = [](const Graph& graph, const std::vector<std::string>& first, const std::vector<int64_t>& parameters) {
     for (size_t k = 0; k < 4; ++k) CHECK(parameters_between(graph, first[k], k + 1 < 4 ? first[k + 1] : "") == parameters[k]);
   };
-  check(eight, {"encoder.embedder", "encoder.rnn_layers.2", "decoder.rnn_layers.0", "decoder.rnn_layers.2"}, {62480384, 60385281, 25182208, 45719104});
-  check(sixteen, {"encoder.embedder", "encoder.rnn_layers.5", "decoder.rnn_layers.1", "decoder.rnn_layers.5"}, {87670784, 81373185, 50364416, 58310208});
-  CHECK(message_of<UsageError>([] { gnmt({.layers = 2}); }) == "gnmt-8 cannot have 2 layers of 1024 units: give at least 3 layers of 1 unit");
+  check(eight, {"encoder.embedder", "encoder.rnn_layers.2", "decoder.rnn_layers.0", "decoder.rnn_layers.2"},
+        {62480384, 60385281, 25182208, 45719104});
+  check(sixteen, {"encoder.embedder", "encoder.rnn_layers.5", "decoder.rnn_layers.1", "decoder.rnn_layers.5"},
+        {87670784, 81373185, 50364416, 58310208});
+  CHECK(message_of<UsageError>([] { gnmt({.layers = 2}); }) ==
+        "gnmt-8 cannot have 2 layers of 1024 units: give at least 3 layers of 1 unit");
 }
