@@ -116,7 +116,8 @@ class Help(CommandTest):
         self.assertEqual(info["optimizers"], ["sgd", "adam", "adamw", "nadam", "rmsprop", "muon"])
         self.assertIn("cpu", info["devices"])
         self.assertEqual({d["name"] for d in info["datasets"]}, {"cifar10", "cifar100", "cifar100-coarse", "mnist", "fashion-mnist", "folder", "tiny-imagenet",
-                                                               "food101", "text", "generated", "generated-masks"})
+                                                               "food101", "text", "columns", "generated", "generated-masks", "generated-recall",
+                                                               "generated-translation", "generated-language"})
         self.assertIn(info["version"], self.succeed("--version"))
         self.assertIn("resnet20", self.succeed("info"))
 
@@ -713,6 +714,28 @@ class Text(CommandTest):
         write_safetensors(self.folder / "few", tensors, metadata | {"vocabulary": "5"})
         self.refuse(["eval", "--weights", "few", *self.data], "5 different tokens", "10000")
         self.refuse(["train", "--weights", "few", *self.data, *self.MODEL, "--out", "run"], "5 different tokens", "10000")
+
+    def test_a_language_model_of_bytes_from_plain_text_on_four_stages(self):
+        (self.folder / "a.txt").write_text("the cat sat on the mat. " * 40)
+        (self.folder / "b.txt").write_text("the mat sat on the cat. " * 4)
+        prepare = [sys.executable, pathlib.Path(__file__).parent.parent / "data" / "prepare_text", "language", "prepared", "--train", "a.txt",
+                   "--test", "b.txt", "--length", "16", "--tokenizer", "bytes"]
+        subprocess.run(prepare, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
+        out = self.succeed("train", "--data", "columns:prepared", "--model", "gpt2-tiny-untied", "--stages", 4, "--batch", 64, "--batch-tokens", 128,
+                           "--epochs", 2, "--optimizer", "adam", "--lr", ".003", "--out", "run")
+        self.assertRegex(out, r"perplexity +[0-9.]+")
+        first, last = [line["test_perplexity"] for line in self.metrics("run") if line["event"] == "epoch"]
+        self.assertLess(last, min(first, 30))  # of 260 tokens, 14 occur
+        evaluated = json.loads(self.succeed("eval", "--run", "run", "--json"))
+        self.assertAlmostEqual(evaluated["test_perplexity"], last, delta=1e-3 * last)
+        self.refuse(["train", "--data", "columns:prepared", *self.MODEL, "--out", "other"], "input 'label'", "length, target, tokens")
+        self.refuse(["train", "--data", "columns:prepared", "--model", "gpt2-tiny", "--stages", 2, "--out", "other"], "not tied")
+        self.refuse(["train", "--batch-tokens", 100, "--out", "other"], "--batch-tokens is for data sets of sequences")
+
+    def test_a_translation_of_generated_digits(self):
+        self.succeed("train", "--data", "generated-translation:copy:60", "--model", "gnmt-8-small", "--stages", 4, "--batch", 16, "--epochs", 1,
+                     "--optimizer", "adam", "--lr", ".001", "--out", "run")
+        self.assertGreater(self.metrics("run")[-2]["test_perplexity"], 1)
 
     def test_a_plan_reckons_with_the_length(self):
         def border(*arguments):

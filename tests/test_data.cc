@@ -748,7 +748,7 @@ TEST_CASE("dataset: every pixel and every label is in the digest") {
 TEST_CASE("dataset: unknown formats and the table") {
   check_has(usage_error([] { load_dataset("cifar1:somewhere"); }), {"cifar1", "cifar10", "generated"});
   check_has(usage_error([] { load_dataset(""); }), {"cifar10", "generated"});
-  CHECK(dataset_formats().size() == 11);
+  CHECK(dataset_formats().size() == 15);
   CHECK(load_dataset("generated:40").name == "generated");
 }
 
