@@ -20,12 +20,12 @@ EXPERIMENTS = [
     ("pipeoptim-alexnet-tiny-imagenet", 5000, 64, 5),
     ("pipeoptim-resnet101-tiny-imagenet", 5000, 64, 2),
     ("pipeoptim-inception-v3-tiny-imagenet", 5000, 96, 2),
-    ("pipeoptim-vgg16-cifar100", 2000, 0, 10),
-    ("pipeoptim-googlenet-cifar100", 2000, 0, 3),
-    ("spectrain-vgg16-cifar10", 5000, 0, 2),
-    ("spectrain-resnet50-cifar10", 10000, 0, 3),
-    ("spectrain-densenet121-cifar10", 5000, 0, 2),
-    ("spectrain-googlenet-cifar10", 5000, 0, 2),
+    ("pipeoptim-vgg16-cifar100", 2000, 0, 5),
+    ("pipeoptim-googlenet-cifar100", 2000, 0, 1),
+    ("spectrain-vgg16-cifar10", 2000, 0, 1),
+    ("spectrain-resnet50-cifar10", 5000, 0, 2),
+    ("spectrain-densenet121-cifar10", 2000, 0, 1),
+    ("spectrain-googlenet-cifar10", 2000, 0, 1),
 ]
 
 
