@@ -4,7 +4,7 @@
     python bench/text_against_pytorch.py build/app/pipecast --model residual-lstm --batch 256 --length 200
     python bench/text_against_pytorch.py build/app/pipecast --model gnmt-8-small --batch 64 --length 30
 
-Needs PyTorch. A step is: forward, loss, backward, SGD with momentum, on tokens that are already in memory. All samples are as long as the
+Needs PyTorch, and transformers for roberta-base and gpt2. A step is: forward, loss, backward, SGD with momentum, on tokens that are already in memory. All samples are as long as the
 batch: there PyTorch needs no packed sequences, which on a CPU are several times slower.
 """
 import argparse
@@ -41,16 +41,32 @@ MODELS = {
 }
 
 
+PUBLISHED = ["roberta-base", "gpt2", "gpt2-untied"]  # of transformers
+
+
+def of_transformers(name):
+    import transformers as t  # needed for these models alone
+
+    if name == "roberta-base":
+        return t.RobertaForSequenceClassification(t.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5))
+    return t.GPT2LMHeadModel(t.GPT2Config(tie_word_embeddings=name == "gpt2"))
+
+
 class Pytorch:
     def __init__(self, arguments):
         n, length = arguments.batch, arguments.length
-        self.tokens, self.model = n * length, MODELS[arguments.model]()
+        self.tokens, self.published = n * length, arguments.model in PUBLISHED
+        self.model = of_transformers(arguments.model).train() if self.published else MODELS[arguments.model]()
         for module in self.model.modules():
             if isinstance(module, models.Attention):
                 torch.nn.init.uniform_(module.linear_att, -0.1, 0.1)
         sequence, full = lambda: torch.randint(1, VOCABULARY, (n, length)), torch.full((n,), length)
         self.columns = {"tokens": sequence(), "length": full}
-        if arguments.model.startswith("gnmt"):
+        if self.published:
+            tokens = self.columns["tokens"]
+            self.columns = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            self.columns["labels"] = torch.arange(n) % 2 if arguments.model == "roberta-base" else tokens
+        elif arguments.model.startswith("gnmt"):
             self.columns |= {"target_in": sequence(), "target_length": full, "target": sequence()}
         else:
             self.columns |= {"label": torch.randint(0, 10, (n,))}
@@ -58,8 +74,11 @@ class Pytorch:
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
-        logits, target = self.model(**self.columns)
-        F.cross_entropy(logits.flatten(0, -2), target.flatten()).backward()
+        if self.published:
+            self.model(**self.columns).loss.backward()
+        else:
+            logits, target = self.model(**self.columns)
+            F.cross_entropy(logits.flatten(0, -2), target.flatten()).backward()
         self.optimizer.step()
 
     def tokens_per_second(self, seconds):
@@ -80,7 +99,7 @@ def pipecast(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pipecast", help="the pipecast binary")
-    parser.add_argument("--model", default="residual-lstm", choices=list(MODELS))
+    parser.add_argument("--model", default="residual-lstm", choices=[*MODELS, *PUBLISHED])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)

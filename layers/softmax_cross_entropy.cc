@@ -45,7 +45,7 @@ struct SoftmaxCrossEntropyForward {
       const float whole = here + elsewhere * team.sum(classes, [&](int64_t c) { return weights[c]; });
       team.each(1, [&](int64_t) { row_loss[r] = whole * logf(sum) - here * (z[t] - largest) - elsewhere * shifted; });
     } else {
-      const float shifted = team.sum(classes, [&](int64_t c) { return z[c] - largest; });
+      const float shifted = smoothing > 0 ? team.sum(classes, [&](int64_t c) { return z[c] - largest; }) : 0;
       const float own = second ? s * (z[first] - largest) + (1 - s) * (z[other] - largest) : z[t] - largest;
       team.each(1, [&](int64_t) { row_loss[r] = logf(sum) - (1 - smoothing) * own - elsewhere * shifted; });
     }
