@@ -50,6 +50,7 @@ class BenchLayersCommand : public Command {
     o.text("model", model_, "NAME", list_names(model_entries()));
     o.number("batch", batch_, "N", "images of a pass", 1, most_batch);
     o.number("image", image_, "SIZE", "height and width of the images", 1, most_image_side);
+    o.number("length", length_, "N", "tokens of a text, where the model reads text", 1, most_length);
     o.text("device", device_, "NAME", "cpu or cuda");
     o.number("threads", threads_, "N", "threads on the host; 0: all", 0, most_threads);
     o.text("sort", sort_, "HOW", "order, as the model has them, or time, the slowest first");
@@ -59,10 +60,11 @@ class BenchLayersCommand : public Command {
 
   void run(const Options&) override {
     if (sort_ != "order" && sort_ != "time") throw UsageError(unknown_name("order of the layers", sort_, {"order", "time"}));
-    const Graph graph = make_model(model_, {{1, image_, image_, 3}, 10});
+    const Graph graph = make_model(model_, {.image = {1, image_, image_, 3}, .vocabulary = model_entry(model_).vocabulary});
+    reads_text_ = std::ranges::any_of(graph.inputs(), [](const InputSpec& input) { return input.sequence; });
     threads_ = threads_asked_for(threads_);
     set_threads(threads_);
-    ModelTimes times = measure_layers(graph, batch_, device_);
+    ModelTimes times = measure_layers(graph, {batch_, reads_text_ ? length_ : 1}, device_);
     const MachineRates machine = measure_machine(device_);
     std::map<std::string, Sum> kinds;
     Sum all;
@@ -122,8 +124,10 @@ class BenchLayersCommand : public Command {
       return format("%-22s %-20s%s  %s %5.1f%%", name.c_str(), kind.c_str(), columns(forward).c_str(), columns(backward).c_str(),
                     100 * (forward.seconds + backward.seconds) / whole);
     };
-    std::string text = format("%s, batch %lld, %lldx%lld images, %d threads on %s", model_.c_str(), (long long)(batch_),
-                              (long long)(image_), (long long)(image_), threads_, device_.c_str());
+    const std::string samples =
+        reads_text_ ? format("%lld tokens", (long long)(length_)) : format("%lldx%lld images", (long long)(image_), (long long)(image_));
+    std::string text =
+        format("%s, batch %lld, %s, %d threads on %s", model_.c_str(), (long long)(batch_), samples.c_str(), threads_, device_.c_str());
     text += format("; at most %.1f GFLOP/s in a matrix product and %.1f GB/s\n\n", machine.flops_per_second * 1e-9,
                    machine.bytes_per_second * 1e-9);
     const std::string head = "       ms GFLOP/s of max   GB/s of max";
@@ -145,9 +149,9 @@ class BenchLayersCommand : public Command {
   }
 
   std::string model_ = "resnet20", device_ = "cpu", sort_ = "order";
-  int64_t batch_ = 128, image_ = 32;
+  int64_t batch_ = 128, image_ = 32, length_ = 128;
   int threads_ = 0;
-  bool json_ = false;
+  bool json_ = false, reads_text_ = false;
 };
 
 }  // namespace

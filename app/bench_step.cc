@@ -110,9 +110,11 @@ class BenchStepCommand : public Command {
                 << std::endl;
     else
       std::cout << format("%s, batch %lld, ", model_.c_str(), (long long)(trainer_.batch))
-                << (sequences ? format("%lld tokens, ", (long long)(trainer_.length)) : format("%lldx%lld images, ", (long long)(image_), (long long)(image_)))
+                << (sequences ? format("%lld tokens, ", (long long)(trainer_.length))
+                              : format("%lldx%lld images, ", (long long)(image_), (long long)(image_)))
                 << format("%d threads on %s: ", trainer_.threads, trainer_.device.c_str())
-                << (sequences ? format("%.0f tokens/s\n", images_per_second * double(trainer_.length)) : format("%.1f images/s\n", images_per_second))
+                << (sequences ? format("%.0f tokens/s\n", images_per_second * double(trainer_.length))
+                              : format("%.1f images/s\n", images_per_second))
                 << format("step %.2f ms median of %zu, a tenth below %.2f, a tenth above %.2f; first step done %.2f s after the start\n",
                           spread.median * 1e3, times.size(), spread.tenth * 1e3, spread.ninetieth * 1e3, start)
                 << format("%.1f GFLOP/s, %.0f %% of the %.1f of a matrix product here\n", flops_per_second * 1e-9, share * 100,

@@ -73,14 +73,14 @@ int64_t generated_size(const std::string& argument, const std::string& format) {
   const char* end = argument.data() + argument.size();
   const auto [stop, failure] = std::from_chars(argument.data(), end, size);
   if (failure != std::errc() || stop != end || size < 10 || size > 1'000'000)
-    throw UsageError("data set " + format + ": '" + argument + "' is not a number of training pictures from 10 to 1000000; write for example " +
-                     format + ":3000");
+    throw UsageError("data set " + format + ": '" + argument +
+                     "' is not a number of training pictures from 10 to 1000000; write for example " + format + ":3000");
   return size;
 }
 
 const std::vector<std::string>& generated_names() {
-  static const std::vector<std::string> names = {"disc",  "ring",            "square",        "frame",         "triangle",
-                                                 "cross", "horizontal bars", "vertical bars", "diagonal bars", "checkerboard"};
+  static const std::vector<std::string> names = {
+      "disc", "ring", "square", "frame", "triangle", "cross", "horizontal bars", "vertical bars", "diagonal bars", "checkerboard"};
   return names;
 }
 

@@ -1,4 +1,5 @@
-// The shapes of generated.cc with a label for every pixel: 0 for the ground, 1 + kind for the shape. For models of pixels, without any file.
+// The shapes of generated.cc with a label for every pixel: 0 for the ground, 1 + kind for the shape. For models of pixels, without any
+// file.
 #include "data/generated.h"
 #include "engine/error.h"
 #include "engine/files/checksum.h"

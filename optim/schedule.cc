@@ -37,13 +37,13 @@ double inverse_sqrt(const Schedule& s, const ScheduleProgress& at) {
 }
 
 Registry<ScheduleEntry>& registry() {
-  static Registry<ScheduleEntry> schedules =
-      registry_of<ScheduleEntry>("learning-rate schedule", {{"constant", [](const Schedule& s, const ScheduleProgress&) { return double(s.rate); }},
-                                                            {"step", step},
-                                                            {"multi-step", multi_step},
-                                                            {"cosine", cosine, true},
-                                                            {"polynomial", polynomial, true},
-                                                            {"inverse-sqrt", inverse_sqrt}});
+  static Registry<ScheduleEntry> schedules = registry_of<ScheduleEntry>(
+      "learning-rate schedule", {{"constant", [](const Schedule& s, const ScheduleProgress&) { return double(s.rate); }},
+                                 {"step", step},
+                                 {"multi-step", multi_step},
+                                 {"cosine", cosine, true},
+                                 {"polynomial", polynomial, true},
+                                 {"inverse-sqrt", inverse_sqrt}});
   return schedules;
 }
 

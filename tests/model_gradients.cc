@@ -3,9 +3,9 @@
 //
 //   model_gradients MODEL WEIGHTS.safetensors INPUT.safetensors OUT.safetensors
 //
-// INPUT: "images" [n,c,h,w] and "labels" [n], as fp32, of ten classes. Or of a model that reads text its inputs as int32: "tokens" [n,length],
-// "length" [n], "target" [n,length] or "label" [n], of as many tokens and classes as the model was made for. OUT: "logits" of all rows, "loss"
-// [1], and the gradient of each parameter by the parameter's name.
+// INPUT: "images" [n,c,h,w] and "labels" [n], as fp32, of ten classes. Or of a model that reads text its inputs as int32: "tokens"
+// [n,length], "length" [n], "target" [n,length] or "label" [n], of as many tokens and classes as the model was made for. OUT: "logits" of
+// all rows, "loss" [1], and the gradient of each parameter by the parameter's name.
 #include <cstdio>
 #include <cstring>
 

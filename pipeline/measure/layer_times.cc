@@ -96,7 +96,18 @@ class TimedLayer : public Layer {
 
 }  // namespace
 
-ModelTimes measure_layers(const Graph& graph, int64_t batch, const std::string& device) {
+void fill_lengths(Device device, const Graph& graph, const Section& section, const PassShape& pass) {
+  for (const int value : section.fed()) {
+    const InputSpec& input = graph.input_of(value);
+    if (!input.name.ends_with("length") || input.sample.storage != Storage::int32) continue;
+    const Tensor to = section.value(0, value, pass);
+    const std::vector<int32_t> lengths(size_t(to.shape.count()), int32_t(pass.length));
+    copy(device, to.data, lengths.data(), to.bytes());
+    synchronize(device);
+  }
+}
+
+ModelTimes measure_layers(const Graph& graph, const PassShape& pass, const std::string& device) {
   Graph timed(graph.name());
   std::vector<const TimedLayer*> layers;
   timed.part("all");
@@ -115,18 +126,19 @@ ModelTimes measure_layers(const Graph& graph, int64_t batch, const std::string& 
 
   const DeviceOwner owner(device);
   const Device d = owner.get();
-  Section section(d, timed, 0, int(timed.nodes().size()), {PassShape(batch)}, 1);
+  Section section(d, timed, 0, int(timed.nodes().size()), {pass}, 1);
   const Memory weights(d, section.parameters().total), gradients(d, section.parameters().total), statistics(d, section.statistics().total);
   const Binding w = section.bind_parameters(weights.data()), g = section.bind_parameters(gradients.data());
   const Binding s = section.bind_statistics(statistics.data());
+  fill_lengths(d, timed, section, pass);
   std::vector<double> forward, backward;
   for (size_t run = 0; run <= runs; ++run) {
     auto start = Clock::now();
-    section.forward(0, batch, w, s, {});
+    section.forward(0, pass, w, s, {});
     synchronize(d);
     forward.push_back(seconds_since(start));
     start = Clock::now();
-    section.backward(0, batch, w, g, s, {});
+    section.backward(0, pass, w, g, s, {});
     synchronize(d);
     backward.push_back(seconds_since(start));
   }

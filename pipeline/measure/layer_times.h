@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "models/graph.h"
+#include "pipeline/run/section.h"
 
 namespace pipecast {
 
@@ -27,7 +28,11 @@ struct ModelTimes {
 
 // A training pass of `batch` samples with the calling thread's number of threads. The layers run where they lie in a stage, one after
 // another: what one leaves in the caches the next one finds there.
-ModelTimes measure_layers(const Graph&, int64_t batch, const std::string& device);
+ModelTimes measure_layers(const Graph&, const PassShape&, const std::string& device);
+
+// Sets the inputs of a section that are lengths of sequences (int32, a number per sample, named "length" or "..._length") to that of the
+// pass: at 0, recurrence and attention would have nothing to do.
+void fill_lengths(Device, const Graph&, const Section&, const PassShape&);
 
 // Multiplications and additions of a training step of this shape: a forward, and of each product in it the two of the backward, but
 // the gradient of the model's input, which is not needed.

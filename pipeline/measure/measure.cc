@@ -10,9 +10,10 @@
 #include <numeric>
 #include <thread>
 
+#include "engine/median.h"
 #include "engine/memory.h"
 #include "optim/gradient_norm.h"
-#include "engine/median.h"
+#include "pipeline/measure/layer_times.h"
 #include "pipeline/plan/partition.h"
 #include "pipeline/run/section.h"
 
@@ -56,7 +57,9 @@ class MeasuredPart {
         statistics_(device, section_.statistics().total),
         w_(section_.bind_parameters(weights_.data())),
         g_(section_.bind_parameters(gradients_.data())),
-        s_(section_.bind_statistics(statistics_.data())) {}
+        s_(section_.bind_statistics(statistics_.data())) {
+    fill_lengths(device, graph, section_, pass);
+  }
 
   void forward() {
     forward_.push_back(seconds_of(device_, [&] { section_.forward(0, pass_, w_, s_, {}); }));
