@@ -4,8 +4,8 @@
     python bench/text_against_pytorch.py build/app/pipecast --model residual-lstm --batch 256 --length 200
     python bench/text_against_pytorch.py build/app/pipecast --model gnmt-8-small --batch 64 --length 30
 
-Needs PyTorch, and transformers for roberta-base and gpt2. A step is: forward, loss, backward, SGD with momentum, on tokens that are already in memory. All samples are as long as the
-batch: there PyTorch needs no packed sequences, which on a CPU are several times slower.
+Needs PyTorch, and transformers for roberta-base and gpt2. A step is: forward, loss, backward, SGD with momentum, on tokens that are already in
+memory. All samples are as long as the batch: there PyTorch needs no packed sequences, which on a CPU are several times slower.
 """
 import argparse
 import json
