@@ -19,7 +19,8 @@ MODELS = [("resnet9", 32, "sgd", 0.01), ("resnet20", 32, "sgd", 0.02), ("vgg16_c
           ("googlenet_cifar", 32, "sgd", 0.01), ("densenet121_cifar", 32, "sgd", 0.01), ("resnet18", 64, "adam", 0.001),
           ("resnet50", 64, "adam", 0.001), ("resnet101", 64, "adam", 0.0003), ("alexnet", 64, "adam", 0.0003),
           ("vgg16_bn", 64, "sgd", 0.005), ("googlenet", 64, "sgd", 0.01), ("densenet121", 64, "sgd", 0.01),
-          ("mobilenet_v2", 64, "adam", 0.002), ("inception_v3", 96, "adam", 0.001)]
+          ("mobilenet_v2", 64, "adam", 0.002), ("inception_v3", 96, "adam", 0.001),
+          ("amoebanet_d_3x16", 64, "adam", 0.003)]
 
 
 def cifar10_subset(source, folder):
