@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 import torch
@@ -17,7 +18,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"))
+from make_sequence_models import ResidualLstm
 
 WIDTH, CLASSES = 128, 2
 
@@ -25,23 +28,6 @@ WIDTH, CLASSES = 128, 2
 def mean_over_time(x, length):
     inside = torch.arange(x.shape[1])[None] < length[:, None]
     return (x * inside[..., None]).sum(1) / length[:, None]
-
-
-class ResidualLstm(nn.Module):
-    def __init__(self, vocabulary):
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({"lstm": nn.LSTM(WIDTH, WIDTH, batch_first=True), "linear": nn.Linear(WIDTH, WIDTH)}) for _ in range(4))
-        self.fc = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, tokens, length):
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            packed = pack_padded_sequence(x, length, batch_first=True, enforce_sorted=False)
-            states = pad_packed_sequence(block["lstm"](packed)[0], batch_first=True, total_length=x.shape[1])[0]
-            x = block["linear"](states) + x
-        return self.fc(mean_over_time(x, length))
 
 
 class Transformer(nn.Module):
@@ -57,7 +43,7 @@ class Transformer(nn.Module):
             self.add_module(f"block{i}", block)
         self.fc = nn.Linear(WIDTH, CLASSES)
 
-    def forward(self, tokens, length):
+    def forward(self, tokens, length, label):
         positions = tokens.shape[1]
         mask = (torch.arange(positions)[None] < length[:, None])[:, None, None]
         x = self.words(self.embedding(tokens)) + self.position.weight[:positions] + self.position_bias.weight
@@ -66,7 +52,7 @@ class Transformer(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
             x = block.attention_norm(x + F.dropout(block.output(y), 0.5, self.training))
             x = block.forward_norm(x + F.dropout(block.fc2(torch.relu(block.fc1(x))), 0.5, self.training))
-        return self.fc(mean_over_time(x, length))
+        return self.fc(mean_over_time(x, length)), label
 
 
 def read_columns(path):
@@ -81,7 +67,7 @@ def accuracy(model, tokens, length, label):
     model.eval()
     with torch.no_grad():
         parts = [slice(i, i + 100) for i in range(0, len(label), 100)]
-        hits = sum((model(tokens[part], length[part]).argmax(1) == label[part]).sum().item() for part in parts)
+        hits = sum((model(tokens[part], length[part], label[part])[0].argmax(1) == label[part]).sum().item() for part in parts)
     model.train()
     return 100 * hits / len(label)
 
@@ -104,7 +90,7 @@ def main():
     *test, _ = read_columns(a.data / "test.safetensors")
     for seed in map(int, a.seeds.split(",")):
         torch.manual_seed(seed)
-        model = (Transformer if a.model == "transformer" else ResidualLstm)(vocabulary)
+        model = Transformer(vocabulary) if a.model == "transformer" else ResidualLstm(vocabulary, WIDTH, 4, CLASSES)
         with tempfile.TemporaryDirectory(prefix="pipecast-imdb-") as folder:
             subprocess.run([a.pipecast, "export", "--model", a.model, "--classes", str(CLASSES), "--seed", str(seed), "--out",
                             f"{folder}/initial.safetensors"], check=True, stdout=subprocess.DEVNULL)
@@ -121,7 +107,7 @@ def main():
                 longest = int(length[some].max())
                 optimizer.param_groups[0]["lr"] = a.lr * (1 + math.cos(math.pi * done / updates)) / 2
                 optimizer.zero_grad()
-                F.cross_entropy(model(tokens[some, :longest], length[some]), label[some]).backward()
+                F.cross_entropy(*model(tokens[some, :longest], length[some], label[some])).backward()
                 optimizer.step()
                 done += 1
         print(json.dumps({"model": a.model, "optimizer": a.optimizer, "seed": seed, "test_accuracy": accuracy(model, *test)}), flush=True)

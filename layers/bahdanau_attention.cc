@@ -26,6 +26,8 @@ struct Pairs {
   const int32_t *key_length, *query_length;  // query_length may be null: all
   HD int64_t key_end(int64_t n) const { return key_length[n]; }
   HD int64_t query_end(int64_t n) const { return query_length ? query_length[n] : queries; }
+  // How many keys a query sees, (n, position) = query: none behind the queries of its sample.
+  HD int64_t visible(int64_t query) const { return query % queries < query_end(query / queries) ? key_end(query / queries) : 0; }
 };
 
 // v = g * a / |a|
@@ -61,7 +63,7 @@ struct Softmax {
   float* p;
   template <class Team>
   HD void operator()(Team team, int64_t query) const {
-    const int64_t n = query / pairs.queries, end = query % pairs.queries < pairs.query_end(n) ? pairs.key_end(n) : 0;
+    const int64_t end = pairs.visible(query);
     float* row = p + query * pairs.keys;
     const float largest = team.max(end, [=](int64_t j) { return row[j]; });
     const float sum = team.sum(end, [=](int64_t j) { return exp_(row[j] - largest); });
@@ -75,7 +77,7 @@ struct Context {
   float* y;
   template <class Team>
   HD void operator()(Team team, int64_t query) const {
-    const int64_t n = query / pairs.queries, end = query % pairs.queries < pairs.query_end(n) ? pairs.key_end(n) : 0;
+    const int64_t n = query / pairs.queries, end = pairs.visible(query);
     float* to = y + query * pairs.values;
     team.each(pairs.values, [&](int64_t c) { to[c] = 0; });
     for (int64_t j = 0; j < end; ++j) {
@@ -107,7 +109,7 @@ struct SoftmaxBackward {
   float* ds;
   template <class Team>
   HD void operator()(Team team, int64_t query) const {
-    const int64_t n = query / pairs.queries, end = query % pairs.queries < pairs.query_end(n) ? pairs.key_end(n) : 0;
+    const int64_t end = pairs.visible(query);
     const float* weight = p + query * pairs.keys;
     float* row = ds + query * pairs.keys;
     const float sum = team.sum(end, [&](int64_t j) { return weight[j] * row[j]; });

@@ -38,8 +38,8 @@ struct ModelEntry {
 };
 const std::vector<ModelEntry>& model_entries();
 bool is_model(const std::string& name);
-// One of them, or an AmoebaNet-D of other sizes, which its name tells. Throws UsageError, with the nearest known name, for an unknown
-// model.
+// One of them, or an AmoebaNet-D or U-Net of other sizes, which its name tells. Throws UsageError, with the nearest known name, for an
+// unknown model.
 ModelEntry model_entry(const std::string& name);
 // The layers of such a model whose parameters depend on the number of classes: its head, and heads beside it.
 std::vector<std::string> head_layers(const std::string& name, ModelOptions);
@@ -68,7 +68,7 @@ struct ResidualLstmOptions {
   int blocks = 4;
   float label_smoothing = 0;
 };
-// A classifier of text, see models/residual_lstm.cc.
+// A classifier of text, see models/residual_lstm.cc. Inputs: tokens and length.
 Graph residual_lstm(const ResidualLstmOptions&);
 
 struct GnmtOptions {
@@ -85,6 +85,7 @@ struct TransformerOptions {
   int64_t features = 128, blocks = 3, heads = 4, positions = 200, vocabulary = 10000, classes = 2;
   float dropout = 0.5f, label_smoothing = 0;
 };
+// A classifier of text, see models/transformer.cc. Inputs: tokens and length.
 Graph transformer(const TransformerOptions&);
 
 struct RobertaOptions {
@@ -92,6 +93,7 @@ struct RobertaOptions {
   int64_t features = 768, layers = 12, heads = 12, positions = 512, vocabulary = 50265, classes = 2;
   float dropout = 0.1f, label_smoothing = 0;
 };
+// A classifier of text that reads the first position, see models/roberta.cc. Inputs: tokens and length.
 Graph roberta(const RobertaOptions&);
 
 struct Gpt2Options {

@@ -108,6 +108,7 @@ int TrainerOptions::threads_per_stage() const {
   return std::max(1, (threads > 0 ? threads : int(std::thread::hardware_concurrency())) / stages);
 }
 
+// Throws UsageError where a piece has a weight that is tied to one of another piece.
 static void check_ties(const Graph& graph, const std::vector<int>& partition) {
   int part = 0;
   for (const int count : partition) {
